@@ -1,0 +1,394 @@
+"""What a row is: one declaration gives validation, the Arrow schema and the data dictionary.
+
+The attribute docstring is the column's description, `Annotated[..., Unit(...)]` its unit. Every numeric column has one.
+"""
+
+from __future__ import annotations
+
+import types
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from tokenwatt.units import Unit
+
+SCHEMA_VERSION = 1
+"""Meaning of the columns. Raise it when one changes, and write the migration into `store`."""
+
+Seconds = Annotated[float, Unit("s")]
+Joules = Annotated[float, Unit("J")]
+Watts = Annotated[float, Unit("W")]
+Hertz = Annotated[float, Unit("Hz")]
+Celsius = Annotated[float, Unit("Cel")]
+Ratio = Annotated[float, Unit("1")]
+Index = Annotated[int, Unit("1")]
+Tokens = Annotated[int, Unit("token")]
+MeanTokens = Annotated[float, Unit("token")]
+Requests = Annotated[int, Unit("request")]
+MeanRequests = Annotated[float, Unit("request")]
+Count = Annotated[int, Unit("1")]
+Bytes = Annotated[int, Unit("byte")]
+BytesPerSecond = Annotated[float, Unit("byte/s")]
+FlopPerSecond = Annotated[float, Unit("flop/s")]
+TokensPerSecond = Annotated[float, Unit("token/s")]
+Quantity = Annotated[float, Unit("1")]
+
+
+class Status(StrEnum):
+    """How a measurement ended. Only `ok` carries numbers."""
+
+    OK = "ok"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class EnergyStatus(StrEnum):
+    """How far an energy figure can be trusted. Only `valid` and `suspect` carry joules."""
+
+    VALID = "valid"
+    SUSPECT = "suspect"
+    INVALID = "invalid"
+    NO_METER = "no_meter"
+
+
+class Reason(StrEnum):
+    """Why a row is not `ok`, not stable, or its energy not `valid`: a closed list."""
+
+    ENGINE_ERROR = "engine_error"
+    INTERRUPTED = "interrupted"
+    NO_STEADY_WINDOW = "no_steady_window"
+    WINDOW_TOO_SHORT = "window_too_short"
+    TOO_FEW_IN_FLIGHT = "too_few_in_flight"
+    TOKEN_RATE_DRIFTS = "token_rate_drifts"
+    TOO_FEW_TOKENS = "too_few_tokens"
+    EDGE_NOT_BRACKETED = "edge_not_bracketed"
+    SAMPLE_GAP = "sample_gap"
+    INSTRUMENTS_DISAGREE = "instruments_disagree"
+    COUNTER_MISSING = "counter_missing"
+    POWER_MISSING = "power_missing"
+    THROTTLED = "throttled"
+
+
+class Record(BaseModel):
+    """Base of every row that tokenwatt writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    grain: ClassVar[str]
+    """Name of the table, which is the name of its parquet file."""
+
+
+class Environment(Record):
+    """Where a row was measured: hardware, software and the machine's own measured ceilings."""
+
+    grain = "environment"
+
+    device: Literal["cuda", "cpu", "none"]
+    """What the engine computed on; `none` for an engine that computes nothing (fake)."""
+    gpu_name: str | None
+    """Board name by NVML; null without a GPU."""
+    gpu_count: Count
+    """GPUs that the engine used."""
+    gpu_uuids: tuple[str, ...]
+    """NVML UUIDs of those GPUs."""
+    gpu_driver_version: str | None
+    """NVIDIA driver."""
+    cpu_name: str
+    """Processor model."""
+    cpu_count: Count
+    """Processors that this process may run on."""
+    memory_bytes: Bytes
+    """Host memory."""
+    os_name: str
+    """Operating system and kernel release."""
+    python_version: str
+    """Python."""
+    torch_version: str | None
+    """PyTorch; null where the engine does not use it."""
+    triton_version: str | None
+    """Triton; null where the engine does not use it."""
+    tokenwatt_version: str
+    """tokenwatt."""
+    git_commit: str | None
+    """Commit of the tokenwatt tree, with `+dirty` when files differed from it; null for an installed wheel."""
+    ceiling_memory_bytes_per_s: BytesPerSecond | None
+    """Copy bandwidth of the device (bytes read plus bytes written), measured before the run; null where not measured."""
+    ceiling_flop_per_s: FlopPerSecond | None
+    """Matmul rate of the device in the row's dtype on random data, measured before the run; null where not measured."""
+
+
+class Measurement(Environment):
+    """One steady window of one engine, model, workload and concurrency. A failed run is a row too, without numbers."""
+
+    grain = "measurements"
+
+    run_id: str
+    """Invocation that wrote the row; also the name of its folder."""
+    measurement_id: str
+    """The row's own name: `<run_id>/<index>`."""
+    measured_at: datetime
+    """UTC time at which the bench of this row began (run clock 0 is the start of the run)."""
+    status: Status
+    """`ok`, `failed` or `interrupted`."""
+    reasons: tuple[Reason, ...] = ()
+    """Why the row is not `ok` or not stable."""
+    detail: str | None = None
+    """The error's own words, where there are any."""
+
+    suite: str
+    """Suite that asked for the row."""
+    workload: str
+    """Workload name."""
+    workload_sha256: str
+    """SHA-256 over the workload's first 256 requests: equal hashes, equal bytes sent."""
+    engine: str
+    """Engine name."""
+    engine_version: str
+    """Version of the engine."""
+    model: str | None
+    """Architecture name; null for an engine without one."""
+    weights_source: Literal["random", "safetensors", "none"]
+    """Where the weights came from."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None
+    """Precision of weights, activations and KV cache."""
+    seed: Index
+    """Seed of random weights."""
+    concurrency: Requests
+    """Requests kept in flight (closed loop)."""
+    isl: MeanTokens | None = None
+    """Mean prompt length of the requests that had their first token in the window."""
+    osl: MeanTokens | None = None
+    """Mean output budget of those requests."""
+
+    window_start_s: Seconds | None = None
+    """Start of the steady window on the run's clock."""
+    window_s: Seconds | None = None
+    """Length of the steady window."""
+    is_stable: bool | None = None
+    """Whether the window passes every test of steadiness; `reasons` says which it failed."""
+    in_flight: MeanRequests | None = None
+    """Mean number of requests in flight over the window."""
+    requests_completed: Requests | None = None
+    """Requests whose last token fell into the window."""
+    input_tokens: Tokens | None = None
+    """Prompt tokens of the requests whose first token fell into the window."""
+    output_tokens: Tokens | None = None
+    """Tokens that the engine generated in the window."""
+    ttft_median_s: Seconds | None = None
+    """Time to first token from the intended send time, median over requests first answered in the window."""
+    ttft_p99_s: Seconds | None = None
+    """Same, 99th percentile."""
+    tpot_median_s: Seconds | None = None
+    """Time per output token, (e2el - ttft) / (output tokens - 1), median over requests completed in the window."""
+    tpot_p99_s: Seconds | None = None
+    """Same, 99th percentile."""
+    e2el_median_s: Seconds | None = None
+    """End-to-end latency, median over requests completed in the window."""
+
+    energy_status: EnergyStatus = EnergyStatus.NO_METER
+    """Whether the energy can be trusted."""
+    energy_reasons: tuple[Reason, ...] = ()
+    """Why it is not `valid`."""
+    power_scope: Literal["engine_gpus", "all_gpus"] | None = None
+    """Boards inside the joules: those of the engine, or every board of the host where the engine cannot tell."""
+    gpu_energy_j: Joules | None = None
+    """Board energy over the window, summed over GPUs: the counter's where there is one, else the integral's."""
+    gpu_energy_counter_j: Joules | None = None
+    """Same by the boards' energy counters, interpolated between their ticks at the window's edges."""
+    gpu_energy_sampled_j: Joules | None = None
+    """Same by integrating sampled instantaneous power (trapezoid)."""
+    gpu_energy_relative_difference: Ratio | None = None
+    """(sampled - counter) / counter."""
+    gpu_idle_power_w: Watts | None = None
+    """Board power before the engine was loaded, summed over GPUs."""
+    gpu_power_limit_w: Watts | None = None
+    """Enforced power limit, summed over GPUs; the lowest seen in the window."""
+    gpu_sm_clock_hz: Hertz | None = None
+    """SM clock, mean over the window and GPUs."""
+    gpu_temperature_start_c: Celsius | None = None
+    """Hottest GPU at the start of the window."""
+    gpu_temperature_end_c: Celsius | None = None
+    """Hottest GPU at the end of the window."""
+    throttle_reasons: tuple[str, ...] = ()
+    """NVML reasons that held clocks back at some time in the window (idle left out)."""
+    cpu_energy_j: Joules | None = None
+    """CPU package energy over the window by RAPL; null where it cannot be read."""
+
+    @model_validator(mode="after")
+    def _only_good_rows_carry_numbers(self) -> Self:
+        if self.status is not Status.OK and self.output_tokens is not None:
+            raise ValueError(f"a row with status {self.status} cannot carry output_tokens")
+        if self.status is Status.OK and (self.window_s is None or self.output_tokens is None):
+            raise ValueError("a row with status ok needs window_s and output_tokens")
+        trusted = self.energy_status in (EnergyStatus.VALID, EnergyStatus.SUSPECT)
+        if trusted != (self.gpu_energy_j is not None):
+            raise ValueError(f"energy_status {self.energy_status} contradicts gpu_energy_j {self.gpu_energy_j}")
+        return self
+
+
+class RequestRecord(Record):
+    """One request of one measurement."""
+
+    grain = "requests"
+
+    run_id: str
+    """Invocation that wrote the row."""
+    measurement_id: str
+    """Measurement that the request belongs to."""
+    request_index: Index
+    """Position in the workload."""
+    isl: Tokens
+    """Prompt length."""
+    osl: Tokens
+    """Output budget."""
+    output_tokens: Tokens
+    """Tokens generated until the run stopped watching."""
+    sent_s: Seconds
+    """Intended send time on the run's clock."""
+    first_token_s: Seconds | None
+    """First token on the run's clock; null if none came."""
+    last_token_s: Seconds | None
+    """Latest token on the run's clock; null if none came."""
+    is_complete: bool
+    """False for a request that was in flight when the run stopped watching."""
+
+
+class PowerSample(Record):
+    """One reading of one meter: a GPU board or a CPU package."""
+
+    grain = "power"
+
+    at_s: Seconds
+    """When the reading was taken, on the run's clock (middle of the driver call)."""
+    source: str
+    """GPU UUID, or `rapl:<package>`."""
+    energy_j: Joules | None
+    """Cumulative energy counter; null where the meter has none."""
+    power_w: Watts | None
+    """Instantaneous power; null where the meter has none."""
+    sm_clock_hz: Hertz | None
+    """SM clock."""
+    memory_clock_hz: Hertz | None
+    """Memory clock."""
+    temperature_c: Celsius | None
+    """GPU core temperature."""
+    power_limit_w: Watts | None
+    """Enforced power limit."""
+    throttle_reasons: tuple[str, ...] = ()
+    """NVML reasons that hold clocks back at this moment."""
+
+
+class PowerRecord(PowerSample):
+    """One meter reading, filed under the measurement during which it was taken."""
+
+    run_id: str
+    """Invocation that wrote the row."""
+    measurement_id: str
+    """Measurement during which it was read."""
+
+
+class FleetEstimate(Record):
+    """A power budget filled with one system: one row per end of the range.
+
+    Each quantity has its own range, so a `low` row holds every quantity's low end and is not itself one scenario.
+    """
+
+    grain = "fleet"
+
+    system: str
+    """Accelerator system that fills the budget."""
+    case: Literal["low", "central", "high"]
+    """End of each quantity's range that this row holds."""
+    power_budget_w: Watts
+    """Power that the site draws at its boundary (facility)."""
+    model: str
+    """Architecture that is served."""
+    dtype: str
+    """Precision of the weights in the reference measurement."""
+    reference_row: str
+    """Measurement, or published Hopper row, that the estimate is scaled from."""
+    reference_system: str
+    """System of that row."""
+    concurrency: Requests
+    """Requests in flight per model replica in that row."""
+    output_tokens_per_s_per_gpu: TokensPerSecond
+    """Generated tokens per second and GPU."""
+    output_tokens_per_s_per_user: TokensPerSecond
+    """Interactivity: 1 / TPOT."""
+    gpu_power_w: Watts
+    """Board power per GPU under that load."""
+    facility_power_w_per_gpu: Watts
+    """All-in power per GPU at the facility's boundary, provisioned (analyst constants)."""
+    gpus: Quantity
+    """GPUs that the budget feeds."""
+    output_tokens_per_s: TokensPerSecond
+    """Generated tokens per second of the whole site, all GPUs busy."""
+    output_tokens_per_s_per_mw: Annotated[float, Unit("token/s/MW")]
+    """Generated tokens per second and facility megawatt."""
+    gpu_joules_per_output_token: Annotated[float, Unit("J/token")]
+    """Board energy per generated token."""
+    facility_joules_per_output_token: Annotated[float, Unit("J/token")]
+    """Facility energy per generated token, every provisioned watt counted."""
+    usd_per_gpu_h: Annotated[float, Unit("USD/h")]
+    """Cost of ownership of one GPU for an hour."""
+    usd_per_mtok: Annotated[float, Unit("USD/Mtoken")]
+    """Cost of a million generated tokens at full utilisation."""
+    method: str
+    """How the reference row was carried over."""
+    sources: tuple[str, ...]
+    """Facts and rows that the estimate rests on, with their sources."""
+
+
+RECORDS: tuple[type[Record], ...] = (Measurement, RequestRecord, PowerRecord, FleetEstimate)
+"""Every table that is written, for the data dictionary."""
+
+
+def unit_of(kind: type[Record], column: str) -> str | None:
+    """Unit symbol of a column; None for text, flags, times and lists."""
+    field = kind.model_fields[column]
+    for note in (*field.metadata, *(note for part in get_args(field.annotation) for note in _notes(part))):
+        if isinstance(note, Unit):
+            return note.symbol
+    return None
+
+
+def _notes(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    return annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+
+
+def arrow_schema(kind: type[Record]) -> pa.Schema:
+    """Arrow schema of a table: each field carries its description and, if numeric, its unit."""
+    fields = []
+    for name, field in kind.model_fields.items():
+        metadata = {"description": field.description or ""}
+        unit = unit_of(kind, name)
+        if unit is not None:
+            metadata["unit"] = unit
+        nullable = type(None) in get_args(field.annotation)
+        fields.append(pa.field(name, _arrow_type(field.annotation), nullable=nullable, metadata=metadata))
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), "grain": kind.grain})
+
+
+_ARROW_TYPES: dict[type, pa.DataType] = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    datetime: pa.timestamp("us", tz="UTC"),
+}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _arrow_type(arguments[0])
+    if origin in (Union, types.UnionType):
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return _arrow_type(inner)
+    if origin is tuple:
+        return pa.list_(_arrow_type(arguments[0]))
+    if origin is Literal or (isinstance(annotation, type) and issubclass(annotation, StrEnum)):
+        return pa.string()
+    return _ARROW_TYPES[annotation]

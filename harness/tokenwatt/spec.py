@@ -1,0 +1,126 @@
+"""Specifications that people write: TOML in, frozen and validated objects out, one clear line when they are wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from tokenwatt.errors import UserError
+
+
+class Spec(BaseModel):
+    """Base of everything read from TOML: unknown keys are refused, values are never coerced, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class BenchSpec(Spec):
+    """One engine with one model, measured over every pair of workload and concurrency."""
+
+    engine: str
+    """Engine name; `tokenwatt doctor` lists them."""
+    model: str | None = None
+    """Name of a folder under workloads/models/, or the path of a folder that holds a config.json."""
+    weights: str = "random"
+    """`random` (made on the device from the architecture and the seed) or the path of a safetensors folder."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of weights, activations and KV cache."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the engine runs; `auto` takes the GPU where there is one."""
+    workloads: tuple[str, ...] = Field(min_length=1)
+    """Names of TOML files under workloads/, or paths."""
+    concurrency: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Requests kept in flight (closed loop), one measurement each."""
+    window_s: PositiveFloat = 30.0
+    """Length of the steady window to measure, seconds."""
+    min_window_s: PositiveFloat = 20.0
+    """A shorter steady window is reported as not stable, seconds."""
+    idle_s: float = Field(default=5.0, ge=0)
+    """How long idle power is read before the engine loads, seconds; 0 skips it."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of random weights."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of that engine alone, validated by it."""
+
+    @field_validator("workloads", "concurrency", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class SuiteSpec(Spec):
+    """What `tokenwatt bench SUITE.toml` runs."""
+
+    name: str
+    """Name in the results."""
+    description: str = ""
+    """One sentence for the reader of the results."""
+    bench: tuple[BenchSpec, ...] = Field(min_length=1)
+    """The benches, run in order."""
+
+    @field_validator("bench", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+def load_toml(path: Path, kind: type[SpecT]) -> SpecT:
+    """Read `path` as a `kind`.
+
+    Raises:
+        UserError: the file is missing, is not TOML, or does not fit `kind`.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML ({error})") from None
+    return validate(content, kind, where=str(path))
+
+
+def validate(content: dict[str, Any], kind: type[SpecT], where: str) -> SpecT:
+    """Build a `kind` from plain values, turning the first thing that is wrong into one line.
+
+    Raises:
+        UserError: names the place, what was found and what is allowed.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_line(error, kind)}") from None
+
+
+def _first_line(error: ValidationError, kind: type[BaseModel]) -> str:
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "file"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; allowed here: {', '.join(_allowed_keys(kind, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"missing key {place!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _allowed_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the model that `location` leads to, walking through arrays of models."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = kind.model_fields.get(part)
+        if field is None:
+            break
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [candidate for candidate in inner if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
+        if not models:
+            break
+        kind = models[0]
+    return sorted(kind.model_fields)

@@ -1,0 +1,143 @@
+"""Workloads: what users ask. A TOML file becomes a deterministic, endless sequence of requests.
+
+Request i depends on the workload and i alone, so a longer run sends the same requests as a shorter one, and then more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt, model_validator
+
+from tokenwatt.errors import UserError, unknown_name
+from tokenwatt.spec import Spec, load_toml
+
+HASHED_REQUESTS = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One prompt with its output budget."""
+
+    index: int
+    """Position in the workload."""
+    prompt: np.ndarray
+    """Token ids, int32 [isl]."""
+    max_tokens: int
+    """Tokens to generate (osl); end-of-sequence tokens do not stop a measured request."""
+
+
+class FixedLength(Spec):
+    """Every request has this length."""
+
+    kind: Literal["fixed"] = "fixed"
+    """Distribution."""
+    tokens: PositiveInt
+    """Length in tokens."""
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Length of one request in tokens."""
+        del rng
+        return self.tokens
+
+
+class LognormalLength(Spec):
+    """Lengths with a long tail: lognormal by its median and sigma, rounded, then clipped to [min, max]."""
+
+    kind: Literal["lognormal"]
+    """Distribution."""
+    median: PositiveInt
+    """Median in tokens, before clipping."""
+    sigma: Annotated[float, Field(gt=0, le=3)]
+    """Standard deviation of the logarithm."""
+    min: PositiveInt = 1
+    """Shortest length in tokens."""
+    max: PositiveInt
+    """Longest length in tokens."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.median <= self.max:
+            raise ValueError(f"needs min <= median <= max, got {self.min}, {self.median}, {self.max}")
+        return self
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Length of one request in tokens."""
+        return int(np.clip(np.rint(rng.lognormal(np.log(self.median), self.sigma)), self.min, self.max))
+
+
+Length = Annotated[FixedLength | LognormalLength, Field(discriminator="kind")]
+
+
+class Workload(Spec):
+    """Prompt and output lengths, and a seed. It knows no GPU, engine or path."""
+
+    name: str
+    """Name in the results."""
+    description: str
+    """Who asks this, and where the lengths come from."""
+    input: Length
+    """Prompt length (isl)."""
+    output: Length
+    """Output budget (osl)."""
+    vocabulary: PositiveInt = 32000
+    """Token ids are drawn evenly below this; a model needs at least as many."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of lengths and tokens."""
+
+    def request(self, index: int) -> Request:
+        """Request number `index`, the same on every machine."""
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, index])))
+        isl, osl = self.input.draw(rng), self.output.draw(rng)
+        return Request(index, rng.integers(0, self.vocabulary, size=isl, dtype=np.int32), osl)
+
+    def requests(self) -> Iterator[Request]:
+        """All requests, in order, without end."""
+        return map(self.request, itertools.count())
+
+    def sha256(self) -> str:
+        """Hash over the bytes of the first 256 requests (budgets and token ids, little-endian int32)."""
+        digest = hashlib.sha256()
+        for request in itertools.islice(self.requests(), HASHED_REQUESTS):
+            header = np.array([request.max_tokens, len(request.prompt)], dtype="<i4")
+            digest.update(header.tobytes() + request.prompt.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+    def longest(self) -> int:
+        """Longest context in tokens that a request can reach."""
+        return sum(length.tokens if isinstance(length, FixedLength) else length.max for length in (self.input, self.output))
+
+
+def library_folder() -> Path:
+    """Folder of the shipped workloads, suites and model shapes: `workloads/` of the tree, or the wheel's copy of it."""
+    installed = Path(str(files("tokenwatt"))) / "_workloads"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "workloads"
+
+
+def load_workload(name: str) -> Workload:
+    """Read a workload of the library by name, or any TOML file by path.
+
+    Raises:
+        UserError: unknown name, missing file or a file that is not a workload.
+    """
+    return load_toml(find_toml(name, library_folder(), "workload"), Workload)
+
+
+def find_toml(name: str, folder: Path, kind: str) -> Path:
+    """Path of `<folder>/<name>.toml`, or of the TOML file that `name` already is."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no such {kind} file: {name}")
+        return path
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        raise unknown_name(kind, name, (candidate.stem for candidate in folder.glob("*.toml")))
+    return path
