@@ -61,7 +61,7 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     NO_STEADY_WINDOW = "no_steady_window"
     WINDOW_TOO_SHORT = "window_too_short"
-    TOO_FEW_IN_FLIGHT = "too_few_in_flight"
+    TOO_FEW_RUNNING = "too_few_running"
     TOKEN_RATE_DRIFTS = "token_rate_drifts"
     TOO_FEW_TOKENS = "too_few_tokens"
     EDGE_NOT_BRACKETED = "edge_not_bracketed"
@@ -90,7 +90,7 @@ class Environment(Record):
     gpu_name: str | None
     """Board name by NVML; null without a GPU."""
     gpu_count: Count
-    """GPUs that the engine used."""
+    """GPUs behind the row: the engine's, or every board of the host where the engine cannot tell."""
     gpu_uuids: tuple[str, ...]
     """NVML UUIDs of those GPUs."""
     gpu_driver_version: str | None
@@ -114,9 +114,9 @@ class Environment(Record):
     git_commit: str | None
     """Commit of the tokenwatt tree, with `+dirty` when files differed from it; null for an installed wheel."""
     ceiling_memory_bytes_per_s: BytesPerSecond | None
-    """Copy bandwidth of the device (bytes read plus bytes written), measured before the run; null where not measured."""
+    """Memory bandwidth of the device, the better of a large copy and a large read; null where not measured."""
     ceiling_flop_per_s: FlopPerSecond | None
-    """Matmul rate of the device in the row's dtype on random data, measured before the run; null where not measured."""
+    """Best matmul rate of the device in the row's dtype on random data; null where not measured."""
 
 
 class Measurement(Environment):
@@ -168,8 +168,8 @@ class Measurement(Environment):
     """Length of the steady window."""
     is_stable: bool | None = None
     """Whether the window passes every test of steadiness; `reasons` says which it failed."""
-    in_flight: MeanRequests | None = None
-    """Mean number of requests in flight over the window."""
+    running: MeanRequests | None = None
+    """Mean running batch of the engine over the window; below `concurrency` when requests queue inside the engine."""
     requests_completed: Requests | None = None
     """Requests whose last token fell into the window."""
     input_tokens: Tokens | None = None
@@ -251,6 +251,8 @@ class RequestRecord(Record):
     """First token on the run's clock; null if none came."""
     last_token_s: Seconds | None
     """Latest token on the run's clock; null if none came."""
+    is_ramp: bool
+    """Sent at the start with a shortened budget, so that the slots do not march in step; outside all latencies."""
     is_complete: bool
     """False for a request that was in flight when the run stopped watching."""
 

@@ -1,0 +1,83 @@
+# tokenwatt. Two commands from a fresh machine: `make bench` and `make test`; each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The torch of the last set-up, so that an override given once stays. Exact, so that a CPU build is taken where the
+# package index offers one; on a GPU machine it brings CUDA and its own triton.
+INSTALLED_TORCH := $(shell cat $(STAMP) 2>/dev/null)
+TORCH ?= $(or $(INSTALLED_TORCH),torch==2.13.0)
+# What runs the GPU script; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
+PY ?= $(BIN)/python
+SUITE ?=
+TESTS ?= tests
+
+.PHONY: help setup bench test report fleet kernels demo check format schema silicon constraints clean FORCE
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv and install; TORCH="torch==2.11.0" picks another torch
+
+bench: $(STAMP) ## measure: the GPU suite where there is a GPU, else the CPU suite; SUITE=... picks one
+	@$(BIN)/tokenwatt bench $(SUITE)
+
+test: $(STAMP) ## run every test that needs no GPU; TESTS=tests/power narrows it
+	@$(BIN)/python -m pytest -m "not gpu" $(TESTS)
+
+report: $(STAMP) ## write results/report.html from the runs under results/raw/
+	@$(BIN)/tokenwatt report
+
+fleet: $(STAMP) ## print the gigawatt table and write results/fleet.parquet
+	@$(BIN)/tokenwatt fleet
+
+kernels: $(STAMP) ## check the kernels against their references and compile them for every target
+	@$(BIN)/tokenwatt kernels check
+	@$(BIN)/tokenwatt kernels compile
+
+demo: $(STAMP) ## the whole path on a scripted engine, in seconds, into results/raw/
+	@$(BIN)/tokenwatt bench demo
+	@$(BIN)/tokenwatt report
+
+check: $(STAMP) ## lint, format, types, import contracts, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyrefly check
+	@$(BIN)/lint-imports
+	@$(BIN)/typos
+
+format: $(STAMP) ## rewrite the code in the house format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+schema: $(STAMP) ## write the data dictionary to results/README.md
+	@$(BIN)/tokenwatt data schema --write results/README.md
+
+silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel gate, kernel timings, the GPU suite
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
+	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu tests
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu
+
+constraints: $(STAMP) ## pin what is installed now in constraints.txt
+	@{ sed '/^$$/q' constraints.txt; $(BIN)/pip freeze --exclude-editable | \
+	  grep -ivE '^(torch|triton|nvidia-(cu|nccl|nvs)[a-z0-9-]*|cuda-[a-z]+|setuptools)[=@ ]'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove the virtual environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tokenwatt needs Python >= 3.11, found $$($(PYTHON) --version 2>&1); name another one: make PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH) and tokenwatt into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  $(foreach package,$(TORCH),'$(package)') --editable '.[bench,report,dev]'
+	@echo '$(TORCH)' > $@
+
+ifneq ($(TORCH),$(INSTALLED_TORCH))
+$(STAMP): FORCE
+endif

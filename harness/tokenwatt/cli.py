@@ -1,0 +1,156 @@
+"""The command line. It reads what people typed, calls one room of the house, and prints; nothing is computed here.
+
+Exit codes: 0 good, 1 a run failed, 2 the input is wrong, 130 interrupted. Heavy imports wait inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from tokenwatt import __version__
+from tokenwatt.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenwatt.record import Measurement
+
+app = typer.Typer(
+    name="tokenwatt",
+    help="What a token costs, in joules and dollars, on the GPU you have and on a gigawatt of GPUs you do not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(no_args_is_help=True, help="What the results mean.")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder that holds one folder per run.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"tokenwatt {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is here, what is missing, and what to do about it."""
+    from tokenwatt import doctor as room
+    from tokenwatt.terminal import print_findings
+
+    findings = room.examine()
+    if as_json:
+        typer.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+
+
+@app.command()
+def bench(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SUITE]...", help="Names under workloads/suites/, or TOML files. Default: gpu or cpu."),
+    ] = None,
+    results: Results = Path("results/raw"),
+    as_json: Json = False,
+) -> None:
+    """Run suites: warm up, find the steady window, meter it, write parquet, print a table."""
+    from tokenwatt import bench as room
+    from tokenwatt import doctor as examiner
+    from tokenwatt.spec import SuiteSpec, load_toml
+    from tokenwatt.terminal import TerminalObserver, print_measurements, rows_as_json
+    from tokenwatt.workloads import find_toml, library_folder
+
+    names = suites or [examiner.default_suite()]
+    if not suites:
+        typer.echo(f"suite {names[0]!r}: {examiner.why_default(names[0])}", err=True)
+    specs = [load_toml(find_toml(name, library_folder() / "suites", "suite"), SuiteSpec) for name in names]
+    measurements: list[Measurement] = []
+    for spec in specs:
+        with TerminalObserver() as observer:
+            run = room.run_suite(spec, results, observer)
+        measurements += run.measurements
+        if not as_json:
+            print_measurements(run.measurements, title=f"{spec.name}: {run.folder}")
+    if as_json:
+        typer.echo(json.dumps(rows_as_json(measurements), indent=2))
+    if any(row.status != "ok" for row in measurements):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def kernels(
+    context: typer.Context,
+    action: Annotated[str, typer.Argument(metavar="check|compile|bench", help="Gate, compile report, or timings.")],
+) -> None:
+    """Check the Triton kernels against their references, compile them for every target, or time them.
+
+    Runs in a process of its own, because the interpreter must be chosen before Triton is imported. Further arguments
+    (kernel families, --json) are passed on.
+    """
+    roots = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-m", "tokenwatt_kernels", action, *context.args]
+    raise typer.Exit(subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": roots}).returncode)  # noqa: S603
+
+
+@app.command()
+def fleet(
+    scenario: Annotated[str, typer.Argument(metavar="[SCENARIO]", help="Scenario name, or a TOML file.")] = "one-gigawatt",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")] = Path("results/fleet.parquet"),
+    as_json: Json = False,
+) -> None:
+    """Carry a Hopper row to a gigawatt of newer systems: tokens, watts and dollars, low to high, with sources."""
+    raise NotImplementedError(scenario, output, as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders or parquet files.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("results/report.html"),
+    results: Results = Path("results/raw"),
+) -> None:
+    """Write one self-contained HTML page: measurements, chart, fleet table, sources."""
+    raise NotImplementedError(runs, output, results)
+
+
+@data_app.command()
+def schema(
+    write: Annotated[Path | None, typer.Option("--write", help="Write the page to this file instead.")] = None,
+) -> None:
+    """Print the data dictionary: every table, column, type, unit and meaning."""
+    from tokenwatt import store
+
+    text = store.data_dictionary()
+    if write is None:
+        typer.echo(text, nl=False)
+    else:
+        write.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point: every wrong input ends as one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.UsageError as error:
+        _fail(error.format_message().rstrip("."), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; finished measurements are kept", 130)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"tokenwatt: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,85 @@
+"""Engine `fake`: a scripted timeline with exactly known rates, for tests and `make demo`. It computes nothing."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import Field, PositiveFloat
+
+from tokenwatt import __version__
+from tokenwatt.engines.protocol import Clock, EngineIdentity, TokenEvent
+from tokenwatt.errors import EngineError
+from tokenwatt.spec import BenchSpec, Spec, validate
+from tokenwatt.workloads import Request
+
+
+class FakeOptions(Spec):
+    """The script: each request's first token comes `ttft_s` after it is sent, each next one `tpot_s` later."""
+
+    ttft_s: PositiveFloat = 0.05
+    """Time to first token, seconds."""
+    tpot_s: PositiveFloat = 0.01
+    """Time per further token, seconds."""
+    fail_after_tokens: int | None = Field(default=None, ge=0)
+    """Raise an engine error once so many tokens were emitted."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    request: Request
+    emitted: int = 0
+
+
+class FakeEngine:
+    """Serves `concurrency` streams that never slow each other: C x osl / (ttft + (osl - 1) x tpot) tokens/s."""
+
+    def __init__(self, spec: BenchSpec) -> None:
+        self._script = validate(spec.options, FakeOptions, where="options of engine 'fake'")
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """A scripted engine without model or device; it cannot say which GPUs draw power meanwhile."""
+        return EngineIdentity("fake", __version__, None, None, "none", "none", gpu_uuids=None)
+
+    def check(self, longest_context: int, vocabulary: int) -> None:
+        """Accept every request."""
+
+    def load(self, max_concurrency: int, longest_context: int) -> None:
+        """Nothing to load."""
+
+    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+        """Nothing to warm up."""
+
+    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Iterator[TokenEvent]:
+        """Emit each token at its scripted instant; a freed slot takes its next request at that same instant."""
+        due: list[tuple[float, int, _Stream]] = []
+
+        def send(at_s: float) -> None:
+            request = next(requests, None)
+            if request is not None:
+                heapq.heappush(due, (at_s + self._script.ttft_s, request.index, _Stream(request)))
+
+        begin_s = clock()
+        for _ in range(concurrency):
+            send(begin_s)
+        emitted = 0
+        while due:
+            at_s, index, stream = heapq.heappop(due)
+            time.sleep(max(0.0, at_s - clock()))
+            if emitted == self._script.fail_after_tokens:
+                raise EngineError(f"scripted failure after {emitted} tokens")
+            running = len(due) + 1
+            emitted += 1
+            stream.emitted += 1
+            is_last = stream.emitted == stream.request.max_tokens
+            if is_last:
+                send(at_s)
+            else:
+                heapq.heappush(due, (at_s + self._script.tpot_s, index, stream))
+            yield TokenEvent(index, at_s, 1, is_last, running)
+
+    def close(self) -> None:
+        """Nothing to give back."""

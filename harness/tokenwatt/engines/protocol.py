@@ -1,0 +1,85 @@
+"""What every engine can do, and the events that it emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tokenwatt.workloads import Request
+
+Clock = Callable[[], float]
+"""Seconds since the run began, monotonic; engines and meters share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """`tokens` more tokens of one request appeared at `at_s`."""
+
+    request_index: int
+    at_s: float
+    tokens: int
+    is_last: bool
+    running: int
+    """Requests in the engine's running batch when the tokens appeared."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens themselves, where the engine sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """Who computed what, where: known before anything is loaded."""
+
+    name: str
+    version: str
+    model: str | None
+    dtype: Literal["float32", "bfloat16", "float16"] | None
+    weights_source: Literal["random", "safetensors", "none"]
+    device: Literal["cuda", "cpu", "none"]
+    gpu_uuids: tuple[str, ...] | None
+    """NVML UUIDs of the engine's GPUs; () if it uses none; None if it cannot say."""
+    torch_version: str | None = None
+    triton_version: str | None = None
+
+
+class Engine(Protocol):
+    """A model that serves requests, used as: load, warm_up, then serve for every measurement, then close."""
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """Who computes what, where."""
+        ...
+
+    def check(self, longest_context: int, vocabulary: int) -> None:
+        """Refuse, before anything is loaded, requests that the model cannot serve.
+
+        Raises:
+            UserError: contexts (tokens) or token ids beyond the model's.
+        """
+        ...
+
+    def load(self, max_concurrency: int, longest_context: int) -> None:
+        """Load weights and reserve memory for `max_concurrency` requests of at most `longest_context` tokens.
+
+        Raises:
+            EngineError: the model does not fit.
+        """
+        ...
+
+    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+        """Compile and touch whatever the first measured request must not pay for."""
+        ...
+
+    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Iterator[TokenEvent]:
+        """Closed loop: keep `concurrency` requests in flight, taking the next one the moment a slot is free.
+
+        Ends when `requests` does and all are answered; closing the iterator abandons what is in flight.
+
+        Raises:
+            EngineError: the engine cannot go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory back."""
+        ...

@@ -1,0 +1,117 @@
+"""Where a measurement is taken: hardware, software, and the ceilings that this machine really reaches."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tokenwatt import __version__
+from tokenwatt.engines.protocol import EngineIdentity
+from tokenwatt.record import Environment
+
+REPEATS = 7
+"""Trials of each ceiling; the best one counts, because a ceiling is what nothing exceeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the device can do at best."""
+
+    memory_bytes_per_s: float
+    flop_per_s: float
+
+
+def describe(
+    identity: EngineIdentity,
+    gpu_name: str | None,
+    gpu_uuids: tuple[str, ...],
+    gpu_driver_version: str | None,
+    ceilings: Ceilings | None,
+) -> Environment:
+    """The environment columns of a row."""
+    return Environment(
+        device=identity.device,
+        gpu_name=gpu_name,
+        gpu_count=len(gpu_uuids),
+        gpu_uuids=gpu_uuids,
+        gpu_driver_version=gpu_driver_version,
+        cpu_name=cpu_name(),
+        cpu_count=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        os_name=f"{platform.system()} {platform.release()}",
+        python_version=platform.python_version(),
+        torch_version=identity.torch_version,
+        triton_version=identity.triton_version,
+        tokenwatt_version=__version__,
+        git_commit=git_commit(),
+        ceiling_memory_bytes_per_s=ceilings.memory_bytes_per_s if ceilings else None,
+        ceiling_flop_per_s=ceilings.flop_per_s if ceilings else None,
+    )
+
+
+def measure_ceilings(device: str, dtype: str) -> Ceilings:
+    """Best memory bandwidth and best matmul rate of `device` ("cuda" or "cpu") in `dtype`, on random data.
+
+    Bandwidth is the better of a copy (bytes read plus bytes written) and of a matrix-vector product (bytes read), over
+    buffers far larger than any cache. The rate is that of a square matmul through torch, 2 n^3 FLOP.
+    """
+    import torch
+
+    on_gpu = device == "cuda"
+    kind: torch.dtype = getattr(torch, dtype)
+    rows, columns, edge = (65536, 16384, 8192) if on_gpu else (16384, 4096, 2048)
+    big = torch.randn(rows, columns, device=device).to(kind)
+    vector = torch.randn(columns, device=device).to(kind)
+    target = torch.empty_like(big)
+    left, right = (torch.randn(edge, edge, device=device).to(kind) for _ in range(2))
+    size_bytes = big.numel() * big.element_size()
+
+    def best_s(work: object) -> float:
+        assert callable(work)
+        trials = []
+        for _ in range(REPEATS):
+            if on_gpu:
+                torch.cuda.synchronize()
+            begin_s = time.perf_counter()
+            work()
+            if on_gpu:
+                torch.cuda.synchronize()
+            trials.append(time.perf_counter() - begin_s)
+        return min(trials)
+
+    bandwidth = max(2 * size_bytes / best_s(lambda: target.copy_(big)), size_bytes / best_s(lambda: big @ vector))
+    return Ceilings(bandwidth, 2 * edge**3 / best_s(lambda: left @ right))
+
+
+@cache
+def cpu_name() -> str:
+    """Processor model by /proc/cpuinfo, else the machine's architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the source tree, `+dirty` if tracked files differ; None for an installed wheel or without git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return f"{head}+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603

@@ -1,0 +1,27 @@
+"""Power: what the machine's meters read, sampled on the run's clock, and the energy of a window with its verdict.
+
+`open_meters` finds the meters, `Sampler` reads them in the background, `integrate` turns samples into joules that are
+`valid`, `suspect` with reasons, or absent.
+"""
+
+from tokenwatt.power.discovery import Meters, open_meters
+from tokenwatt.power.integrate import Energy, integrate, mean_power_w
+from tokenwatt.power.meter import Clock, Meter, MeterError, PowerScope
+from tokenwatt.power.nvml import Board, boards
+from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
+
+__all__ = [
+    "SAMPLING_PERIOD_S",
+    "Board",
+    "Clock",
+    "Energy",
+    "Meter",
+    "MeterError",
+    "Meters",
+    "PowerScope",
+    "Sampler",
+    "boards",
+    "integrate",
+    "mean_power_w",
+    "open_meters",
+]

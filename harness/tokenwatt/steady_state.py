@@ -1,0 +1,165 @@
+"""The steady window: which stretch of a closed-loop run its numbers are computed over.
+
+In words: with C requests kept in flight, the window starts when C requests have produced their first token. It ends at
+the last token that is no later than the wanted length allows, and before the first moment at which fewer than C requests
+are in flight for good. Both edges lie on tokens, so that it holds whole steps of the engine.
+
+It is stable iff it is long enough, the mean running batch is at least 0.85 C, and the token rate shows no
+slope beyond its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tokenwatt.engines.protocol import Clock, TokenEvent
+from tokenwatt.record import Reason
+from tokenwatt.workloads import Request
+
+MIN_RUNNING_SHARE = 0.85
+"""Mean running batch over C below which a window is not stable."""
+DRIFT_BINS = 10
+"""Equal parts of the window whose token counts are tested for a slope."""
+DRIFT_SHARE = 0.10
+"""A slope counts if it moves the rate by more than this share over the window ..."""
+DRIFT_T = 2.9
+"""... and its t value exceeds this: 1 % two-sided at eight degrees of freedom is 3.36, 2 % is 2.90."""
+MIN_TOKENS_PER_BIN = 20
+"""Fewer tokens in a bin than this say nothing about a slope."""
+
+
+@dataclass(slots=True)
+class RequestTrace:
+    """What happened to one request, on the run's clock."""
+
+    index: int
+    isl: int
+    osl: int
+    sent_s: float
+    is_ramp: bool
+    """Sent at the start with a shortened budget, so that the slots do not march in step."""
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    output_tokens: int = 0
+    is_complete: bool = False
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Everything that one run saw: requests as they were sent, tokens as they came."""
+
+    concurrency: int
+    traces: dict[int, RequestTrace] = field(default_factory=dict)
+    token_times: list[float] = field(default_factory=list)
+    token_counts: list[int] = field(default_factory=list)
+    running: list[int] = field(default_factory=list)
+    start_s: float | None = None
+    """When C requests had produced their first token."""
+    _answered: int = 0
+
+    def send(self, requests: Iterator[Request], clock: Clock) -> Iterator[Request]:
+        """Hand requests to an engine, noting when each was taken, which in a closed loop is when it is sent.
+
+        The first C get budgets of 1/C, 2/C ... of their own: slots then finish one after another from the start,
+        instead of all at once in every cycle.
+        """
+        for position, request in enumerate(requests):
+            is_ramp = position < self.concurrency
+            if is_ramp:
+                share = (position + 1) / self.concurrency
+                request = replace(request, max_tokens=max(1, round(request.max_tokens * share)))  # noqa: PLW2901
+            trace = RequestTrace(request.index, len(request.prompt), request.max_tokens, clock(), is_ramp)
+            self.traces[request.index] = trace
+            yield request
+
+    def record(self, event: TokenEvent) -> None:
+        """Take note of one event; events come in the order of their time."""
+        trace = self.traces[event.request_index]
+        if trace.first_token_s is None:
+            trace.first_token_s = event.at_s
+            self._answered += 1
+            if self._answered == self.concurrency:
+                self.start_s = event.at_s
+        trace.last_token_s = event.at_s
+        trace.output_tokens += event.tokens
+        trace.is_complete = event.is_last
+        self.token_times.append(event.at_s)
+        self.token_counts.append(event.tokens)
+        self.running.append(event.running)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A steady window on the run's clock, with what makes it doubtful."""
+
+    start_s: float
+    end_s: float
+    running: float
+    """Mean requests in the engine's running batch."""
+    reasons: tuple[Reason, ...]
+
+    @property
+    def length_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.start_s
+
+    def holds(self, at_s: float | None) -> bool:
+        """Whether an instant lies in (start, end]."""
+        return at_s is not None and self.start_s < at_s <= self.end_s
+
+
+def find(timeline: Timeline, wanted_s: float, min_window_s: float) -> Window | None:
+    """The steady window of a run, at most `wanted_s` long; None if the run never had C requests answered."""
+    if timeline.start_s is None:
+        return None
+    start_s = timeline.start_s
+    limit_s = min(start_s + wanted_s, _ramp_down_s(timeline))
+    times, counts = np.array(timeline.token_times), np.array(timeline.token_counts)
+    inside = (times > start_s) & (times <= limit_s)
+    if not inside.any():
+        return None
+    end_s = float(times[inside][-1])
+    running = _mean_running(timeline, start_s, end_s)
+    reasons = []
+    if end_s - start_s < min_window_s:
+        reasons.append(Reason.WINDOW_TOO_SHORT)
+    if running < MIN_RUNNING_SHARE * timeline.concurrency:
+        reasons.append(Reason.TOO_FEW_RUNNING)
+    per_bin, _ = np.histogram(times[inside], bins=DRIFT_BINS, range=(start_s, end_s), weights=counts[inside])
+    if per_bin.sum() < DRIFT_BINS * MIN_TOKENS_PER_BIN:
+        reasons.append(Reason.TOO_FEW_TOKENS)
+    elif drifts(per_bin):
+        reasons.append(Reason.TOKEN_RATE_DRIFTS)
+    return Window(start_s, end_s, running, tuple(reasons))
+
+
+def drifts(values: np.ndarray) -> bool:
+    """Whether evenly spaced values have a slope that is both large (over 10 % end to end) and beyond their noise."""
+    x = np.arange(len(values)) - (len(values) - 1) / 2
+    slope = float(x @ values / (x @ x))
+    mean = float(values.mean())
+    if mean <= 0 or abs(slope) * (len(values) - 1) <= DRIFT_SHARE * mean:
+        return False
+    residual = values - mean - slope * x
+    error = float(np.sqrt(residual @ residual / (len(values) - 2) / (x @ x)))
+    return abs(slope) > DRIFT_T * error
+
+
+def _ramp_down_s(timeline: Timeline) -> float:
+    """The last moment at which C requests were in flight: the earliest end of the last C, or infinity if none ended."""
+    ends = sorted(
+        trace.last_token_s if trace.is_complete and trace.last_token_s is not None else float("inf")
+        for trace in timeline.traces.values()
+    )
+    return ends[-timeline.concurrency] if len(ends) >= timeline.concurrency else -float("inf")
+
+
+def _mean_running(timeline: Timeline, start_s: float, end_s: float) -> float:
+    """Time-weighted mean over (start, end] of the engine's running batch; each token speaks for the time before it."""
+    times, running = np.array(timeline.token_times), np.array(timeline.running)
+    since = np.diff(times, prepend=times[0])
+    inside = (times > start_s) & (times <= end_s)
+    return float(since[inside] @ running[inside] / since[inside].sum())

@@ -1,0 +1,1 @@
+"""Matrix products with fp32 accumulation."""

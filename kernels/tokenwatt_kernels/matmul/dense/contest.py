@@ -1,0 +1,28 @@
+"""Dense matmul against torch.matmul, which is cuBLAS on a GPU."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
+from tokenwatt_kernels.matmul.dense.work import work
+
+
+def contest(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Contest:
+    """Random normal inputs: zeros would draw less power and so run faster."""
+    dtype = getattr(torch, dtype_name)
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(problem.m, problem.k, generator=generator, device=device, dtype=dtype)
+    weight = torch.randn(problem.n, problem.k, generator=generator, device=device, dtype=dtype)
+    return Contest(
+        family="matmul.dense",
+        problem=problem.name,
+        dtype_name=dtype_name,
+        work=work(problem, a.element_size()),
+        contenders={
+            OURS: Contender(lambda: matmul(a, weight)),
+            "torch_matmul": Contender(lambda: torch.matmul(a, weight.T)),
+        },
+    )

@@ -1,0 +1,53 @@
+"""The GPU generations that the kernels compile for. Plain data: importing this needs neither torch nor triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One compute capability.
+
+    capability: major * 10 + minor, so 90 is sm_90.
+    shared_limit_bytes: the most shared memory that one thread block may ask for
+        (CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability").
+    min_triton: the oldest supported triton release that compiles for it.
+    example: one GPU of this generation.
+    """
+
+    capability: int
+    shared_limit_bytes: int
+    min_triton: tuple[int, int]
+    example: str
+
+    @property
+    def name(self) -> str:
+        """The name that compilers use, such as sm_90."""
+        return f"sm_{self.capability}"
+
+
+TARGETS: dict[int, Target] = {
+    target.capability: target
+    for target in (
+        Target(80, 166_912, (3, 6), "A100"),
+        Target(86, 101_376, (3, 6), "RTX A6000"),
+        Target(89, 101_376, (3, 6), "L40S"),
+        Target(90, 232_448, (3, 6), "H200"),
+        Target(100, 232_448, (3, 6), "B200"),
+        Target(103, 232_448, (3, 6), "B300"),
+        Target(107, 232_448, (3, 9), "Rubin"),
+        Target(120, 101_376, (3, 6), "RTX PRO 6000"),
+    )
+}
+
+
+def target_for(capability: int) -> Target:
+    """The target whose limits hold for `capability`: itself, or the next lower one of the same major generation.
+
+    Raises ValueError for a generation that is not in the table.
+    """
+    same_major = [known for known in TARGETS if known // 10 == capability // 10 and known <= capability]
+    if not same_major:
+        raise ValueError(f"capability must belong to one of {sorted(TARGETS)}, got {capability}")
+    return TARGETS[max(same_major)]

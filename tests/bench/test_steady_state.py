@@ -1,0 +1,56 @@
+"""The steady window on literal timelines."""
+
+import numpy as np
+import pytest
+
+from tests.factories import lockstep
+from tokenwatt import steady_state
+from tokenwatt.record import Reason
+
+
+def test_the_window_starts_when_all_slots_have_answered_and_ends_on_a_token():
+    # Two slots answer at 1 and 2 s, then each emits a token every second until 40 s.
+    timeline = lockstep(first_tokens_s=(1.0, 2.0), period_s=1.0, until_s=40.0)
+    window = steady_state.find(timeline, wanted_s=30.5, min_window_s=20.0)
+    assert window is not None
+    assert (window.start_s, window.end_s) == (2.0, 32.0)  # 2 + 30.5 = 32.5, the last token before it is at 32
+    assert window.running == 2.0
+    assert window.holds(32.0)
+    assert not window.holds(2.0)
+    assert not window.holds(None)
+
+
+def test_ramp_down_is_left_out():
+    # Slot 0 finishes at 21 s and nothing replaces it: fewer than two are in flight for good from there.
+    timeline = lockstep(first_tokens_s=(1.0, 1.0), period_s=1.0, until_s=40.0, ends_s=(21.0, None))
+    window = steady_state.find(timeline, wanted_s=60.0, min_window_s=5.0)
+    assert window is not None
+    assert (window.start_s, window.end_s) == (1.0, 21.0)
+
+
+def test_without_enough_answers_there_is_no_window():
+    timeline = lockstep(first_tokens_s=(1.0,), period_s=1.0, until_s=5.0, concurrency=2)
+    assert steady_state.find(timeline, 10.0, 1.0) is None
+
+
+def test_each_doubt_has_its_reason():
+    timeline = lockstep(first_tokens_s=(0.5, 0.5), period_s=0.5, until_s=10.0, running=1)
+    window = steady_state.find(timeline, wanted_s=30.0, min_window_s=20.0)
+    assert window is not None
+    assert window.running == 1.0
+    # 9.5 s < 20 s; 1 < 0.85 x 2; 38 tokens < 10 bins x 20.
+    assert window.reasons == (Reason.WINDOW_TOO_SHORT, Reason.TOO_FEW_RUNNING, Reason.TOO_FEW_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([100] * 10, False),
+        (list(range(100, 110)), False),  # 9 % end to end: below the 10 % that counts
+        (list(range(100, 150, 5)), True),  # 45 of a mean of 122, no noise
+        ([100, 140, 90, 150, 95, 130, 105, 160, 80, 150], False),  # large steps, but no trend beyond them
+        ([0] * 10, False),
+    ],
+)
+def test_drift_needs_a_large_slope_beyond_the_noise(values, expected):
+    assert steady_state.drifts(np.array(values, dtype=float)) is expected

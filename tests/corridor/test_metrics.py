@@ -1,0 +1,51 @@
+"""Metrics against literal numbers."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from tokenwatt.metrics import METRICS, derive
+
+ROW = {
+    "output_tokens": 1000,
+    "input_tokens": 3000,
+    "window_s": 20.0,
+    "gpu_count": 2,
+    "tpot_median_s": 0.02,
+    "gpu_energy_j": 8000.0,
+    "gpu_idle_power_w": 150.0,
+}
+
+EXPECTED = {
+    "output_tokens_per_s": 50.0,  # 1000 / 20
+    "total_tokens_per_s": 200.0,  # 4000 / 20
+    "output_tokens_per_s_per_gpu": 25.0,  # 50 / 2
+    "output_tokens_per_s_per_user": 50.0,  # 1 / 0.02
+    "gpu_power_w": 400.0,  # 8000 / 20
+    "joules_per_output_token": 8.0,  # 8000 / 1000
+    "marginal_joules_per_output_token": 5.0,  # (8000 - 150 x 20) / 1000
+    "output_tokens_per_s_per_w": 0.125,  # 50 / 400, which is 1000 / 8000
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_by_hand(name):
+    assert derive(pd.DataFrame([ROW]))[name].iloc[0] == pytest.approx(EXPECTED[name], rel=1e-12)
+
+
+def test_every_metric_has_a_hand_computed_value():
+    assert set(EXPECTED) == {metric.name for metric in METRICS}
+
+
+def test_missing_inputs_give_missing_metrics_never_zero():
+    table = derive(pd.DataFrame([{**ROW, "gpu_energy_j": None, "gpu_count": 0, "tpot_median_s": None}]))
+    for name in ("joules_per_output_token", "output_tokens_per_s_per_gpu", "output_tokens_per_s_per_user"):
+        assert math.isnan(table[name].iloc[0])
+    assert table["output_tokens_per_s"].iloc[0] == 50.0
+
+
+def test_stored_metrics_are_not_believed():
+    table = derive(pd.DataFrame([{**ROW, "output_tokens_per_s": -1.0}]))
+    assert table["output_tokens_per_s"].iloc[0] == 50.0
+    assert list(table.columns).count("output_tokens_per_s") == 1

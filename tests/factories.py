@@ -1,0 +1,79 @@
+"""Rows and timelines for tests: plain good ones, whose parts a test replaces."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.record import Measurement, Status
+from tokenwatt.steady_state import Timeline
+from tokenwatt.workloads import Request
+
+
+def measurement(**changes) -> Measurement:
+    """A plain good row; `changes` replace columns."""
+    columns = {
+        "device": "cpu",
+        "gpu_name": None,
+        "gpu_count": 0,
+        "gpu_uuids": (),
+        "gpu_driver_version": None,
+        "cpu_name": "cpu",
+        "cpu_count": 2,
+        "memory_bytes": 8 * 2**30,
+        "os_name": "Linux",
+        "python_version": "3.11",
+        "torch_version": None,
+        "triton_version": None,
+        "tokenwatt_version": "0",
+        "git_commit": None,
+        "ceiling_memory_bytes_per_s": None,
+        "ceiling_flop_per_s": None,
+        "run_id": "r",
+        "measurement_id": "r/0",
+        "measured_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "status": Status.OK,
+        "suite": "s",
+        "workload": "w",
+        "workload_sha256": "0",
+        "engine": "fake",
+        "engine_version": "0",
+        "model": None,
+        "weights_source": "none",
+        "dtype": None,
+        "seed": 0,
+        "concurrency": 1,
+        "window_s": 2.0,
+        "output_tokens": 10,
+    }
+    return Measurement(**{**columns, **changes})
+
+
+def lockstep(
+    first_tokens_s: tuple[float, ...],
+    period_s: float,
+    until_s: float,
+    ends_s: tuple[float | None, ...] | None = None,
+    concurrency: int | None = None,
+    running: int | None = None,
+) -> Timeline:
+    """Slots that answer at the given instants and then emit one token every `period_s`."""
+    slots = concurrency or len(first_tokens_s)
+    timeline = Timeline(slots)
+    requests = (Request(index, np.zeros(4, dtype=np.int32), 1000) for index in range(slots))
+    for _ in timeline.send(requests, clock=lambda: 0.0):
+        pass
+    events = []
+    for index, first_s in enumerate(first_tokens_s):
+        end_s = ends_s[index] if ends_s else None
+        stop_s = until_s if end_s is None else end_s
+        count = round((stop_s - first_s) / period_s) + 1
+        for step in range(count):
+            at_s = first_s + step * period_s
+            is_last = end_s is not None and step == count - 1
+            events.append(TokenEvent(index, at_s, 1, is_last, running or slots))
+    for event in sorted(events, key=lambda event: event.at_s):
+        timeline.record(event)
+    return timeline
