@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from tokenwatt import __version__
 from tokenwatt.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenwatt.economics.scenario import FleetStudy
     from tokenwatt.record import Measurement
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="What the results mean.")
 app.add_typer(data_app, name="data")
+
+# typer brings its own click, whose UsageError it does not export; every wrong command line is one of those.
+UsageError = typer.BadParameter.__mro__[1]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds one folder per run.")]
@@ -105,12 +108,32 @@ def kernels(
 
 @app.command()
 def fleet(
-    scenario: Annotated[str, typer.Argument(metavar="[SCENARIO]", help="Scenario name, or a TOML file.")] = "one-gigawatt",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")] = Path("results/fleet.parquet"),
+    scenario: Annotated[
+        str, typer.Argument(metavar="[SCENARIO]", help="Scenario name, or a TOML file.")
+    ] = "one-gigawatt",
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="Start from this published row, or measurement_id, instead of the scenario's."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")] = Path(
+        "results/fleet.parquet"
+    ),
+    results: Results = Path("results/raw"),
     as_json: Json = False,
 ) -> None:
     """Carry a Hopper row to a gigawatt of newer systems: tokens, watts and dollars, low to high, with sources."""
-    raise NotImplementedError(scenario, output, as_json)
+    from tokenwatt import store
+    from tokenwatt.economics.scenario import to_json
+    from tokenwatt.record import FleetEstimate
+    from tokenwatt.terminal import print_fleet
+
+    study = _study(scenario, reference, results)
+    store.write_table(store.to_table(study.estimates, FleetEstimate), output)
+    if as_json:
+        typer.echo(json.dumps(to_json(study), indent=2))
+    else:
+        print_fleet(study)
+        typer.echo(f"written to {output}", err=True)
 
 
 @app.command()
@@ -118,9 +141,31 @@ def report(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders or parquet files.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("results/report.html"),
     results: Results = Path("results/raw"),
+    scenario: Annotated[str, typer.Option("--scenario", help="Fleet scenario, or a TOML file.")] = "one-gigawatt",
 ) -> None:
-    """Write one self-contained HTML page: measurements, chart, fleet table, sources."""
-    raise NotImplementedError(runs, output, results)
+    """Write one self-contained HTML page: measurements, chart, fleet table, sources. It opens offline."""
+    import pandas as pd
+
+    from tokenwatt import store
+    from tokenwatt.record import Measurement
+    from tokenwatt.report import html
+
+    measurements = pd.concat([store.read(path, Measurement) for path in runs or [results]], ignore_index=True)
+    html.render(measurements, _study(scenario, None, results), output)
+    typer.echo(f"written to {output}", err=True)
+
+
+def _study(scenario: str, reference: str | None, results: Path) -> FleetStudy:
+    """Work out a scenario; a reference with a slash is the measurement_id of a row under `results`."""
+    from tokenwatt import store
+    from tokenwatt.economics.scenario import load_scenario, run_scenario
+    from tokenwatt.record import Measurement
+
+    loaded = load_scenario(scenario)
+    if reference is not None:
+        loaded = loaded.model_copy(update={"reference": reference})
+    measurements = store.read(results, Measurement) if "/" in loaded.reference else None
+    return run_scenario(loaded, measurements)
 
 
 @data_app.command()
@@ -143,9 +188,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
-    except click.UsageError as error:
-        _fail(error.format_message().rstrip("."), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except UsageError as error:
+        _fail(str(error).rstrip("."), 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished measurements are kept", 130)
     else:
         sys.exit(code if isinstance(code, int) else 0)

@@ -13,8 +13,9 @@ from rich.table import Table
 from tokenwatt import metrics, store
 from tokenwatt.architecture import load_architecture
 from tokenwatt.doctor import Finding
+from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.perf_model.roofline import RooflineLimit, closed_loop_limit
-from tokenwatt.record import EnergyStatus, Measurement, Status
+from tokenwatt.record import EnergyStatus, FleetEstimate, Measurement, Status
 from tokenwatt.units import format_si
 
 WHY_NO_JOULES = {
@@ -127,6 +128,49 @@ def print_measurements(rows: Sequence[Measurement], title: str) -> None:
             _notes(row),
         )
     Console().print(table)
+
+
+FLEET_COLUMNS = (
+    ("output_tokens_per_s_per_gpu", "tokens/s/GPU", 1.0),
+    ("gpu_power_w", "board W/GPU", 1.0),
+    ("facility_power_w_per_gpu", "facility W/GPU", 1.0),
+    ("gpus", "GPUs (k)", 1e-3),
+    ("output_tokens_per_s_per_mw", "Mtokens/s/MW", 1e-6),
+    ("facility_joules_per_output_token", "facility J/token", 1.0),
+    ("usd_per_mtok", "$/Mtoken", 1.0),
+)
+"""Column of FleetEstimate, heading, factor from the column's unit to the heading's."""
+
+
+def print_fleet(study: FleetStudy) -> None:
+    """One row per system, central value with its range below; then what it rests on."""
+    scenario, reference = study.scenario, study.reference
+    console = Console()
+    title = f"{scenario.name}: {format_si(scenario.power_budget_w, 'W')} of one system at a time, central and (low-high)"
+    table = Table(title=title, title_justify="left", pad_edge=False, show_lines=True)
+    table.add_column("system")
+    for _, heading, _ in FLEET_COLUMNS:
+        table.add_column(heading, justify="right")
+    cases = {(row.system, row.case): row for row in study.estimates}
+    for system in scenario.systems:
+        table.add_row(system, *(_range(cases, system, column, factor) for column, _, factor in FLEET_COLUMNS))
+    console.print(table)
+    console.print(
+        f"from {reference.row_id}: {reference.model}, {reference.dtype}, {reference.system}, concurrency "
+        f"{reference.concurrency}, {reference.output_tokens_per_s_per_gpu:.0f} tokens/s/GPU, "
+        f"{1 / reference.tpot_s:.0f} tokens/s/user, {reference.gpu_power_w:.0f} W board power",
+        highlight=False,
+        markup=False,
+    )
+    console.print(f"{study.estimates[0].method}\n", highlight=False, markup=False)
+    console.print("Facts:", highlight=False)
+    for fact in study.facts:
+        console.print(f"  {fact.cite()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _range(cases: dict[tuple[str, str], FleetEstimate], system: str, column: str, factor: float) -> str:
+    low, central, high = (factor * getattr(cases[system, case], column) for case in ("low", "central", "high"))
+    return f"{central:.3g}\n({low:.3g}-{high:.3g})" if central < 1000 else f"{central:,.0f}\n({low:,.0f}-{high:,.0f})"
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

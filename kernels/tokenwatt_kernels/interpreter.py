@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-
 SIDE = tl.constexpr(16)
 
 
@@ -91,8 +90,8 @@ def _repair_bfloat16() -> None:
     builder = interpreter.InterpreterBuilder
     create_dot, cast, binary = builder.create_dot, builder.cast_impl, builder.binary_op
 
-    def exact_dot(self, a, b, d, *options):
-        return create_dot(self, _widened(a), _widened(b), d, *options)
+    def exact_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        return create_dot(self, _widened(a), _widened(b), d, input_precision, max_num_imprecise_acc)
 
     def rounding_cast(self, src, dst_type):
         if dst_type.scalar != tl.bfloat16:

@@ -8,6 +8,7 @@ from tokenwatt.power.discovery import Meters, open_meters
 from tokenwatt.power.integrate import Energy, integrate, mean_power_w
 from tokenwatt.power.meter import Clock, Meter, MeterError, PowerScope
 from tokenwatt.power.nvml import Board, boards
+from tokenwatt.power.rapl import rapl_packages
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "integrate",
     "mean_power_w",
     "open_meters",
+    "rapl_packages",
 ]

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from tokenwatt.power.board import BoardEnergy, board_energy, package_energy_j, relative_difference
 from tokenwatt.power.meter import RAPL_PREFIX
-from tokenwatt.power.series import Series, has_gap, increase, integral, is_bracketed, ticking_increase
 from tokenwatt.power.throttle import SLOWDOWNS
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
 
 MIN_WINDOW_S = 2.0
-"""In a shorter window an edge error of one sample spacing (50 ms) is over 2 %."""
-MAX_RELATIVE_DIFFERENCE = 0.05
-"""The only accuracy that NVML documents for a power reading (Fermi, Kepler). Under load the two agree within 1 %."""
+"""Edges are uncertain by up to 10 ms each, 1 % of 2 s; and power readings may be averages over a second."""
 _FATAL = frozenset({Reason.EDGE_NOT_BRACKETED, Reason.SAMPLE_GAP})
-
-_Quantity = Callable[[PowerSample], float | None]
-_Instrument = Callable[[Series, Series, float, float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +45,11 @@ class Energy:
     """Every NVML reason seen in the window, sorted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _BoardEnergy:
-    reasons: frozenset[Reason]
-    counter_j: float | None = None
-    sampled_j: float | None = None
-
-    @property
-    def best_j(self) -> float | None:
-        return self.sampled_j if self.counter_j is None else self.counter_j
-
-
 def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> Energy:
     """Energy that each source used from `start_s` to `end_s`, seconds on the samples' clock.
 
-    Give it samples from beyond the window as well, half a second or more on either side: they place the counter's
-    ticks. A board's instruments must agree within 5 %; both edges need a sample on either side.
+    Both edges need a sample on either side. A second of samples beyond them (`EDGE_READINGS`) is better: it averages
+    the counter's lag. A board's two instruments must agree within 5 %.
 
     Raises:
         ValueError: the window is empty.
@@ -77,11 +59,11 @@ def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> E
     sources = _by_source(samples)
     boards = [series for source, series in sources.items() if not source.startswith(RAPL_PREFIX)]
     packages = [series for source, series in sources.items() if source.startswith(RAPL_PREFIX)]
-    cpu_energy_j = _total([_package_energy_j(series, start_s, end_s) for series in packages])
+    cpu_energy_j = _total([package_energy_j(series, start_s, end_s) for series in packages])
     if not boards:
         return Energy(status=EnergyStatus.NO_METER, cpu_energy_j=cpu_energy_j)
 
-    energies = [_board_energy(series, start_s, end_s) for series in boards]
+    energies = [board_energy(series, start_s, end_s) for series in boards]
     inside = [[sample for sample in series if start_s <= sample.at_s <= end_s] for series in boards]
     throttle_reasons = {reason for series in inside for sample in series for reason in sample.throttle_reasons}
     found = {reason for energy in energies for reason in energy.reasons}
@@ -93,14 +75,14 @@ def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> E
     trusted = energies if status in (EnergyStatus.VALID, EnergyStatus.SUSPECT) else []
     counter_j = _total([energy.counter_j for energy in trusted])
     sampled_j = _total([energy.sampled_j for energy in trusted])
-    temperatures_c = [known for series in inside if (known := _known(series, lambda sample: sample.temperature_c))]
+    temperatures_c = [known for series in inside if (known := _known(series, lambda s: s.temperature_c))]
     return Energy(
         status=status,
         reasons=tuple(reason for reason in Reason if reason in found),
-        gpu_energy_j=_total([energy.best_j for energy in trusted]),
+        gpu_energy_j=_total([energy.energy_j for energy in trusted]),
         counter_j=counter_j,
         sampled_j=sampled_j,
-        relative_difference=_relative_difference(counter_j, sampled_j),
+        relative_difference=relative_difference(counter_j, sampled_j),
         cpu_energy_j=cpu_energy_j,
         power_limit_w=_total([min(_known(series, lambda s: s.power_limit_w), default=None) for series in inside]),
         sm_clock_hz=_mean([_mean(_known(series, lambda s: s.sm_clock_hz)) for series in inside]),
@@ -127,51 +109,15 @@ def _by_source(samples: Iterable[PowerSample]) -> dict[str, list[PowerSample]]:
     return sources
 
 
-def _board_energy(series: list[PowerSample], start_s: float, end_s: float) -> _BoardEnergy:
-    at_s = np.array([sample.at_s for sample in series])
-    if not is_bracketed(at_s, start_s, end_s):
-        return _BoardEnergy(frozenset({Reason.EDGE_NOT_BRACKETED}))
-    if has_gap(at_s, start_s, end_s):
-        return _BoardEnergy(frozenset({Reason.SAMPLE_GAP}))
-    counter_j = ticking_increase(*_column(series, lambda sample: sample.energy_j), start_s, end_s)
-    sampled_j = _covered(integral, *_column(series, lambda sample: sample.power_w), start_s, end_s)
-    reasons = set()
-    if counter_j is None:
-        reasons.add(Reason.COUNTER_MISSING)
-    if sampled_j is None:
-        reasons.add(Reason.POWER_MISSING)
-    difference = _relative_difference(counter_j, sampled_j)
-    if difference is not None and abs(difference) > MAX_RELATIVE_DIFFERENCE:
-        reasons.add(Reason.INSTRUMENTS_DISAGREE)
-    return _BoardEnergy(frozenset(reasons), counter_j, sampled_j)
-
-
-def _status(energies: list[_BoardEnergy], found: set[Reason]) -> EnergyStatus:
+def _status(energies: list[BoardEnergy], found: set[Reason]) -> EnergyStatus:
     if found & _FATAL:
         return EnergyStatus.INVALID
-    if any(energy.best_j is None for energy in energies):
+    if any(energy.energy_j is None for energy in energies):
         return EnergyStatus.NO_METER
     return EnergyStatus.SUSPECT if found else EnergyStatus.VALID
 
 
-def _package_energy_j(series: list[PowerSample], start_s: float, end_s: float) -> float | None:
-    return _covered(increase, *_column(series, lambda sample: sample.energy_j), start_s, end_s)
-
-
-def _covered(instrument: _Instrument, at_s: Series, values: Series, start_s: float, end_s: float) -> float | None:
-    if not is_bracketed(at_s, start_s, end_s) or has_gap(at_s, start_s, end_s):
-        return None
-    return instrument(at_s, values, start_s, end_s)
-
-
-def _column(series: list[PowerSample], quantity: _Quantity) -> tuple[Series, Series]:
-    """Times and values of the samples that carry the quantity."""
-    known = [(sample.at_s, value) for sample in series if (value := quantity(sample)) is not None]
-    at_s, values = np.array(known, dtype=np.float64).reshape(-1, 2).T
-    return at_s, values
-
-
-def _known(series: list[PowerSample], quantity: _Quantity) -> list[float]:
+def _known(series: list[PowerSample], quantity: Callable[[PowerSample], float | None]) -> list[float]:
     return [value for sample in series if (value := quantity(sample)) is not None]
 
 
@@ -184,9 +130,3 @@ def _total(parts: list[float | None]) -> float | None:
 def _mean(parts: Sequence[float | None]) -> float | None:
     known = [part for part in parts if part is not None]
     return sum(known) / len(known) if known else None
-
-
-def _relative_difference(counter_j: float | None, sampled_j: float | None) -> float | None:
-    if not counter_j or sampled_j is None:
-        return None
-    return (sampled_j - counter_j) / counter_j

@@ -12,6 +12,12 @@ RAPL_ROOT = Path("/sys/class/powercap")
 _JOULES_PER_UJ = 1e-6
 
 
+def rapl_packages(root: Path = RAPL_ROOT) -> tuple[str, ...]:
+    """Sources of the CPU packages whose energy this user may read; empty where there is none."""
+    meter = RaplMeter.open(root)
+    return () if meter is None else meter.sources
+
+
 @dataclass(slots=True)
 class _Package:
     source: str

@@ -12,8 +12,10 @@ from typing import Self
 from tokenwatt.power.meter import Clock, Meter
 from tokenwatt.record import PowerSample
 
-SAMPLING_PERIOD_S = 0.05
-"""Boards refresh their readings every 20 to 100 ms, and polling faster than 50 ms makes some answer zero."""
+SAMPLING_PERIOD_S = 0.0618
+"""Golden section of 100 ms. Boards renew their readings every 20, 25, 50 or 100 ms; a period in step with that meets
+every tick at the same place and drifts slowly through it, while this one meets it everywhere within a few readings.
+Polling faster than 50 ms makes some boards answer zero."""
 
 
 class Sampler:

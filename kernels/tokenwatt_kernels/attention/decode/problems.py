@@ -23,7 +23,7 @@ class DecodeProblem:
 
 GATE_PROBLEMS = (
     DecodeProblem("page_boundaries", (1, 15, 16, 17), query_heads=2, kv_heads=2, head_dim=16),
-    DecodeProblem("group_3_with_empty", (0, 129), query_heads=9, kv_heads=3, head_dim=64),
+    DecodeProblem("group_3_with_empty", (0, 129), query_heads=6, kv_heads=2, head_dim=64),
     DecodeProblem("group_4_page_24", (63, 25), query_heads=4, kv_heads=1, head_dim=32, page_size=24),
     DecodeProblem("group_8", (70,), query_heads=8, kv_heads=1, head_dim=128),
     DecodeProblem("all_empty", (0, 0), query_heads=2, kv_heads=1, head_dim=16),

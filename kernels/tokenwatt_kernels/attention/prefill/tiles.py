@@ -38,8 +38,8 @@ _HALF_PRECISION = {
     ),
 }
 # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, so wide heads need small
-# tiles. One tile for head dimensions up to 64, 128 and 256.
-_FULL_PRECISION = {64: PrefillTile(32, 32, 8, 1), 128: PrefillTile(32, 16, 8, 1), 256: PrefillTile(16, 16, 8, 1)}
+# tiles. One tile for head dimensions up to 64 and up to 256.
+_FULL_PRECISION = {64: PrefillTile(32, 32, 8, 1), 256: PrefillTile(16, 16, 8, 1)}
 
 
 def shared_bytes(tile: PrefillTile, head_dim: int, element_bytes: int) -> int:

@@ -1,0 +1,1 @@
+"""What the hardware allows: physical limits, and ratios between systems."""

@@ -1,0 +1,1 @@
+"""Numbers from outside: every one a row with a range, a unit, a source and a grade."""

@@ -1,0 +1,1 @@
+"""One self-contained HTML page from measurements, fleet estimates and their sources."""

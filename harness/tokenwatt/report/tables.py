@@ -1,0 +1,155 @@
+"""Rows of the report's tables: numbers become text here, and a missing one says why it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tokenwatt.economics.scenario import FleetStudy
+from tokenwatt.record import FleetEstimate, unit_of
+from tokenwatt.reference.facts import Fact, Grade
+from tokenwatt.reference.ranges import CASES
+from tokenwatt.units import format_si
+
+NOTHING = "–"
+
+FLEET_ROWS = (
+    ("gpus", "GPUs"),
+    ("output_tokens_per_s_per_gpu", "Tokens/s per GPU"),
+    ("output_tokens_per_s_per_user", "Tokens/s per user"),
+    ("output_tokens_per_s", "Tokens/s, site"),
+    ("output_tokens_per_s_per_mw", "Tokens/s per MW"),
+    ("gpu_power_w", "Board power per GPU"),
+    ("facility_power_w_per_gpu", "All-in power per GPU"),
+    ("gpu_joules_per_output_token", "Board energy per token"),
+    ("facility_joules_per_output_token", "Facility energy per token"),
+    ("usd_per_gpu_h", "GPU-hour"),
+    ("usd_per_mtok", "Million tokens"),
+)
+
+
+def measurement_rows(measurements: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dictionary of text per measurement, failed ones too. Needs the columns of `perf_model.limits.add_limits`."""
+    return [_measurement_row(row) for row in measurements.to_dict("records")]
+
+
+def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "id": row["measurement_id"],
+        "engine": row["engine"],
+        "model": _text(row["model"]),
+        "weights": "" if row["weights_source"] == "none" else f"{row['weights_source']} weights",
+        "dtype": _text(row["dtype"]),
+        "workload": row["workload"],
+        "lengths": f"{number(row['isl'])} / {number(row['osl'])}",
+        "concurrency": int(row["concurrency"]),
+        "speed": number(row["output_tokens_per_s"]),
+        "pace": number(row["output_tokens_per_s_per_user"]),
+        "ttft": format_si(_float(row["ttft_median_s"]), "s"),
+        "limit": number(row["limit_output_tokens_per_s"]),
+        "bound": _text(row["limit_bound"]),
+        "share": NOTHING if pd.isna(row["share_of_limit"]) else f"{row['share_of_limit']:.0%}",
+        "power": format_si(_float(row["gpu_power_w"]), "W"),
+        "energy": format_si(_float(row["joules_per_output_token"]), "J"),
+        "energy_note": _energy_note(row),
+        "status": str(row["status"]) if row["status"] != "ok" or row["is_stable"] else "not stable",
+        "reasons": _words(row["reasons"]),
+        "detail": "" if pd.isna(row["detail"]) else row["detail"],
+    }
+
+
+def _energy_note(row: Mapping[Any, Any]) -> str:
+    """Why there is no energy, or why it is doubted; empty for a valid one."""
+    if row["status"] != "ok":
+        return "no window"
+    if row["energy_status"] == "valid":
+        return ""
+    reasons = _words(row["energy_reasons"])
+    return str(row["energy_status"]).replace("_", " ") + (f": {reasons}" if reasons else "")
+
+
+def fleet_table(study: FleetStudy) -> list[dict[str, Any]]:
+    """One row per quantity with a cell per system: central text, low and high."""
+    cases = {(row.system, row.case): row for row in study.estimates}
+    return [
+        {
+            "label": label,
+            "cells": [
+                {case: quantity(name, getattr(cases[system, case], name)) for case in CASES}
+                for system in study.scenario.systems
+            ],
+        }
+        for name, label in FLEET_ROWS
+    ]
+
+
+def quantity(column: str, value: float) -> str:
+    """A fleet quantity in words that fit a table cell.
+
+    >>> quantity("usd_per_mtok", 0.033612), quantity("gpus", 729927.0), quantity("gpu_power_w", 669.2)
+    ('$0.0336', '730 k', '669 W')
+    """
+    unit = unit_of(FleetEstimate, column) or ""
+    if unit.startswith("USD"):
+        return f"${value:.3g}"
+    symbol = {"1": "", "token/s": "", "token/s/MW": "", "J/token": "J"}.get(unit, unit)
+    return format_si(value, symbol).strip()
+
+
+def grades(facts: Iterable[Fact]) -> list[Grade]:
+    """Grades that occur among `facts`, the best first."""
+    found = {fact.grade for fact in facts}
+    return [grade for grade in Grade if grade in found]
+
+
+def run_ids(measurements: pd.DataFrame) -> list[str]:
+    """Runs that the rows came from, in their order."""
+    return list(dict.fromkeys(measurements["run_id"]))
+
+
+def environments(measurements: pd.DataFrame) -> list[dict[str, str]]:
+    """The machines and software behind the rows, each once."""
+    found = [_environment(row) for row in measurements.to_dict("records")]
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(each.items()) for each in found)]
+
+
+def _environment(row: Mapping[Any, Any]) -> dict[str, str]:
+    boards = f"{row['gpu_count']} x {row['gpu_name']}, driver {row['gpu_driver_version']}"
+    ceilings = [
+        format_si(_float(row["ceiling_memory_bytes_per_s"]), "B/s"),
+        format_si(_float(row["ceiling_flop_per_s"]), f"flop/s {_text(row['dtype'])}"),
+    ]
+    return {
+        "GPU": boards if isinstance(row["gpu_name"], str) else "none",
+        "CPU": f"{row['cpu_name']}, {row['cpu_count']} processors",
+        "System": f"{row['os_name']}, Python {row['python_version']}",
+        "Libraries": f"torch {_text(row['torch_version'])}, Triton {_text(row['triton_version'])}",
+        "Measured ceilings": ", ".join(ceilings),
+        "tokenwatt": f"{row['tokenwatt_version']}, commit {_text(row['git_commit'])}",
+    }
+
+
+def number(value: object) -> str:
+    """A count or rate with a thousands separator and about four digits.
+
+    >>> number(12345.6), number(61.234), number(0.1234), number(None)
+    ('12,346', '61.2', '0.123', '–')
+    """
+    found = _float(value)
+    if found is None:
+        return NOTHING
+    return f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}"
+
+
+def _float(value: Any) -> float | None:  # noqa: ANN401
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else NOTHING
+
+
+def _words(reasons: Sequence[str] | None) -> str:
+    return "" if reasons is None else ", ".join(str(reason).replace("_", " ") for reason in reasons)

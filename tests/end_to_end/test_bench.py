@@ -1,0 +1,150 @@
+"""`tokenwatt bench` from a suite file to parquet, with the real meter path where a virtual board can stand in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tokenwatt import store
+from tokenwatt.record import Measurement, PowerRecord, RequestRecord
+
+FAKE = """
+name = "fake"
+[[bench]]
+engine = "fake"
+workloads = ["chat-smoke"]
+concurrency = {concurrency}
+window_s = {window_s}
+min_window_s = {window_s}
+idle_s = {idle_s}
+options = {{ ttft_s = 0.05, tpot_s = 0.01{options} }}
+"""
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 32000,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+
+
+def suite(folder: Path, concurrency: str = "[4]", window_s: float = 2.0, idle_s: float = 0.0, options: str = "") -> str:
+    path = folder / "suite.toml"
+    path.write_text(FAKE.format(concurrency=concurrency, window_s=window_s, idle_s=idle_s, options=options))
+    return str(path)
+
+
+def bench(arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tokenwatt", "bench", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_joules_per_token_of_known_power_and_known_rate(tmp_path, virtual_nvml):
+    # Two boards of (1 + 2) x 300 W on average, a sine of half a second on top, counters that tick every 100 ms.
+    boards = replace(virtual_nvml, gpus=2, base_w=300.0, amplitude_w=100.0, period_s=0.5)
+    process = bench([suite(tmp_path, window_s=5.0), "--results", str(tmp_path / "raw"), "--json"], boards.environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    (row,) = json.loads(out)
+    # 4 slots, 32 tokens every 0.05 + 31 x 0.01 = 0.36 s: 355.6 tokens/s; 900 W / 355.6 tokens/s = 2.53125 J/token.
+    assert row["joules_per_output_token"] == pytest.approx(900 * 0.36 / (4 * 32), rel=0.01)
+    # Both instruments against the window that was really found: ten whole waves, so the sine adds nothing.
+    true_j = 900 * row["window_s"]
+    assert row["gpu_energy_counter_j"] == pytest.approx(true_j, rel=0.01)
+    assert row["gpu_energy_sampled_j"] == pytest.approx(true_j, rel=0.01)
+    assert row["energy_status"] == "valid"
+    assert (row["power_scope"], row["gpu_count"]) == ("all_gpus", 2)
+    assert row["output_tokens_per_s_per_w"] == pytest.approx(1 / row["joules_per_output_token"])
+    samples = store.read(tmp_path / "raw", PowerRecord)
+    assert set(samples["source"]) >= set(boards.uuids)
+
+
+def test_idle_power_is_read_first_and_marginal_energy_follows(tmp_path, virtual_nvml):
+    process = bench([suite(tmp_path, idle_s=1.0), "--results", str(tmp_path), "--json"], virtual_nvml.environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    (row,) = json.loads(out)
+    assert row["gpu_idle_power_w"] == pytest.approx(300.0, rel=0.01)
+    # The virtual board draws as much idle as busy, so nothing is left on the margin: within 2 % of 300 W / rate.
+    assert abs(row["marginal_joules_per_output_token"]) < 0.02 * row["joules_per_output_token"]
+
+
+def test_without_a_meter_nothing_is_invented(tmp_path, tokenwatt):
+    outcome = tokenwatt("bench", suite(tmp_path), "--results", str(tmp_path / "raw"))
+    assert outcome.code == 0
+    assert "no meter" in outcome.out
+    (row,) = store.read(tmp_path / "raw", Measurement).to_dict("records")
+    assert row["energy_status"] == "no_meter"
+    for column in ("gpu_energy_j", "gpu_energy_counter_j", "gpu_idle_power_w", "joules_per_output_token", "gpu_power_w"):
+        assert pd.isna(row[column]), column
+    assert row["output_tokens_per_s"] == pytest.approx(4 * 32 / 0.36, rel=0.01)
+    # Sent at an instant, answered 50 ms later, then every 10 ms; the engine's sleep may be late by a little.
+    assert row["ttft_median_s"] == pytest.approx(0.05, abs=0.005)
+    assert row["tpot_median_s"] == pytest.approx(0.01, abs=0.0005)
+    assert row["running"] == pytest.approx(4.0)
+    requests = store.read(tmp_path / "raw", RequestRecord)
+    assert requests["is_ramp"].sum() == 4
+    assert sorted(requests.loc[requests["is_ramp"], "osl"]) == [8, 16, 24, 32]  # a quarter of 32, a half, ...
+
+
+def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        f'name = "tiny"\n[[bench]]\nengine = "native"\nmodel = "{tmp_path}"\ndtype = "float32"\ndevice = "cpu"\n'
+        'workloads = ["chat-smoke"]\nconcurrency = [1, 2]\nwindow_s = 1.0\nmin_window_s = 0.5\n'
+    )
+    outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out)
+    assert [row["concurrency"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["device"] == "cpu"
+        assert 0 < row["output_tokens_per_s"] < row["roofline_output_tokens_per_s"]
+        assert row["isl"] == 64
+        assert row["weights_source"] == "random"
+
+
+def test_a_failing_engine_leaves_a_row_and_exit_code_1(tmp_path, tokenwatt):
+    outcome = tokenwatt("bench", suite(tmp_path, options=", fail_after_tokens = 9"), "--results", str(tmp_path / "raw"))
+    assert outcome.code == 1
+    (row,) = store.read(tmp_path / "raw", Measurement).to_dict("records")
+    assert (row["status"], list(row["reasons"])) == ("failed", ["engine_error"])
+    assert row["detail"] == "scripted failure after 9 tokens"
+    assert pd.isna(row["output_tokens"])
+    assert "scripted failure after 9 tokens" in outcome.err
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    results = tmp_path / "raw"
+    process = bench([suite(tmp_path, concurrency="[1, 2, 4]", window_s=1.5), "--results", str(results)])
+    deadline = time.monotonic() + 60
+    while not any(_rows(file) >= 1 for file in results.rglob("measurements.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)  # in the middle of the second point
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "tokenwatt: interrupted; finished measurements are kept"
+    table = store.read(results, Measurement)
+    assert table["status"].tolist() == ["ok", "interrupted"]
+    assert pd.isna(table["output_tokens"].iloc[1])
+    assert not list(results.rglob("*.part"))
+
+
+def _rows(path: Path) -> int:
+    return len(pd.read_parquet(path))

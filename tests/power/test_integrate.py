@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwatt.power import Energy, integrate, mean_power_w
+from tokenwatt.record import EnergyStatus, PowerSample, Reason
+
+GPU_A, GPU_B = "GPU-a", "GPU-b"
+
+
+def reading(at_s: float, source: str = GPU_A, **quantities: Any) -> PowerSample:
+    unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
+    return PowerSample.model_validate({**unknown, "at_s": float(at_s), "source": source, **quantities})
+
+
+def constant(source: str = GPU_A, draws_w: float = 100.0, **changes: Any) -> list[PowerSample]:
+    """Readings at 0, 1, ... 10 s of a board whose counter is current at each of them; `changes` replace quantities."""
+    return [
+        reading(at_s, source, **{"energy_j": 1000.0 + draws_w * at_s, "power_w": draws_w, **changes})
+        for at_s in range(11)
+    ]
+
+
+def test_both_instruments_agree_at_constant_power_with_edges_between_readings():
+    energy = integrate(constant(), 2.25, 6.75)
+    # 100 W * 4.5 s
+    assert energy.counter_j == pytest.approx(450.0)
+    assert energy.sampled_j == pytest.approx(450.0)
+    assert energy.gpu_energy_j == energy.counter_j
+    assert energy.relative_difference == pytest.approx(0.0, abs=1e-12)
+    assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
+
+
+def test_integral_is_the_trapezoid_with_interpolated_edges():
+    samples = [reading(at_s, power_w=power_w) for at_s, power_w in enumerate([100.0, 100.0, 100.0, 300.0, 300.0])]
+    # 0.5 to 2 s: 150 J; ramp from 2 to 3 s: 200 J; 3 to 3.5 s: 150 J.
+    assert integrate(samples, 0.5, 3.5).sampled_j == pytest.approx(500.0)
+    # The edge at 2.5 s cuts the ramp at 200 W: (100 + 200) / 2 * 0.5 = 75 J, and 150 J before it.
+    assert integrate(samples, 0.5, 2.5).sampled_j == pytest.approx(225.0)
+
+
+def test_lag_of_a_counter_that_ticks_every_other_reading_cancels():
+    # 100 W, readings at 0, 1, ... 12 s, a tick every 2 s: 0 0 200 200 400 400 ... 1200.
+    samples = [reading(at_s, energy_j=1000.0 + 200.0 * (at_s // 2), power_w=100.0) for at_s in range(13)]
+    # Edge 4.0: readings 0 to 7 have mean 300 at 3.5 s, so 350 at the edge. Edge 8.5: readings 5 to 12, 800 at 8.5 s.
+    # 800 - 350 = 450 = 100 W * 4.5 s, while reading the counter at the edges would give 800 - 400.
+    assert integrate(samples, 4.0, 8.5).counter_j == pytest.approx(450.0)
+
+
+def test_boards_are_summed():
+    energy = integrate(constant(GPU_A, 100.0) + constant(GPU_B, 250.0), 2.0, 6.0)
+    # (100 + 250) W * 4 s
+    assert energy.gpu_energy_j == pytest.approx(1400.0)
+    assert energy.status is EnergyStatus.VALID
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(-0.1, 5.0), (5.0, 10.1), (11.0, 14.0)])
+def test_an_edge_without_a_reading_on_both_sides_is_invalid(start_s: float, end_s: float):
+    energy = integrate(constant(), start_s, end_s)
+    assert (energy.status, energy.reasons) == (EnergyStatus.INVALID, (Reason.EDGE_NOT_BRACKETED,))
+    assert (energy.gpu_energy_j, energy.counter_j, energy.sampled_j) == (None, None, None)
+
+
+def test_readings_on_the_edges_bracket_them():
+    assert integrate(constant(), 0.0, 10.0).gpu_energy_j == pytest.approx(1000.0)
+
+
+@pytest.mark.parametrize(
+    ("missing", "status"),
+    # Readings 1 s apart: without two of them the gap is 3 s, which is allowed; without three it is 4 s.
+    [((5, 6), EnergyStatus.VALID), ((5, 6, 7), EnergyStatus.INVALID)],
+)
+def test_a_gap_over_three_periods_is_invalid(missing: tuple[int, ...], status: EnergyStatus):
+    samples = [sample for sample in constant() if sample.at_s not in missing]
+    energy = integrate(samples, 1.0, 9.0)
+    assert energy.status is status
+    assert (Reason.SAMPLE_GAP in energy.reasons) == (status is EnergyStatus.INVALID)
+
+
+def test_a_gap_outside_the_window_does_no_harm():
+    samples = [sample for sample in constant() if sample.at_s not in (5, 6, 7)]
+    assert integrate(samples, 1.0, 4.0).status is EnergyStatus.VALID
+
+
+def test_one_invalid_board_makes_the_sum_invalid():
+    energy = integrate(constant(GPU_A) + constant(GPU_B)[:5], 2.0, 6.0)
+    assert (energy.status, energy.gpu_energy_j) == (EnergyStatus.INVALID, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons", "energy_j"),
+    [
+        pytest.param({"energy_j": None}, (Reason.COUNTER_MISSING,), 400.0, id="no counter: the integral counts"),
+        pytest.param({"energy_j": 7.0}, (Reason.COUNTER_MISSING,), 400.0, id="the counter stands still"),
+        pytest.param({"power_w": None}, (Reason.POWER_MISSING,), 400.0, id="no power: the counter counts"),
+        # (106 - 100) / 100 = 6 %
+        pytest.param({"power_w": 106.0}, (Reason.INSTRUMENTS_DISAGREE,), 400.0, id="6 % apart: the counter counts"),
+        pytest.param({"power_w": 104.0}, (), 400.0, id="4 % apart"),
+        pytest.param({"throttle_reasons": ("hw_thermal_slowdown",)}, (Reason.THROTTLED,), 400.0, id="too hot"),
+        pytest.param({"throttle_reasons": ("sw_power_cap",)}, (), 400.0, id="at the power cap, which is normal"),
+    ],
+)
+def test_reasons(changes: dict[str, Any], reasons: tuple[Reason, ...], energy_j: float):
+    energy = integrate(constant(**changes), 2.0, 6.0)
+    assert energy.reasons == reasons
+    assert energy.status is (EnergyStatus.SUSPECT if reasons else EnergyStatus.VALID)
+    assert energy.gpu_energy_j == pytest.approx(energy_j)
+    assert energy.throttle_reasons == changes.get("throttle_reasons", ())
+
+
+def test_one_board_that_disagrees_is_not_hidden_by_seven_that_agree():
+    samples = [sample for board in range(7) for sample in constant(f"GPU-{board}")]
+    energy = integrate(samples + constant("GPU-7"), 2.0, 6.0)
+    assert energy.status is EnergyStatus.VALID
+    energy = integrate(samples + constant("GPU-7", power_w=120.0), 2.0, 6.0)
+    # 20 W of 800 W
+    assert energy.relative_difference == pytest.approx(0.025)
+    assert energy.reasons == (Reason.INSTRUMENTS_DISAGREE,)
+
+
+def test_a_counter_that_goes_back_is_not_believed():
+    samples = [reading(at_s, energy_j=100.0 * (at_s % 5), power_w=100.0) for at_s in range(11)]
+    energy = integrate(samples, 1.0, 9.0)
+    assert (energy.reasons, energy.counter_j) == ((Reason.COUNTER_MISSING,), None)
+    assert energy.gpu_energy_j == pytest.approx(800.0)
+
+
+def test_single_missing_readings_are_bridged():
+    holes = [
+        sample.model_copy(update={"power_w": None} if sample.at_s == 4 else {"energy_j": None})
+        if sample.at_s in (4, 6)
+        else sample
+        for sample in constant()
+    ]
+    energy = integrate(holes, 2.5, 7.5)
+    assert (energy.counter_j, energy.sampled_j) == (pytest.approx(500.0), pytest.approx(500.0))
+    assert energy.status is EnergyStatus.VALID
+
+
+def test_a_window_under_two_seconds_is_suspect():
+    energy = integrate(constant(), 3.0, 4.9)
+    assert (energy.status, energy.reasons) == (EnergyStatus.SUSPECT, (Reason.WINDOW_TOO_SHORT,))
+    assert integrate(constant(), 3.0, 5.0).status is EnergyStatus.VALID
+
+
+def test_no_meter():
+    assert integrate([], 0.0, 5.0) == Energy(status=EnergyStatus.NO_METER)
+    blind = constant(GPU_B, energy_j=None, power_w=None)
+    energy = integrate(constant(GPU_A) + blind, 2.0, 6.0)
+    assert (energy.status, energy.gpu_energy_j) == (EnergyStatus.NO_METER, None)
+    assert energy.reasons == (Reason.COUNTER_MISSING, Reason.POWER_MISSING)
+
+
+def test_cpu_packages_are_apart_from_boards():
+    packages = constant("rapl:package-0", 50.0, power_w=None) + constant("rapl:package-1", 60.0, power_w=None)
+    energy = integrate(constant() + packages, 2.0, 6.5)
+    # (50 + 60) W * 4.5 s
+    assert energy.cpu_energy_j == pytest.approx(495.0)
+    assert energy.gpu_energy_j == pytest.approx(450.0)
+    without_gpu = integrate(packages, 2.0, 6.5)
+    assert (without_gpu.status, without_gpu.cpu_energy_j) == (EnergyStatus.NO_METER, pytest.approx(495.0))
+    assert integrate(packages, 2.0, 10.5).cpu_energy_j is None
+
+
+def test_conditions_of_the_window():
+    def board(source: str, hotter_c: float, limit_w: float) -> list[PowerSample]:
+        return [
+            reading(
+                at_s,
+                source,
+                power_w=100.0,
+                sm_clock_hz=1.0e9 + at_s * 1.0e8,
+                temperature_c=40.0 + at_s + hotter_c,
+                power_limit_w=limit_w - 100.0 * (at_s == 4),
+                throttle_reasons=("sw_power_cap",) if at_s == 3 else (),
+            )
+            for at_s in range(11)
+        ]
+
+    energy = integrate(board(GPU_A, 0.0, 700.0) + board(GPU_B, 5.0, 500.0), 2.5, 6.5)
+    # Readings in the window: 3, 4, 5, 6 s. Clocks 1.3, 1.4, 1.5, 1.6 GHz; hottest 40 + 3 + 5 and 40 + 6 + 5;
+    # lowest limits 600 and 400 W.
+    assert energy.sm_clock_hz == pytest.approx(1.45e9)
+    assert (energy.temperature_start_c, energy.temperature_end_c) == (48.0, 51.0)
+    assert energy.power_limit_w == 1000.0
+    assert energy.throttle_reasons == ("sw_power_cap",)
+
+
+def test_mean_power():
+    assert mean_power_w(constant(draws_w=80.0), 1.5, 8.0) == pytest.approx(80.0)
+    assert mean_power_w([], 1.5, 8.0) is None
+
+
+def test_an_empty_window_is_an_error():
+    with pytest.raises(ValueError, match=r"end_s must be > start_s, got 3\.0 to 3\.0"):
+        integrate(constant(), 3.0, 3.0)
+
+
+powers_w = st.lists(st.floats(10.0, 1000.0), min_size=11, max_size=40)
+fractions = st.floats(0.05, 0.95)
+
+
+def ticking(powers_w: list[float], reading_scale: float = 1.0) -> list[PowerSample]:
+    """Readings every second; the counter is the trapezoid of the powers, known at every other reading."""
+    exact_j = np.concatenate(([0.0], np.cumsum((np.array(powers_w[1:]) + powers_w[:-1]) / 2)))
+    return [
+        reading(at_s, energy_j=float(exact_j[at_s - at_s % 2]), power_w=power_w * reading_scale)
+        for at_s, power_w in enumerate(powers_w)
+    ]
+
+
+def joules(energy: Energy) -> tuple[float, float]:
+    assert energy.counter_j is not None
+    assert energy.sampled_j is not None
+    return energy.counter_j, energy.sampled_j
+
+
+@given(powers_w, fractions)
+def test_adjacent_windows_add_up(powers_w: list[float], fraction: float):
+    samples, end_s = ticking(powers_w), len(powers_w) - 1.0
+    middle_s = fraction * end_s
+    whole = joules(integrate(samples, 0.0, end_s))
+    # A counter that stands still over a short part is no counter there, so the parts reach over two ticks.
+    if 4 <= middle_s <= end_s - 4:
+        first, second = joules(integrate(samples, 0.0, middle_s)), joules(integrate(samples, middle_s, end_s))
+        assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(list(whole))
+
+
+@given(powers_w, st.floats(0.2, 5.0))
+def test_the_counter_does_not_depend_on_the_scale_of_the_power_reading(powers_w: list[float], scale: float):
+    start_s, end_s = 2.3, len(powers_w) - 2.7
+    true_scale = joules(integrate(ticking(powers_w), start_s, end_s))
+    other_scale = joules(integrate(ticking(powers_w, scale), start_s, end_s))
+    assert other_scale[0] == pytest.approx(true_scale[0])
+    assert other_scale[1] == pytest.approx(scale * true_scale[1])
+
+
+@given(
+    power_w=st.floats(10.0, 1000.0),
+    tick_s=st.floats(0.02, 0.1),
+    late_s=st.floats(0.0, 0.1),
+    start_s=st.floats(1.1, 1.3),
+    window_s=st.floats(2.0, 4.0),
+)
+def test_constant_power_is_exact_by_integral_and_within_a_tick_by_counter(
+    power_w: float, tick_s: float, late_s: float, start_s: float, window_s: float
+):
+    times_s = np.arange(0.0, start_s + window_s + 1.1, 0.0618)
+    ticked_s = np.floor((times_s - late_s) / tick_s) * tick_s + late_s
+    samples = [
+        reading(at_s, energy_j=float(power_w * (10 + tick)), power_w=power_w)
+        for at_s, tick in zip(times_s, ticked_s, strict=True)
+    ]
+    counter_j, sampled_j = joules(integrate(samples, start_s, start_s + window_s))
+    assert sampled_j == pytest.approx(power_w * window_s)
+    assert counter_j == pytest.approx(power_w * window_s, abs=power_w * tick_s)
