@@ -56,7 +56,7 @@ schema: $(STAMP) ## write the data dictionary to results/README.md
 
 silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel gate, kernel timings, the GPU suite
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
-	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu tests
+	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu -W default tests
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu

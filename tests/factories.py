@@ -48,7 +48,7 @@ def measurement(**changes) -> Measurement:
         "window_s": 2.0,
         "output_tokens": 10,
     }
-    return Measurement(**{**columns, **changes})
+    return Measurement.model_validate({**columns, **changes})
 
 
 def lockstep(

@@ -1,4 +1,4 @@
-"""What a model is, from its Hugging Face `config.json` alone: shapes, parameters, bytes and FLOP. No weights, no torch."""
+"""What a model is, from its Hugging Face `config.json` alone: shapes, parameters and bytes. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -81,20 +81,24 @@ class Architecture:
 SUPPORTED_MODEL_TYPES = ("llama", "qwen3")
 
 
+def locate(model: str) -> Path | None:
+    """Folder of a model of the library, or the folder that `model` is a path of; None if there is neither."""
+    shipped = library_folder() / "models" / model
+    return next((folder for folder in (shipped, Path(model)) if folder.is_dir()), None)
+
+
 def load_architecture(model: str) -> Architecture:
     """Read the architecture of a model of the library, or of a folder that holds a `config.json`.
 
     Raises:
         UserError: no such model, no `config.json`, or a shape that tokenwatt does not run.
     """
-    folder = library_folder() / "models" / model
-    if "/" in model or not folder.is_dir():
-        folder = Path(model)
-        if not folder.is_dir():
-            if "/" in model:
-                raise UserError(f"no such model folder: {model}")
-            known = [path.parent.name for path in (library_folder() / "models").glob("*/config.json")]
-            raise unknown_name("model", model, known)
+    folder = locate(model)
+    if folder is None:
+        if "/" in model:
+            raise UserError(f"no such model folder: {model}")
+        known = [path.parent.name for path in (library_folder() / "models").glob("*/config.json")]
+        raise unknown_name("model", model, known)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -102,13 +106,15 @@ def load_architecture(model: str) -> Architecture:
         raise UserError(f"model folder {folder} has no config.json") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    return _from_config(folder.resolve().name, config, path)
+    return _from_config(model, config, path)
 
 
 def _from_config(name: str, config: dict[str, Any], path: Path) -> Architecture:
     model_type = config.get("model_type", "missing")
     if model_type not in SUPPORTED_MODEL_TYPES:
-        raise UserError(f"{path}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}")
+        raise UserError(
+            f"{path}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
+        )
     for switch in ("attention_bias", "mlp_bias", "use_sliding_window"):
         if config.get(switch):
             raise UserError(f"{path}: {switch} = true is not supported yet")
@@ -156,7 +162,9 @@ def _rope(config: dict[str, Any], path: Path) -> tuple[float, Llama3RopeScaling 
     if kind != "llama3":
         raise UserError(f"{path}: rope_type {kind!r} is not supported; allowed: default, llama3")
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    missing = [key for key in keys if not isinstance(settings.get(key), int | float) or not math.isfinite(settings[key])]
+    missing = [
+        key for key in keys if not isinstance(settings.get(key), int | float) or not math.isfinite(settings[key])
+    ]
     if missing:
         raise UserError(f"{path}: rope scaling llama3 needs a number for {', '.join(missing)}")
     return theta, Llama3RopeScaling(

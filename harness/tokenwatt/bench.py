@@ -20,7 +20,6 @@ from tokenwatt.engines.protocol import Engine
 from tokenwatt.environment import Ceilings, describe, measure_ceilings
 from tokenwatt.errors import EngineError
 from tokenwatt.record import (
-
     Environment,
     Measurement,
     PowerRecord,
@@ -33,8 +32,8 @@ from tokenwatt.spec import BenchSpec, SuiteSpec
 from tokenwatt.steady_state import Timeline, Window
 from tokenwatt.workloads import Workload, load_workload
 
-TAIL_S = 0.5
-"""How long a run goes on after its window, so that meter readings lie on both sides of the window's end."""
+TAIL_S = 1.2
+"""How long a run goes on after its window: the counter's lag is averaged over a second on both sides of each edge."""
 
 
 class Observer(Protocol):
@@ -168,6 +167,8 @@ def _run_bench(
                 row = _row(asked, timeline, samples, spec)
             except EngineError as error:
                 row = _row_without_numbers(asked, Status.FAILED, Reason.ENGINE_ERROR, str(error))
+            except power.MeterError as error:
+                row = _row_without_numbers(asked, Status.FAILED, Reason.METER_ERROR, str(error))
             finally:
                 _keep(run, row, timeline, samples)
                 observer.end(row)
@@ -178,8 +179,8 @@ def _idle_power_w(meters: power.Meters, idle_s: float, clock: RunClock, observer
     if not meters.scope or not idle_s:
         return None
     observer.begin("idle power", idle_s)
-    begin_s = clock()
     with power.Sampler(meters.meters, clock) as sampler:
+        begin_s = clock()
         while (elapsed_s := clock() - begin_s) < idle_s:
             time.sleep(min(power.SAMPLING_PERIOD_S, idle_s - elapsed_s))
             observer.advance(elapsed_s)
@@ -228,11 +229,14 @@ def _serve(
     observer: Observer,
 ) -> None:
     """Warm up, then serve until the window is full, filling `timeline` and `samples`."""
-    warm_up = list(itertools.islice(point.workload.requests(), point.concurrency))
-    engine.warm_up(warm_up, point.concurrency, clock)
+    requests = point.workload.requests
+    engine.warm_up(list(itertools.islice(requests(), point.concurrency)), point.concurrency, clock)
     sampler = power.Sampler(meters.meters, clock)
     try:
-        with sampler, closing(_events(engine, point, timeline, clock)) as events:
+        with (
+            sampler,
+            closing(engine.serve(timeline.send(requests(), clock), point.concurrency, clock)) as events,
+        ):
             for event in events:
                 timeline.record(event)
                 if timeline.start_s is not None:
@@ -243,13 +247,8 @@ def _serve(
         samples.extend(sampler.samples)
 
 
-def _events(engine: Engine, point: Point, timeline: Timeline, clock: RunClock) -> Any:  # noqa: ANN401
-    sent = timeline.send(point.workload.requests(), clock)
-    return engine.serve(sent, point.concurrency, clock)
-
-
 def _row_without_numbers(asked: dict[str, Any], status: Status, reason: Reason, detail: str | None) -> Measurement:
-    return Measurement(**asked, status=status, reasons=(reason,), detail=detail)
+    return Measurement.model_validate({**asked, "status": status, "reasons": (reason,), "detail": detail})
 
 
 def _row(asked: dict[str, Any], timeline: Timeline, samples: list[PowerSample], spec: BenchSpec) -> Measurement:
@@ -258,29 +257,29 @@ def _row(asked: dict[str, Any], timeline: Timeline, samples: list[PowerSample], 
     if window is None:
         return _row_without_numbers(asked, Status.FAILED, Reason.NO_STEADY_WINDOW, None)
     energy = power.integrate(samples, window.start_s, window.end_s)
-    return Measurement(
-        **asked,
-        status=Status.OK,
-        reasons=window.reasons,
-        window_start_s=window.start_s,
-        window_s=window.length_s,
-        is_stable=not window.reasons,
-        running=window.running,
+    numbers = {
+        "status": Status.OK,
+        "reasons": window.reasons,
+        "window_start_s": window.start_s,
+        "window_s": window.length_s,
+        "is_stable": not window.reasons,
+        "running": window.running,
         **_tokens(timeline, window),
         **_latencies(timeline, window),
-        energy_status=energy.status,
-        energy_reasons=energy.reasons,
-        gpu_energy_j=energy.gpu_energy_j,
-        gpu_energy_counter_j=energy.counter_j,
-        gpu_energy_sampled_j=energy.sampled_j,
-        gpu_energy_relative_difference=energy.relative_difference,
-        gpu_power_limit_w=energy.power_limit_w,
-        gpu_sm_clock_hz=energy.sm_clock_hz,
-        gpu_temperature_start_c=energy.temperature_start_c,
-        gpu_temperature_end_c=energy.temperature_end_c,
-        throttle_reasons=energy.throttle_reasons,
-        cpu_energy_j=energy.cpu_energy_j,
-    )
+        "energy_status": energy.status,
+        "energy_reasons": energy.reasons,
+        "gpu_energy_j": energy.gpu_energy_j,
+        "gpu_energy_counter_j": energy.counter_j,
+        "gpu_energy_sampled_j": energy.sampled_j,
+        "gpu_energy_relative_difference": energy.relative_difference,
+        "gpu_power_limit_w": energy.power_limit_w,
+        "gpu_sm_clock_hz": energy.sm_clock_hz,
+        "gpu_temperature_start_c": energy.temperature_start_c,
+        "gpu_temperature_end_c": energy.temperature_end_c,
+        "throttle_reasons": energy.throttle_reasons,
+        "cpu_energy_j": energy.cpu_energy_j,
+    }
+    return Measurement.model_validate({**asked, **numbers})
 
 
 def _tokens(timeline: Timeline, window: Window) -> dict[str, Any]:
@@ -293,9 +292,7 @@ def _tokens(timeline: Timeline, window: Window) -> dict[str, Any]:
         "requests_completed": sum(trace.is_complete and window.holds(trace.last_token_s) for trace in traces),
         "input_tokens": sum(trace.isl for trace in answered),
         "output_tokens": sum(
-            count
-            for at_s, count in zip(timeline.token_times, timeline.token_counts, strict=True)
-            if window.holds(at_s)
+            count for at_s, count in zip(timeline.token_times, timeline.token_counts, strict=True) if window.holds(at_s)
         ),
     }
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="What the results mean.")
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
 # typer brings its own click, whose UsageError it does not export; every wrong command line is one of those.
 UsageError = typer.BadParameter.__mro__[1]
 
@@ -113,7 +114,9 @@ def fleet(
     ] = "one-gigawatt",
     reference: Annotated[
         str | None,
-        typer.Option("--reference", help="Start from this published row, or measurement_id, instead of the scenario's."),
+        typer.Option(
+            "--reference", help="Start from this published row, or measurement_id, instead of the scenario's."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")] = Path(
         "results/fleet.parquet"
@@ -191,11 +194,12 @@ def main() -> None:
     except UsageError as error:
         _fail(str(error).rstrip("."), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished measurements are kept", 130)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _fail("interrupted; finished measurements are kept", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"tokenwatt: {' '.join(message.split())}", err=True)
     sys.exit(code)

@@ -105,4 +105,6 @@ def _rapl() -> Finding:
     packages = power.rapl_packages()
     if packages:
         return Finding("CPU meter", True, f"RAPL, {len(packages)} package(s)")
-    return Finding("CPU meter", False, "RAPL absent or not readable", "cpu_energy_j stays empty; reading RAPL may need root")
+    return Finding(
+        "CPU meter", False, "RAPL absent or not readable", "cpu_energy_j stays empty; reading RAPL may need root"
+    )

@@ -58,6 +58,7 @@ class Reason(StrEnum):
     """Why a row is not `ok`, not stable, or its energy not `valid`: a closed list."""
 
     ENGINE_ERROR = "engine_error"
+    METER_ERROR = "meter_error"
     INTERRUPTED = "interrupted"
     NO_STEADY_WINDOW = "no_steady_window"
     WINDOW_TOO_SHORT = "window_too_short"
@@ -148,7 +149,7 @@ class Measurement(Environment):
     engine_version: str
     """Version of the engine."""
     model: str | None
-    """Architecture name; null for an engine without one."""
+    """Architecture: a model of the library, or the folder of its config.json; null for an engine without one."""
     weights_source: Literal["random", "safetensors", "none"]
     """Where the weights came from."""
     dtype: Literal["float32", "bfloat16", "float16"] | None
@@ -196,7 +197,7 @@ class Measurement(Environment):
     gpu_energy_j: Joules | None = None
     """Board energy over the window, summed over GPUs: the counter's where there is one, else the integral's."""
     gpu_energy_counter_j: Joules | None = None
-    """Same by the boards' energy counters, interpolated between their ticks at the window's edges."""
+    """Same by the boards' energy counters, their lag behind the ticks averaged around the window's edges."""
     gpu_energy_sampled_j: Joules | None = None
     """Same by integrating sampled instantaneous power (trapezoid)."""
     gpu_energy_relative_difference: Ratio | None = None
@@ -263,7 +264,7 @@ class PowerSample(Record):
     grain = "power"
 
     at_s: Seconds
-    """When the reading was taken, on the run's clock (middle of the driver call)."""
+    """When the reading was taken, on the run's clock (middle of the calls for energy and power)."""
     source: str
     """GPU UUID, or `rapl:<package>`."""
     energy_j: Joules | None
@@ -356,7 +357,7 @@ def unit_of(kind: type[Record], column: str) -> str | None:
     return None
 
 
-def _notes(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _notes(annotation: Any) -> tuple[Any, ...]:
     return annotation.__metadata__ if get_origin(annotation) is Annotated else ()
 
 
@@ -382,7 +383,7 @@ _ARROW_TYPES: dict[type, pa.DataType] = {
 }
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401
+def _arrow_type(annotation: Any) -> pa.DataType:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _arrow_type(arguments[0])

@@ -1,8 +1,8 @@
 """The steady window: which stretch of a closed-loop run its numbers are computed over.
 
 In words: with C requests kept in flight, the window starts when C requests have produced their first token. It ends at
-the last token that is no later than the wanted length allows, and before the first moment at which fewer than C requests
-are in flight for good. Both edges lie on tokens, so that it holds whole steps of the engine.
+the last token that is no later than the wanted length allows, and before the first moment at which fewer than C
+requests are in flight for good. Both edges lie on tokens, so that it holds whole steps of the engine.
 
 It is stable iff it is long enough, the mean running batch is at least 0.85 C, and the token rate shows no
 slope beyond its noise.
@@ -70,7 +70,7 @@ class Timeline:
             is_ramp = position < self.concurrency
             if is_ramp:
                 share = (position + 1) / self.concurrency
-                request = replace(request, max_tokens=max(1, round(request.max_tokens * share)))  # noqa: PLW2901
+                request = replace(request, max_tokens=max(1, round(request.max_tokens * share)))
             trace = RequestTrace(request.index, len(request.prompt), request.max_tokens, clock(), is_ramp)
             self.traces[request.index] = trace
             yield request

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tokenwatt import metrics, store
-from tokenwatt.architecture import load_architecture
 from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy
-from tokenwatt.perf_model.roofline import RooflineLimit, closed_loop_limit
-from tokenwatt.record import EnergyStatus, FleetEstimate, Measurement, Status
+from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
+from tokenwatt.record import EnergyStatus, Measurement, Status
 from tokenwatt.units import format_si
 
+CASES = ("central", "low", "high")
 WHY_NO_JOULES = {
     EnergyStatus.NO_METER: "no meter",
     EnergyStatus.INVALID: "energy invalid",
@@ -73,87 +74,83 @@ class TerminalObserver:
             self._console.print(f"  {self._label}: {_outcome(measurement)}", highlight=False, markup=False)
 
 
-def limit_of(row: Measurement) -> RooflineLimit | None:
-    """The physical ceiling of a row on its machine's own measured ceilings; None where something is unknown."""
-    if row.model is None or row.dtype is None or row.isl is None or row.osl is None:
-        return None
-    if row.ceiling_memory_bytes_per_s is None or row.ceiling_flop_per_s is None:
-        return None
-    return closed_loop_limit(
-        load_architecture(row.model),
-        row.dtype,
-        row.isl,
-        row.osl,
-        row.concurrency,
-        row.ceiling_memory_bytes_per_s,
-        row.ceiling_flop_per_s,
-    )
-
-
 def rows_as_json(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Measured columns, metrics and the roofline limit of each row, as plain values."""
-    derived = metrics.derive(store.to_table(rows, Measurement).to_pandas()) if rows else None
-    result = []
-    for position, row in enumerate(rows):
-        assert derived is not None
-        values = row.model_dump(mode="json")
-        for metric in metrics.METRICS:
-            value = float(derived[metric.name].iloc[position])
-            values[metric.name] = None if value != value else value
-        limit = limit_of(row)
-        values["roofline_output_tokens_per_s"] = limit.output_tokens_per_s if limit else None
-        values["roofline_bound"] = limit.bound if limit else None
-        result.append(values)
-    return result
+    """Measured columns, metrics and the physical limit of each row, as plain values."""
+    if not rows:
+        return []
+    table = add_limits(metrics.derive(store.to_table(rows, Measurement).to_pandas()))
+    computed = [*(metric.name for metric in metrics.METRICS), *LIMIT_COLUMNS]
+    return [
+        {**row.model_dump(mode="json"), **{name: _plain(values[name]) for name in computed}}
+        for row, values in zip(rows, table.to_dict("records"), strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """None for a missing value: JSON has no NaN."""
+    return None if value is None or value != value else value
 
 
 def print_measurements(rows: Sequence[Measurement], title: str) -> None:
-    """One line per measurement, the physical limit beside what was measured."""
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    for name in ("workload", "C", "tokens/s", "limit", "% of limit", "J/token", "tokens/s/W", "TTFT", "TPOT", "notes"):
-        table.add_column(name, justify="left" if name in ("workload", "notes") else "right")
+    """One line per measurement with the physical limit beside it, then what is doubtful, line by line."""
+    console = Console()
+    console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
+    table = _table("workload", "C", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT")
+    doubts = []
     for row, values in zip(rows, rows_as_json(rows), strict=True):
-        limit = values["roofline_output_tokens_per_s"]
-        rate = values["output_tokens_per_s"]
+        share = values["share_of_limit"]
         table.add_row(
             row.workload,
             str(row.concurrency),
-            _number(rate),
-            f"{limit:.1f} ({values['roofline_bound']})" if limit else "–",
-            f"{100 * rate / limit:.0f} %" if limit and rate else "–",
-            format_si(values["joules_per_output_token"], "J") if row.gpu_energy_j else _why_no_joules(row),
-            _number(values["output_tokens_per_s_per_w"], 3),
+            compact(values["output_tokens_per_s"]),
+            compact(values["limit_output_tokens_per_s"]),
+            "–" if share is None else f"{100 * share:.0f} %",
+            compact(values["joules_per_output_token"]) if row.gpu_energy_j else _why_no_joules(row),
+            compact(values["output_tokens_per_s_per_w"]),
             format_si(row.ttft_median_s, "s"),
             format_si(row.tpot_median_s, "s"),
-            _notes(row),
         )
-    Console().print(table)
+        notes = _notes(row)
+        if notes:
+            doubts.append(f"{row.workload} x{row.concurrency}: {notes}")
+    console.print(table)
+    for doubt in doubts:
+        console.print(f"  {doubt}", highlight=False, markup=False)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", vertical="bottom", no_wrap=True)
+    return table
 
 
 FLEET_COLUMNS = (
-    ("output_tokens_per_s_per_gpu", "tokens/s/GPU", 1.0),
-    ("gpu_power_w", "board W/GPU", 1.0),
-    ("facility_power_w_per_gpu", "facility W/GPU", 1.0),
-    ("gpus", "GPUs (k)", 1e-3),
-    ("output_tokens_per_s_per_mw", "Mtokens/s/MW", 1e-6),
-    ("facility_joules_per_output_token", "facility J/token", 1.0),
-    ("usd_per_mtok", "$/Mtoken", 1.0),
+    ("output_tokens_per_s_per_gpu", "tokens/s\nper GPU"),
+    ("gpu_power_w", "board\nW/GPU"),
+    ("facility_power_w_per_gpu", "facility\nW/GPU"),
+    ("gpus", "GPUs"),
+    ("output_tokens_per_s_per_mw", "tokens/s\nper MW"),
+    ("facility_joules_per_output_token", "facility\nJ/token"),
+    ("usd_per_mtok", "$ per\nMtoken"),
 )
-"""Column of FleetEstimate, heading, factor from the column's unit to the heading's."""
+"""Column of FleetEstimate and its heading."""
 
 
 def print_fleet(study: FleetStudy) -> None:
     """One row per system, central value with its range below; then what it rests on."""
     scenario, reference = study.scenario, study.reference
     console = Console()
-    title = f"{scenario.name}: {format_si(scenario.power_budget_w, 'W')} of one system at a time, central and (low-high)"
-    table = Table(title=title, title_justify="left", pad_edge=False, show_lines=True)
-    table.add_column("system")
-    for _, heading, _ in FLEET_COLUMNS:
-        table.add_column(heading, justify="right")
+    budget = format_si(scenario.power_budget_w, "W")
+    console.print(
+        f"{scenario.name}: {budget} filled with one system at a time; range below each value", highlight=False
+    )
+    table = _table("system", *(heading for _, heading in FLEET_COLUMNS))
     cases = {(row.system, row.case): row for row in study.estimates}
     for system in scenario.systems:
-        table.add_row(system, *(_range(cases, system, column, factor) for column, _, factor in FLEET_COLUMNS))
+        central, low, high = ([getattr(cases[system, case], column) for column, _ in FLEET_COLUMNS] for case in CASES)
+        table.add_row(system, *map(compact, central))
+        table.add_row("", *map(compact_range, low, high), style="dim")
     console.print(table)
     console.print(
         f"from {reference.row_id}: {reference.model}, {reference.dtype}, {reference.system}, concurrency "
@@ -168,9 +165,26 @@ def print_fleet(study: FleetStudy) -> None:
         console.print(f"  {fact.cite()}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _range(cases: dict[tuple[str, str], FleetEstimate], system: str, column: str, factor: float) -> str:
-    low, central, high = (factor * getattr(cases[system, case], column) for case in ("low", "central", "high"))
-    return f"{central:.3g}\n({low:.3g}-{high:.3g})" if central < 1000 else f"{central:,.0f}\n({low:,.0f}-{high:,.0f})"
+def compact(value: float | None, digits: int = 3) -> str:
+    """A number for a narrow column: `format_si` without its unit and spaces.
+
+    >>> compact(16804.0), compact(0.0336, 2), compact(7.9e6, 2)
+    ('16.8k', '0.034', '7.9M')
+    """
+    if value is None or value != value:
+        return "–"
+    return f"{value:.{digits}g}" if abs(value) < 1 else format_si(value, "", digits).replace(" ", "")
+
+
+def compact_range(low: float, high: float) -> str:
+    """Two ends in a narrow column; a prefix that both share is written once.
+
+    >>> compact_range(1233.0, 1730.0), compact_range(669.0, 1000.0), compact_range(0.121, 0.246)
+    ('1.2-1.7k', '670-1.0k', '0.12-0.25')
+    """
+    first, last = compact(low, 2), compact(high, 2)
+    shared = first[-1].isalpha() and first[-1] == last[-1]
+    return f"{first[:-1] if shared else first}-{last}"
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -194,11 +208,7 @@ def _why_no_joules(row: Measurement) -> str:
 
 
 def _notes(row: Measurement) -> str:
-    doubts = [*row.reasons, *row.energy_reasons]
-    head = [] if row.status is Status.OK else [str(row.status)]
+    """What is doubtful about a row; empty for a good one."""
+    head = [] if row.status is Status.OK else [f"{row.status}: {row.detail}" if row.detail else str(row.status)]
     unstable = ["not stable"] if row.is_stable is False else []
-    return ", ".join([*head, *unstable, *doubts]) or "stable"
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return ", ".join([*head, *unstable, *row.reasons, *row.energy_reasons])

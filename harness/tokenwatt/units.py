@@ -48,5 +48,6 @@ def format_si(value: float | None, unit: str, digits: int = 3) -> str:
 
 def _significant(value: float, digits: int) -> str:
     """Fixed-point text with `digits` significant digits for 1 <= |value| < 1000 (more left of the point if larger)."""
+    value = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0, not 10.00
     whole = len(str(int(abs(value))))
     return f"{value:.{max(digits - whole, 0)}f}"

@@ -112,7 +112,9 @@ class Workload(Spec):
 
     def longest(self) -> int:
         """Longest context in tokens that a request can reach."""
-        return sum(length.tokens if isinstance(length, FixedLength) else length.max for length in (self.input, self.output))
+        return sum(
+            length.tokens if isinstance(length, FixedLength) else length.max for length in (self.input, self.output)
+        )
 
 
 def library_folder() -> Path:

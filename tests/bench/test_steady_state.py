@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from tests.factories import lockstep
+
 from tokenwatt import steady_state
 from tokenwatt.record import Reason
 

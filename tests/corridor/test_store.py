@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from tests.factories import measurement
+
 from tokenwatt import store
 from tokenwatt.errors import UserError
 from tokenwatt.record import Measurement, PowerRecord

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from tokenwatt import store
 from tokenwatt.record import Measurement, PowerRecord, RequestRecord
@@ -73,11 +74,11 @@ def test_joules_per_token_of_known_power_and_known_rate(tmp_path, virtual_nvml):
 
 
 def test_idle_power_is_read_first_and_marginal_energy_follows(tmp_path, virtual_nvml):
-    process = bench([suite(tmp_path, idle_s=1.0), "--results", str(tmp_path), "--json"], virtual_nvml.environment)
+    process = bench([suite(tmp_path, idle_s=2.0), "--results", str(tmp_path), "--json"], virtual_nvml.environment)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     (row,) = json.loads(out)
-    assert row["gpu_idle_power_w"] == pytest.approx(300.0, rel=0.01)
+    assert row["gpu_idle_power_w"] == pytest.approx(300.0, rel=0.015)
     # The virtual board draws as much idle as busy, so nothing is left on the margin: within 2 % of 300 W / rate.
     assert abs(row["marginal_joules_per_output_token"]) < 0.02 * row["joules_per_output_token"]
 
@@ -88,7 +89,13 @@ def test_without_a_meter_nothing_is_invented(tmp_path, tokenwatt):
     assert "no meter" in outcome.out
     (row,) = store.read(tmp_path / "raw", Measurement).to_dict("records")
     assert row["energy_status"] == "no_meter"
-    for column in ("gpu_energy_j", "gpu_energy_counter_j", "gpu_idle_power_w", "joules_per_output_token", "gpu_power_w"):
+    for column in (
+        "gpu_energy_j",
+        "gpu_energy_counter_j",
+        "gpu_idle_power_w",
+        "joules_per_output_token",
+        "gpu_power_w",
+    ):
         assert pd.isna(row[column]), column
     assert row["output_tokens_per_s"] == pytest.approx(4 * 32 / 0.36, rel=0.01)
     # Sent at an instant, answered 50 ms later, then every 10 ms; the engine's sleep may be late by a little.
@@ -100,12 +107,22 @@ def test_without_a_meter_nothing_is_invented(tmp_path, tokenwatt):
     assert sorted(requests.loc[requests["is_ramp"], "osl"]) == [8, 16, 24, 32]  # a quarter of 32, a half, ...
 
 
+@pytest.fixture
+def one_thread():
+    """Two threads on a busy two-core machine wait for each other far longer than a tiny model computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     path = tmp_path / "suite.toml"
     path.write_text(
         f'name = "tiny"\n[[bench]]\nengine = "native"\nmodel = "{tmp_path}"\ndtype = "float32"\ndevice = "cpu"\n'
-        'workloads = ["chat-smoke"]\nconcurrency = [1, 2]\nwindow_s = 1.0\nmin_window_s = 0.5\n'
+        'workloads = ["chat-smoke"]\nconcurrency = [1, 2]\nwindow_s = 2.0\nmin_window_s = 1.0\n'
     )
     outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
     assert outcome.code == 0, outcome.err
@@ -113,7 +130,7 @@ def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
     assert [row["concurrency"] for row in rows] == [1, 2]
     for row in rows:
         assert row["device"] == "cpu"
-        assert 0 < row["output_tokens_per_s"] < row["roofline_output_tokens_per_s"]
+        assert 0 < row["output_tokens_per_s"] < row["limit_output_tokens_per_s"]
         assert row["isl"] == 64
         assert row["weights_source"] == "random"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-
 from tests.factories import measurement
+
 from tokenwatt import store
 from tokenwatt.record import Measurement
 

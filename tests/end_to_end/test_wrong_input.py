@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.factories import measurement
+
 from tokenwatt import store
 from tokenwatt.record import Measurement
 
@@ -49,11 +49,11 @@ def test_a_wrong_suite(tmp_path, tokenwatt, text, message):
     [
         (("bench", "gpv"), "unknown suite 'gpv'"),
         (("bench", "absent.toml"), "no such suite file: absent.toml"),
-        (("bench", "--windw", "3"), "No such option: --windw"),
+        (("bench", "--fast", "3"), "No such option: --fast"),
         (("bnch",), "No such command 'bnch'"),
         (("fleet", "two-gigawatts"), "unknown scenario 'two-gigawatts' (did you mean 'one-gigawatt'?)"),
         (("fleet", "--reference", "nobody"), "unknown reference row 'nobody'"),
-        (("kernels",), "Missing argument"),
+        (("kernels",), "Missing parameter: action"),
     ],
 )
 def test_a_wrong_command_line(tokenwatt, tmp_path, monkeypatch, arguments, message):
@@ -69,7 +69,8 @@ def test_a_wrong_command_line(tokenwatt, tmp_path, monkeypatch, arguments, messa
 def test_an_unknown_gpu_system_in_a_scenario(tokenwatt, tmp_path):
     path = tmp_path / "scenario.toml"
     path.write_text(
-        'name = "x"\npower_budget_w = 1e9\nsystems = ["B2000 SXM"]\nreference = "mlenergy-h100-llama-3.1-8b-chat-c128"\n'
+        'name = "x"\npower_budget_w = 1e9\nsystems = ["B2000 SXM"]\n'
+        'reference = "mlenergy-h100-llama-3.1-8b-chat-c128"\n'
     )
     outcome = tokenwatt("fleet", str(path), "-o", str(tmp_path / "fleet.parquet"))
     assert outcome.code == 2

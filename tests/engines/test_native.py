@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tokenwatt.architecture import load_architecture
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.native.engine import NativeEngine
 from tokenwatt.engines.native.weights import random_weights
-from tokenwatt.architecture import load_architecture
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 def spec(folder, **changes) -> BenchSpec:
     settings = {"model": str(folder), "dtype": "float32", "device": "cpu", "concurrency": (2,), **changes}
-    return BenchSpec(engine="native", workloads=("chat",), **settings)
+    return BenchSpec.model_validate({"engine": "native", "workloads": ("chat",), **settings})
 
 
 def requests(count: int, isl: int = 5, osl: int = 4):

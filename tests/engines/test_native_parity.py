@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
+from tokenwatt.architecture import load_architecture
 from tokenwatt.engines.native.batch import prepare
 from tokenwatt.engines.native.engine import NativeEngine
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.model import Decoder
 from tokenwatt.engines.native.scheduler import Sequence, Step
 from tokenwatt.engines.native.weights import load_weights
-from tokenwatt.architecture import load_architecture
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request
 

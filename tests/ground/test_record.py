@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
-
 from tests.factories import measurement
+
 from tokenwatt.record import RECORDS, EnergyStatus, Reason, Status, arrow_schema
 
 

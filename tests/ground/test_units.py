@@ -4,10 +4,10 @@ import doctest
 
 import pytest
 
-from tokenwatt import errors, units
+from tokenwatt import errors, terminal, units
 
 
-@pytest.mark.parametrize("module", [units, errors])
+@pytest.mark.parametrize("module", [units, errors, terminal])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 
@@ -19,6 +19,7 @@ def test_doctests(module):
         (999.6, "1.00 ks"),  # rounds up into the next prefix instead of '1000 s'
         (999.4, "999 s"),
         (0.0009996, "1.00 ms"),
+        (9.9996e-3, "10.0 ms"),
         (12.345e-6, "12.3 µs"),
         (-2500.0, "-2.50 ks"),
         (float("nan"), "–"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,8 +12,8 @@ from tokenwatt_kernels.attention.prefill import prefill_attention
 from tokenwatt_kernels.matmul.dense import matmul
 
 
-def prefill_arguments(**changes):
-    good = {
+def prefill_arguments(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
         "q": torch.zeros(5, 4, 16),
         "k": torch.zeros(5, 2, 16),
         "v": torch.zeros(5, 2, 16),
@@ -21,8 +23,8 @@ def prefill_arguments(**changes):
     return good | changes
 
 
-def decode_arguments(**changes):
-    good = {
+def decode_arguments(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
         "q": torch.zeros(2, 4, 16),
         "k_cache": torch.zeros(3, 8, 2, 16),
         "v_cache": torch.zeros(3, 8, 2, 16),

@@ -41,7 +41,7 @@ def test_spilling_tile_is_reported():
     from tokenwatt_kernels.attention.prefill.kernel import prefill_kernel
     from tokenwatt_kernels.attention.prefill.specimens import specimens
 
-    # 128 x 128 with 4 warps asks for 256 accumulators in a thread of 255 registers.
+    # With 2 warps the 128 x 64 tile asks for 128 * (64 + 128) / 64 = 384 accumulators in a thread of 255 registers.
     good = next(item for item in specimens(TARGETS[90], ("bfloat16",)) if "D128" in item.name)
     assert good.kernel is prefill_kernel
     spilling = compiling.Specimen(
@@ -50,7 +50,7 @@ def test_spilling_tile_is_reported():
         signature=good.signature,
         constexprs=good.constexprs,
         aligned=good.aligned,
-        num_warps=4,
+        num_warps=2,
         num_stages=2,
         needs_tensor_cores=True,
     )

@@ -21,11 +21,13 @@ def test_prefill_equals_sdpa_per_sequence(kv_heads):
     k, v = (torch.randn(14, kv_heads, 32, generator=generator) for _ in range(2))
     out = prefill_attention(q, k, v, torch.tensor([0, 3, 3, 14], dtype=torch.int32), 11)
     expected = [
-        scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in tensors), is_causal=True, enable_gqa=True)
-        for tensors in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-        if len(tensors[0])
+        scaled_dot_product_attention(
+            q_part.transpose(0, 1), k_part.transpose(0, 1), v_part.transpose(0, 1), is_causal=True, enable_gqa=True
+        ).transpose(0, 1)
+        for q_part, k_part, v_part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+        if len(q_part)
     ]
-    torch.testing.assert_close(out, torch.cat([part[0].transpose(0, 1) for part in expected]))
+    torch.testing.assert_close(out, torch.cat(expected))
 
 
 def test_prefill_by_hand():

@@ -29,8 +29,9 @@ def test_chosen_tiles_are_valid(target):
         assert matmul.is_valid(tile, element_bytes, limit)
 
 
-def test_large_head_dim_128_tile_has_eight_warps_on_hopper():
-    assert prefill.choose(128, 2, 90) == prefill.PrefillTile(block_m=128, block_n=128, num_warps=8, num_stages=2)
+def test_h200_tiles():
+    assert prefill.choose(64, 2, 90) == prefill.PrefillTile(block_m=128, block_n=128, num_warps=8, num_stages=2)
+    assert prefill.choose(128, 2, 90) == prefill.PrefillTile(block_m=128, block_n=64, num_warps=8, num_stages=3)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,8 @@ def test_large_head_dim_128_tile_has_eight_warps_on_hopper():
     [
         prefill.PrefillTile(128, 96, 8, 2),  # not a power of two
         prefill.PrefillTile(8, 64, 4, 2),  # below tl.dot's 16
-        prefill.PrefillTile(128, 128, 4, 2),  # 128 * (128 + 128) / 128 = 256 accumulators per thread
-        prefill.PrefillTile(128, 128, 8, 4),  # (128 + 2*4*128) * 128 * 2 = 294,912 bytes of shared memory
+        prefill.PrefillTile(128, 128, 8, 2),  # 128 * (128 + 128) / 256 = 128 accumulators per thread
+        prefill.PrefillTile(128, 64, 8, 7),  # (128 + 2*7*64) * 128 * 2 = 262,144 bytes of shared memory
     ],
 )
 def test_bad_prefill_tiles_are_invalid(tile):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwatt.power import Energy, integrate, mean_power_w
@@ -220,6 +220,7 @@ def joules(energy: Energy) -> tuple[float, float]:
     return energy.counter_j, energy.sampled_j
 
 
+@settings(deadline=None)
 @given(powers_w, fractions)
 def test_adjacent_windows_add_up(powers_w: list[float], fraction: float):
     samples, end_s = ticking(powers_w), len(powers_w) - 1.0
@@ -231,6 +232,7 @@ def test_adjacent_windows_add_up(powers_w: list[float], fraction: float):
         assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(list(whole))
 
 
+@settings(deadline=None)
 @given(powers_w, st.floats(0.2, 5.0))
 def test_the_counter_does_not_depend_on_the_scale_of_the_power_reading(powers_w: list[float], scale: float):
     start_s, end_s = 2.3, len(powers_w) - 2.7
@@ -240,6 +242,7 @@ def test_the_counter_does_not_depend_on_the_scale_of_the_power_reading(powers_w:
     assert other_scale[1] == pytest.approx(scale * true_scale[1])
 
 
+@settings(deadline=None)
 @given(
     power_w=st.floats(10.0, 1000.0),
     tick_s=st.floats(0.02, 0.1),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from tokenwatt.record import PowerSample
 
 
 class Metronome:
-    """A meter without instruments that remembers who read it, is slow on demand, and breaks after `lifetime` reads."""
+    """A meter without instruments that remembers who read it, takes its time, and breaks after `lifetime` reads."""
 
     sources = ("GPU-a",)
 
-    def __init__(self, lifetime: int | None = None, slow_read: int | None = None) -> None:
+    def __init__(self, lifetime: int | None = None, read_takes_s: float = 0.0, slow_read: int | None = None) -> None:
         self.readers: list[str] = []
         self.lifetime = lifetime
+        self.read_takes_s = read_takes_s
         self.slow_read = slow_read
 
     def read(self, clock: Clock) -> list[PowerSample]:
@@ -26,42 +28,44 @@ class Metronome:
             raise MeterError("GPU-a fell off the bus")
         unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
         sample = PowerSample.model_validate({**unknown, "at_s": clock(), "source": "GPU-a"})
-        if len(self.readers) == self.slow_read:
-            time.sleep(0.1)
+        if self.slow_read in (None, len(self.readers)):
+            time.sleep(self.read_takes_s)
         return [sample]
 
     def close(self) -> None: ...
 
 
 def test_both_ends_are_sampled_and_the_schedule_does_not_drift():
-    with Sampler([Metronome()], time.monotonic, period_s=0.02) as sampler:
+    with Sampler([Metronome(read_takes_s=0.01)], time.monotonic, period_s=0.04) as sampler:
         start_s = time.monotonic()
-        time.sleep(0.5)
+        time.sleep(0.8)
         end_s = time.monotonic()
     times_s = np.array([sample.at_s for sample in sampler.samples])
     assert times_s[0] <= start_s
     assert end_s <= times_s[-1]
-    # Readings come just after multiples of the period; a schedule that adds its own delays would drift through it.
-    late_s = (times_s[1:-1] - times_s[0]) % 0.02
-    assert np.median(late_s) < 0.005
+    # Readings come just after multiples of 40 ms. A schedule that adds the 10 ms of each read would wander through them
+    # evenly: 20 ms late in the median.
+    late_s = (times_s[1:-1] - times_s[0]) % 0.04
+    assert np.median(late_s) < 0.01
 
 
 def test_missed_readings_are_not_made_up():
-    with Sampler([Metronome(slow_read=2)], time.monotonic, period_s=0.02) as sampler:
-        time.sleep(0.3)
-    times_s = np.array([sample.at_s for sample in sampler.samples])
-    # Reading 2 blocks for five periods; what follows is one reading on the next slot, not a burst.
-    assert np.diff(times_s[:-1]).min() > 0.004
-    assert np.diff(times_s).max() > 0.09
+    start_s = time.monotonic()
+    with Sampler([Metronome(read_takes_s=0.2, slow_read=2)], time.monotonic, period_s=0.02) as sampler:
+        time.sleep(0.4)
+    slots = int((time.monotonic() - start_s) / 0.02)
+    # The second read blocks ten periods. One reading on entry, one at the end, and at most one in every other slot.
+    assert len(sampler.samples) <= slots - 9 + 2
+    assert max(b.at_s - a.at_s for a, b in pairwise(sampler.samples)) > 0.19
 
 
 def test_an_error_in_the_background_reaches_the_caller():
     with (
         pytest.raises(MeterError, match="GPU-a fell off the bus"),
-        Sampler([Metronome(lifetime=2)], time.monotonic, period_s=0.01) as sampler,
+        Sampler([Metronome(lifetime=1)], time.monotonic, period_s=0.01) as sampler,
     ):
-        time.sleep(0.1)
-    assert len(sampler.samples) == 2
+        time.sleep(0.05)
+    assert len(sampler.samples) == 1
 
 
 def test_an_error_on_entry_reaches_the_caller():

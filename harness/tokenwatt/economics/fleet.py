@@ -38,7 +38,7 @@ def estimate(
     power_budget_w: float,
     ownership: Ownership = "hyperscaler",
     facts: FactBook | None = None,
-    speed: SpeedMethod = "roofline",
+    speed: SpeedMethod = "fixed_overhead",
 ) -> list[FleetEstimate]:
     """Carry `reference` to each of `systems` and fill `power_budget_w` (at the facility) with it: three rows a system.
 

@@ -49,7 +49,7 @@ def speed_ratio(
     architecture: Architecture,
     spec_from: SystemSpec,
     spec_to: SystemSpec,
-    speed: SpeedMethod = "roofline",
+    speed: SpeedMethod = "fixed_overhead",
 ) -> Range:
     """Tokens/s per GPU on `spec_to` over `spec_from`; exactly 1 for the row's own system."""
     if spec_from.name == spec_to.name:

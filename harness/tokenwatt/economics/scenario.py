@@ -41,7 +41,7 @@ class FleetScenario(Spec):
     """`row_id` of a published row, or `measurement_id` of a measured one."""
     ownership: Ownership = "hyperscaler"
     """Whose cost of a GPU-hour."""
-    speed: SpeedMethod = "roofline"
+    speed: SpeedMethod = "fixed_overhead"
     """Which ratio carries the central speed; the range is the same."""
 
     @field_validator("systems", mode="before")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from pydantic import Field, PositiveFloat
@@ -53,7 +53,7 @@ class FakeEngine:
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
         """Nothing to warm up."""
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Iterator[TokenEvent]:
+    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Emit each token at its scripted instant; a freed slot takes its next request at that same instant."""
         due: list[tuple[float, int, _Stream]] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Compile and touch whatever the first measured request must not pay for."""
         ...
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Iterator[TokenEvent]:
+    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Closed loop: keep `concurrency` requests in flight, taking the next one the moment a slot is free.
 
         Ends when `requests` does and all are answered; closing the iterator abandons what is in flight.

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, load_architecture
-from tokenwatt.errors import UserError
+from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, load_architecture, locate
 from tokenwatt.perf_model.roofline import RooflineLimit, closed_loop_limit
 
 LIMIT_COLUMNS = ("limit_output_tokens_per_s", "limit_bound", "share_of_limit")
@@ -56,9 +55,4 @@ def _positive(value: float | None) -> bool:
 
 
 def _architecture(model: object) -> Architecture | None:
-    if not isinstance(model, str):
-        return None
-    try:
-        return load_architecture(model)
-    except UserError:
-        return None
+    return load_architecture(model) if isinstance(model, str) and locate(model) is not None else None

@@ -1,4 +1,4 @@
-"""The report's chart: tokens/s by concurrency with the physical limit beside, and energy per token where there is one."""
+"""The report's chart: tokens/s by concurrency beside the physical limit, and energy per token where there is one."""
 
 from __future__ import annotations
 
@@ -10,66 +10,39 @@ import pandas as pd
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#c9a227", "#56b4d3", "#aa3377", "#888888")
 """Colour-blind safe, readable on white and on near-black."""
 SERIES = ["engine", "model", "workload", "dtype", "gpu_name"]
+"""A line of the chart is one combination of these."""
+DEFAULT_NAME = ["engine", "model", "workload"]
 PANEL_HEIGHT_PX = 420
+
+_POINT = "%{fullData.name}<br>%{x} in flight<br>"
+_SPEED = _POINT + "%{y:,.4~g} token/s<br>%{customdata[0]} token/s per user<extra></extra>"
+_LIMIT = _POINT + "limit %{y:,.4~g} token/s (%{customdata[1]})<extra></extra>"
+_ENERGY = _POINT + "%{y:.3~g} J/token<br>%{customdata[0]} token/s per user<extra></extra>"
 
 
 def throughput_figure(measurements: pd.DataFrame) -> dict[str, Any] | None:
-    """Plotly figure as plain JSON values; None without one `ok` row. Needs the columns of `perf_model.limits.add_limits`."""
-    import plotly.graph_objects as go
+    """Plotly figure as plain JSON values; None without one `ok` row.
+
+    Needs the columns that `perf_model.limits.add_limits` appends.
+    """
     from plotly.subplots import make_subplots
 
     good = measurements[measurements["status"] == "ok"]
     if good.empty:
         return None
-    has_energy = good["joules_per_output_token"].notna().any()
+    has_energy = bool(good["joules_per_output_token"].notna().any())
     titles = ["Output tokens/s", "Board joules per output token"] if has_energy else ["Output tokens/s"]
     figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.09)
     for position, (name, rows) in enumerate(_series(good)):
         colour = PALETTE[position % len(PALETTE)]
-        common = {"x": rows["concurrency"].tolist(), "legendgroup": name, "customdata": _hover_values(rows)}
-        figure.add_trace(
-            go.Scatter(
-                **common,
-                y=_values(rows["output_tokens_per_s"]),
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 2},
-                hovertemplate=_HOVER + "%{y:,.4~g} token/s<br>%{customdata[0]} token/s per user<extra></extra>",
-            ),
-            row=1,
-            col=1,
-        )
+        figure.add_trace(_line(name, rows, "output_tokens_per_s", colour, _SPEED), row=1, col=1)
         if rows["limit_output_tokens_per_s"].notna().any():
-            figure.add_trace(
-                go.Scatter(
-                    **common,
-                    y=_values(rows["limit_output_tokens_per_s"]),
-                    name=f"{name}: limit",
-                    showlegend=False,
-                    mode="lines",
-                    line={"color": colour, "width": 1.5, "dash": "dot"},
-                    hovertemplate=_HOVER + "limit %{y:,.4~g} token/s (%{customdata[1]})<extra></extra>",
-                ),
-                row=1,
-                col=1,
-            )
+            figure.add_trace(_line(name, rows, "limit_output_tokens_per_s", colour, _LIMIT), row=1, col=1)
         if has_energy:
-            figure.add_trace(
-                go.Scatter(
-                    **common,
-                    y=_values(rows["joules_per_output_token"]),
-                    name=name,
-                    showlegend=False,
-                    mode="lines+markers",
-                    line={"color": colour, "width": 2},
-                    hovertemplate=_HOVER + "%{y:.3~g} J/token<br>%{customdata[0]} token/s per user<extra></extra>",
-                ),
-                row=1,
-                col=2,
-            )
+            figure.add_trace(_line(name, rows, "joules_per_output_token", colour, _ENERGY), row=1, col=2)
     ticks = sorted({int(value) for value in good["concurrency"]})
     figure.update_xaxes(type="log", title="requests in flight", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
-    figure.update_yaxes(type="log", exponentformat="SI", minexponent=3)
+    figure.update_yaxes(type="log", tickformat="~s")
     figure.update_layout(
         template="none",
         height=PANEL_HEIGHT_PX,
@@ -82,24 +55,41 @@ def throughput_figure(measurements: pd.DataFrame) -> dict[str, Any] | None:
     return json.loads(str(figure.to_json()))
 
 
-_HOVER = "%{fullData.name}<br>%{x} in flight<br>"
+def _line(name: str, rows: pd.DataFrame, column: str, colour: str, hover: str) -> Any:
+    """One trace, dotted for a limit."""
+    import plotly.graph_objects as go
+
+    is_limit = column.startswith("limit_")
+    return go.Scatter(
+        x=rows["concurrency"].tolist(),
+        y=[None if pd.isna(value) else float(value) for value in rows[column]],
+        name=f"{_escaped(name)}: limit" if is_limit else _escaped(name),
+        legendgroup=name,
+        showlegend=column == "output_tokens_per_s",
+        mode="lines+markers",
+        marker={"size": 4, "symbol": "circle-open"} if is_limit else {"size": 6},
+        line={"color": colour, "width": 1.5, "dash": "dot"} if is_limit else {"color": colour, "width": 2},
+        customdata=_hover_values(rows),
+        hovertemplate=hover,
+    )
+
+
+def _escaped(name: str) -> str:
+    """Plotly reads a few tags in names: show them as text."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """One line per engine, model, workload, precision and GPU; its name holds only what differs between lines."""
-    telling = [column for column in SERIES if rows[column].nunique(dropna=False) > 1] or SERIES[:3]
-    groups = rows.fillna(dict.fromkeys(SERIES, "–")).groupby(SERIES, sort=True)
+    """Lines with their names, which hold only what differs between lines."""
+    telling = [column for column in SERIES if rows[column].nunique(dropna=False) > 1] or DEFAULT_NAME
+    named = rows.assign(**{column: rows[column].astype("object").where(rows[column].notna(), "–") for column in SERIES})
     return [
         (
             " · ".join(str(group[column].iloc[0]) for column in telling),
             group.sort_values(["concurrency", "measured_at"]),
         )
-        for _, group in groups
+        for _, group in named.groupby(SERIES, sort=True)
     ]
-
-
-def _values(column: pd.Series) -> list[float | None]:
-    return [None if pd.isna(value) else float(value) for value in column]
 
 
 def _hover_values(rows: pd.DataFrame) -> list[list[str]]:

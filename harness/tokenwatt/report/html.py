@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tokenwatt import __version__
+from tokenwatt import __version__, store
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.limits import add_limits
 from tokenwatt.report.tables import environments, fleet_table, grades, measurement_rows, run_ids
+from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,23 +29,7 @@ def render(measurements: pd.DataFrame, study: FleetStudy | None, out_path: Path)
         UserError: plotly or jinja2 is missing, or the file cannot be written.
     """
     page = page_text(measurements, study)
-    part: Path | None = None
-    try:
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=out_path.parent, prefix=f"{out_path.name}.", suffix=".part", delete=False
-        ) as file:
-            part = Path(file.name)
-            file.write(page)
-        part.chmod(0o644)
-        part.replace(out_path)
-        part = None
-    except OSError as error:
-        raise UserError(f"{out_path}: cannot write the report there ({error.strerror or error})") from None
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
-    return out_path
+    return store.write_whole(out_path, lambda file: file.write(page.encode()))
 
 
 def page_text(measurements: pd.DataFrame, study: FleetStudy | None) -> str:
@@ -70,6 +54,7 @@ def page_text(measurements: pd.DataFrame, study: FleetStudy | None) -> str:
         figure=figure,
         plotly_js=get_plotlyjs() if figure else "",
         study=study,
+        format_si=format_si,
         fleet=fleet_table(study) if study else [],
         grades=grades(study.facts) if study else [],
     )

@@ -88,12 +88,12 @@ def fleet_table(study: FleetStudy) -> list[dict[str, Any]]:
 def quantity(column: str, value: float) -> str:
     """A fleet quantity in words that fit a table cell.
 
-    >>> quantity("usd_per_mtok", 0.033612), quantity("gpus", 729927.0), quantity("gpu_power_w", 669.2)
-    ('$0.0336', '730 k', '669 W')
+    >>> quantity("usd_per_mtok", 0.033612), quantity("gpus", 729927.0), quantity("usd_per_gpu_h", 1.1)
+    ('$0.0336', '730 k', '$1.10')
     """
     unit = unit_of(FleetEstimate, column) or ""
     if unit.startswith("USD"):
-        return f"${value:.3g}"
+        return "$" + f"{value:#.3g}".rstrip(".")
     symbol = {"1": "", "token/s": "", "token/s/MW": "", "J/token": "J"}.get(unit, unit)
     return format_si(value, symbol).strip()
 
@@ -143,7 +143,7 @@ def number(value: object) -> str:
     return f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}"
 
 
-def _float(value: Any) -> float | None:  # noqa: ANN401
+def _float(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
 
 
@@ -152,4 +152,4 @@ def _text(value: object) -> str:
 
 
 def _words(reasons: Sequence[str] | None) -> str:
-    return "" if reasons is None else ", ".join(str(reason).replace("_", " ") for reason in reasons)
+    return "" if reasons is None else ", ".join(reason.replace("_", " ") for reason in reasons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,7 +103,7 @@ class NativeEngine:
         for _ in self.serve(iter(short), concurrency, clock):
             pass
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Iterator[TokenEvent]:
+    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Closed loop; one event per token, stamped when the token is on the host."""
         if self._decoder is None or self._cache is None:
             raise EngineError("serve() before load()")
@@ -140,7 +140,9 @@ class NativeEngine:
 def _choose_device(wanted: str) -> torch.device:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise UserError("device 'cuda' was asked for, but torch finds no GPU; use device = \"cpu\" or run `tokenwatt doctor`")
+        raise UserError(
+            "device 'cuda' was asked for, but torch finds no GPU; use device = \"cpu\" or run `tokenwatt doctor`"
+        )
     return torch.device("cuda", 0) if available and wanted != "cpu" else torch.device("cpu")
 
 

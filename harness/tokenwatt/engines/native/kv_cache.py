@@ -51,6 +51,6 @@ class KvCache:
         self._free.extend(reversed(pages))
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        """Store key and value [T, num_key_value_heads, head_dim] of one layer at `slots` (int64 [T], page * 16 + offset)."""
+        """Store `key` and `value` [T, num_key_value_heads, head_dim] at `slots`, int64 [T]: page * 16 + offset."""
         self.keys[layer].flatten(0, 1)[slots] = key
         self.values[layer].flatten(0, 1)[slots] = value

@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 
 import torch
-from tokenwatt_kernels.attention.decode import decode_attention
-from tokenwatt_kernels.attention.prefill import prefill_attention
-from tokenwatt_kernels.matmul.dense import matmul
 from torch.nn.functional import embedding, rms_norm, silu
 
 from tokenwatt.architecture import Architecture
 from tokenwatt.engines.native.batch import Batch
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.weights import DecoderWeights, LayerWeights
+from tokenwatt_kernels.attention.decode import decode_attention
+from tokenwatt_kernels.attention.prefill import prefill_attention
+from tokenwatt_kernels.matmul.dense import matmul
 
 
 class Decoder:

@@ -1,4 +1,4 @@
-"""Who runs next. New requests are prefilled as soon as there is a slot and memory; otherwise everyone decodes a token."""
+"""Who runs next: new requests are prefilled as soon as there is a slot and memory, else everyone decodes a token."""
 
 from __future__ import annotations
 

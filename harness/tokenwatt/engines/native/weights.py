@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,9 +52,7 @@ Source = Callable[[str, tuple[int, ...]], torch.Tensor]
 """Gives the tensor of a Hugging Face parameter name, in the shape that the architecture demands."""
 
 
-def random_weights(
-    architecture: Architecture, dtype: torch.dtype, device: torch.device, seed: int
-) -> DecoderWeights:
+def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch.device, seed: int) -> DecoderWeights:
     """Normal weights made on the device: the same seed gives the same weights on the same kind of device."""
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -65,21 +64,14 @@ def random_weights(
     return _assemble(architecture, make)
 
 
-def load_weights(
-    architecture: Architecture, folder: Path, dtype: torch.dtype, device: torch.device
-) -> DecoderWeights:
+def load_weights(architecture: Architecture, folder: Path, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
     """Read a safetensors folder (one file, or shards with an index).
 
     Raises:
         UserError: no such folder, a missing or damaged file, a missing tensor or one of another shape.
     """
     shards = _shards(folder)
-    handles = {}
-    try:
-        for path in sorted(set(shards.values())):
-            handles[path] = safe_open(path, framework="pt", device=str(device))
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot open {path.name} ({error})") from None
+    handles = {path: _open(path, device) for path in sorted(set(shards.values()))}
 
     def read(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name not in shards:
@@ -90,6 +82,13 @@ def load_weights(
         return tensor.to(dtype)
 
     return _assemble(architecture, read)
+
+
+def _open(path: Path, device: torch.device) -> Any:
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be opened ({error})") from None
 
 
 def check_weights(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from tokenwatt_kernels.attention.decode import kernel
 from tokenwatt_kernels.attention.decode.problems import DecodeProblem
 from tokenwatt_kernels.attention.decode.reference import decode_attention_reference
 from tokenwatt_kernels.attention.decode.tiles import (
-    INTERPRETER_SPLITS,
     INTERPRETER_TILES,
     DecodeTile,
     choose,
@@ -91,7 +89,7 @@ def _tiles_and_splits(
     problem: DecodeProblem, element_bytes: int, block_table: Tensor, device: torch.device
 ) -> Sequence[tuple[DecodeTile, int]]:
     if device.type == "cpu":
-        return tuple(product(INTERPRETER_TILES, INTERPRETER_SPLITS))
+        return INTERPRETER_TILES
     group = problem.query_heads // problem.kv_heads
     tile = choose(group, problem.head_dim, element_bytes, device_facts.capability(device))
     sequences, max_pages = block_table.shape

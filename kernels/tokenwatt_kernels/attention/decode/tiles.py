@@ -21,11 +21,12 @@ class DecodeTile:
     num_stages: int
 
 
-INTERPRETER_TILES = (DecodeTile(16, 4, 1), DecodeTile(32, 4, 1))
-INTERPRETER_SPLITS = (1, 4)
+# (tile, splits): small enough that the gate's tiny problems cross several tiles and leave some splits empty.
+INTERPRETER_TILES = ((DecodeTile(16, 4, 1), 4), (DecodeTile(32, 4, 1), 1))
 
 _HALF_PRECISION = (DecodeTile(64, 4, 3), DecodeTile(64, 4, 2), DecodeTile(32, 4, 2), DecodeTile(16, 4, 2))
-_FULL_PRECISION = (DecodeTile(32, 4, 2), DecodeTile(16, 4, 2), DecodeTile(16, 4, 1))
+# fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
+_FULL_PRECISION = (DecodeTile(16, 8, 2),)
 
 
 def block_rows(group: int) -> int:

@@ -18,7 +18,7 @@ class PrefillProblem:
 
 GATE_PROBLEMS = (
     PrefillProblem("one_token", (1,), query_heads=1, kv_heads=1, head_dim=16),
-    PrefillProblem("odd_lengths", (17, 1, 63), query_heads=4, kv_heads=4, head_dim=16),
+    PrefillProblem("odd_lengths", (17, 1, 63), query_heads=2, kv_heads=2, head_dim=16),
     PrefillProblem("group_3", (129,), query_heads=3, kv_heads=1, head_dim=16),
     PrefillProblem("head_dim_64", (40,), query_heads=1, kv_heads=1, head_dim=64),
     PrefillProblem("group_4_with_empty", (33, 0, 16), query_heads=4, kv_heads=1, head_dim=32),
