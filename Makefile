@@ -12,7 +12,7 @@ PY ?= $(BIN)/python
 SUITE ?=
 TESTS ?= tests
 
-.PHONY: help setup bench test report fleet kernels demo check format schema silicon constraints clean FORCE
+.PHONY: help setup bench test slow report fleet kernels demo check format schema silicon constraints clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,8 +23,11 @@ setup: $(STAMP) ## create .venv and install; TORCH="torch==2.11.0" picks another
 bench: $(STAMP) ## measure: the GPU suite where there is a GPU, else the CPU suite; SUITE=... picks one
 	@$(BIN)/tokenwatt bench $(SUITE)
 
-test: $(STAMP) ## run every test that needs no GPU; TESTS=tests/power narrows it
-	@$(BIN)/python -m pytest -m "not gpu" $(TESTS)
+test: $(STAMP) ## run the tests that need no GPU; TESTS=tests/power narrows it
+	@$(BIN)/python -m pytest -m "not gpu and not slow" $(TESTS)
+
+slow: $(STAMP) ## run the slow tests too: every kernel for every GPU generation, timings of the CPU paths
+	@$(BIN)/python -m pytest -m "slow and not gpu" $(TESTS)
 
 report: $(STAMP) ## write results/report.html from the runs under results/raw/
 	@$(BIN)/tokenwatt report

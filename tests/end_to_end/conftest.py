@@ -19,7 +19,7 @@ class Outcome:
 
 
 @pytest.fixture
-def tokenwatt(monkeypatch, capsys):
+def tokenwatt(monkeypatch, capfd):
     """`tokenwatt("bench", "demo")` -> Outcome."""
 
     def run(*arguments: str) -> Outcome:
@@ -27,6 +27,6 @@ def tokenwatt(monkeypatch, capsys):
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         assert isinstance(exit_.value.code, int)
-        return Outcome(exit_.value.code, *capsys.readouterr())
+        return Outcome(exit_.value.code, *capfd.readouterr())
 
     return run

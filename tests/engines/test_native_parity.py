@@ -83,13 +83,13 @@ def test_prefill_and_decode_logits_agree(saved):
     cache = KvCache(architecture, 16, torch.float32, device)
     sequences = [Sequence(request, cache.allocate(40) or []) for request in prompts(1, 17, 33)]
 
-    logits = decoder.forward(prepare(Step(True, sequences), device), cache)
+    logits = decoder.forward(prepare(Step(True, sequences), 4, device), cache)
     for sequence, row in zip(sequences, logits, strict=True):
         expected = model(torch.tensor(sequence.request.prompt, dtype=torch.int64)[None]).logits[0, -1]
         assert (row - expected).abs().max() <= TOLERANCE
         sequence.last_token, sequence.generated = int(row.argmax()), 1
 
-    logits = decoder.forward(prepare(Step(False, sequences), device), cache)
+    logits = decoder.forward(prepare(Step(False, sequences), 4, device), cache)
     for sequence, row in zip(sequences, logits, strict=True):
         ids = torch.tensor([*sequence.request.prompt, sequence.last_token], dtype=torch.int64)[None]
         assert (row - model(ids).logits[0, -1]).abs().max() <= TOLERANCE

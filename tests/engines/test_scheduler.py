@@ -130,19 +130,19 @@ def test_every_request_gets_its_tokens_and_every_page_comes_back(lengths, concur
 def test_decode_tensors_by_hand():
     # Prompt of 17 tokens, pages [5, 2]; two tokens generated: the second one is stored at position 18.
     sequence = Sequence(request(0, 17, 9), pages=[5, 2], generated=2, last_token=7)
-    batch = prepare(Step(False, [sequence]), CPU)
+    batch = prepare(Step(False, [sequence]), 4, CPU)
     assert batch.token_ids.tolist() == [7]
     assert batch.positions.tolist() == [18]
     assert batch.slots.tolist() == [2 * 16 + 2]  # page 2, offset 18 - 16
     assert batch.block_table is not None
-    assert batch.block_table.tolist() == [[5, 2]]
+    assert batch.block_table.tolist() == [[5, 2, 0, 0]]
     assert batch.context_lens is not None
     assert batch.context_lens.tolist() == [19]
 
 
 def test_prefill_tensors_by_hand():
     sequences = [Sequence(request(0, 2, 1), pages=[3]), Sequence(request(1, 17, 1), pages=[0, 4])]
-    batch = prepare(Step(True, sequences), CPU)
+    batch = prepare(Step(True, sequences), 4, CPU)
     assert batch.cu_seqlens is not None
     assert batch.cu_seqlens.tolist() == [0, 2, 19]
     assert batch.max_seqlen == 17

@@ -70,3 +70,11 @@ def test_matmul_by_hand():
 
 def test_matmul_without_rows():
     assert matmul(torch.empty(0, 3), torch.empty(4, 3)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_matmul_of_few_rows_is_the_same_product_in_another_order(rows):
+    a, weight = torch.randn(rows, 24), torch.randn(7, 24)
+    out = matmul(a, weight)
+    assert out.is_contiguous()
+    torch.testing.assert_close(out, (a.double() @ weight.double().T).float())

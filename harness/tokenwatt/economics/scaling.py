@@ -39,6 +39,7 @@ def describe(speed: SpeedMethod) -> str:
     return (
         f"Speed: Hopper row x {speed.replace('_', ' ')} ratio at the same precision, lengths and concurrency per GPU; "
         "range over the roofline, fixed-overhead, bandwidth and dense-peak ratios, their Facts' ranges, and no gain. "
+        "Not credited: larger batches in larger memory, lower precision, NVLink domains: cautious for newer systems. "
         "Power: row x TDP ratio; range from the row's own watts to TDP. "
         "Fleet: power budget over all-in power per GPU, every GPU busy all the time."
     )

@@ -28,14 +28,18 @@ class Batch:
     max_seqlen: int = 0
     """Longest prompt of the batch."""
     block_table: torch.Tensor | None = None
-    """int32 [B, max_pages], page ids of each sequence, padded with page 0."""
+    """int32 [B, max_pages], page ids of each sequence, padded with page 0 to the longest context that may come."""
     context_lens: torch.Tensor | None = None
     """int32 [B], tokens in the cache including the current one."""
 
 
-def prepare(step: Step, device: torch.device) -> Batch:
-    """Tensors of one step on `device`."""
-    return _prefill(step.sequences, device) if step.is_prefill else _decode(step.sequences, device)
+def prepare(step: Step, max_pages: int, device: torch.device) -> Batch:
+    """Tensors of one step on `device`.
+
+    Block tables are `max_pages` wide whatever the step holds, so that the decode kernel, whose split of the context
+    follows from the width, is not compiled anew as contexts grow.
+    """
+    return _prefill(step.sequences, device) if step.is_prefill else _decode(step.sequences, max_pages, device)
 
 
 def _prefill(sequences: list[Sequence], device: torch.device) -> Batch:
@@ -53,11 +57,11 @@ def _prefill(sequences: list[Sequence], device: torch.device) -> Batch:
     )
 
 
-def _decode(sequences: list[Sequence], device: torch.device) -> Batch:
+def _decode(sequences: list[Sequence], max_pages: int, device: torch.device) -> Batch:
     context_lens = np.array([sequence.context_len for sequence in sequences])
     places = context_lens - 1
     slots = [_slots(sequence, place) for sequence, place in zip(sequences, places[:, None], strict=True)]
-    block_table = np.zeros((len(sequences), max(len(sequence.pages) for sequence in sequences)), dtype=np.int32)
+    block_table = np.zeros((len(sequences), max_pages), dtype=np.int32)
     for row, sequence in zip(block_table, sequences, strict=True):
         row[: len(sequence.pages)] = sequence.pages
     return Batch(

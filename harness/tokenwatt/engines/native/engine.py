@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tokenwatt import __version__
@@ -23,8 +24,10 @@ from tokenwatt.workloads import Request
 
 MEMORY_SHARE = 0.9
 """Share of the memory left after the weights that the KV cache may take; the rest is for activations."""
-WARM_UP_TOKENS = 4
-"""Tokens of each warm-up request: one prefill and a few decode steps compile everything."""
+WARM_UP_STEPS = 32
+"""Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
+WARM_UP_PROMPTS = (16, 32, 64, 128)
+"""Prompt lengths that are prefilled alone: one for each row count at which the matmul changes its tile."""
 
 
 class NativeOptions(Spec):
@@ -46,6 +49,7 @@ class NativeEngine:
             check_weights(Path(spec.weights))
         self._decoder: Decoder | None = None
         self._cache: KvCache | None = None
+        self._max_pages = 0
 
     @property
     def identity(self) -> EngineIdentity:
@@ -90,7 +94,7 @@ class NativeEngine:
         self._decoder = Decoder(self._architecture, weights, longest_context)
         page_bytes = PAGE_SIZE * self._architecture.kv_bytes_per_token(self._spec.dtype)
         affordable = int(MEMORY_SHARE * self._free_bytes()) // page_bytes
-        per_request = pages_for(longest_context)
+        per_request = self._max_pages = pages_for(longest_context)
         if affordable < per_request:
             need, have = per_request * page_bytes / 1e9, affordable * page_bytes / 1e9
             raise EngineError(f"the KV cache of one request needs {need:.2f} GB, {have:.2f} GB are left")
@@ -98,10 +102,19 @@ class NativeEngine:
         self._cache = KvCache(self._architecture, num_pages, self._dtype, self._device)
 
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
-        """Serve the given requests for a few tokens each, so that compilation is over before anything is measured."""
-        short = [replace(request, max_tokens=min(request.max_tokens, WARM_UP_TOKENS)) for request in requests]
-        for _ in self.serve(iter(short), concurrency, clock):
-            pass
+        """Serve a few tokens in every shape that the run will meet, so that kernels are compiled before it."""
+        together = [
+            replace(request, max_tokens=min(request.max_tokens, 2 + min(place, WARM_UP_STEPS)))
+            for place, request in enumerate(requests)
+        ]
+        room = self._max_pages * PAGE_SIZE - 1
+        alone = [
+            Request(place, np.zeros(min(length, room), dtype=np.int32), max_tokens=1)
+            for place, length in enumerate(WARM_UP_PROMPTS)
+        ]
+        for rounds, slots in ((together, concurrency), (alone, 1)):
+            for _ in self.serve(iter(rounds), slots, clock):
+                pass
 
     def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Closed loop; one event per token, stamped when the token is on the host."""
@@ -110,7 +123,7 @@ class NativeEngine:
         scheduler = Scheduler(requests, concurrency, self._cache)
         try:
             while (step := scheduler.schedule()) is not None:
-                batch = prepare(step, self._device)
+                batch = prepare(step, self._max_pages, self._device)
                 tokens = self._decoder.forward(batch, self._cache).argmax(dim=-1).tolist()
                 at_s, running = clock(), scheduler.num_running
                 events = []

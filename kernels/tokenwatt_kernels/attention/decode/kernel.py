@@ -20,7 +20,8 @@ from torch import Tensor
 from tokenwatt_kernels.attention.decode.tiles import DecodeTile, block_rows
 
 
-@triton.jit
+# The width of the block table must not mean another compilation.
+@triton.jit(do_not_specialize=["table_stride_b"])
 def split_kernel(
     q_ptr, k_ptr, v_ptr, block_table_ptr, context_lens_ptr, partial_ptr, log_sum_ptr, scale_log2,
     q_stride_b, q_stride_h, page_stride, slot_stride, head_stride, table_stride_b,

@@ -14,7 +14,7 @@ MIN_STEPS_PER_SPLIT = 4
 
 @dataclass(frozen=True, slots=True)
 class DecodeTile:
-    """block_n cached tokens per step, in num_warps warps, with num_stages K/V tiles in flight."""
+    """block_n cached tokens per step, in num_warps warps; num_stages as triton's software pipeliner takes it."""
 
     block_n: int
     num_warps: int
@@ -24,7 +24,9 @@ class DecodeTile:
 # (tile, splits): small enough that the gate's tiny problems cross several tiles and leave some splits empty.
 INTERPRETER_TILES = ((DecodeTile(16, 4, 1), 4), (DecodeTile(32, 4, 1), 1))
 
-_HALF_PRECISION = (DecodeTile(64, 4, 3), DecodeTile(64, 4, 2), DecodeTile(32, 4, 2), DecodeTile(16, 4, 2))
+# In order of preference. More stages than two fetch block-table entries earlier, not more tiles: K and V addresses
+# depend on those entries, and triton keeps one K and one V tile in shared memory whatever the number of stages.
+_HALF_PRECISION = (DecodeTile(64, 4, 2), DecodeTile(32, 4, 2), DecodeTile(16, 4, 2))
 # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
 _FULL_PRECISION = (DecodeTile(16, 8, 2),)
 
@@ -35,7 +37,7 @@ def block_rows(group: int) -> int:
 
 
 def shared_bytes(tile: DecodeTile, group: int, head_dim: int, element_bytes: int) -> int:
-    """Shared memory of one program: the query tile, and K and V tiles for every stage."""
+    """Shared memory of one program at most: the query tile, and K and V tiles for every stage."""
     return (block_rows(group) + 2 * tile.num_stages * tile.block_n) * head_dim * element_bytes
 
 

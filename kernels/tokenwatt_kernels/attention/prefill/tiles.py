@@ -23,14 +23,15 @@ INTERPRETER_TILES = (PrefillTile(32, 16, 4, 1), PrefillTile(16, 32, 4, 1))
 # A thread has 255 registers, and pointers and masks take many: with 128 accumulators triton 3.6 spills on sm_90.
 MAX_ACCUMULATORS_PER_THREAD = 96
 
-# In order of preference.
+# By the width of the tensor-core instructions, in order of preference. sm_90 to sm_107 have warpgroup-wide ones (wgmma,
+# tcgen05); sm_80 to sm_89 and sm_120 have warp-wide ones only, whose accumulators need more registers.
 _HALF_PRECISION = {
-    "before_hopper": (
+    "warp": (
         PrefillTile(128, 64, 8, 2),
         PrefillTile(64, 64, 8, 2),
         PrefillTile(64, 32, 8, 2),
     ),
-    "hopper_on": (
+    "warpgroup": (
         PrefillTile(128, 128, 8, 2),
         PrefillTile(128, 64, 8, 3),
         PrefillTile(128, 64, 8, 2),
@@ -70,7 +71,7 @@ def choose(head_dim: int, element_bytes: int, capability: int) -> PrefillTile:
     if element_bytes == 4:
         candidates = tuple(tile for widest, tile in _FULL_PRECISION.items() if head_dim <= widest)
     else:
-        candidates = _HALF_PRECISION["hopper_on" if capability >= 90 else "before_hopper"]
+        candidates = _HALF_PRECISION["warpgroup" if 90 <= capability < 120 else "warp"]
     limit = target_for(capability).shared_limit_bytes
     for tile in candidates:
         if is_valid(tile, head_dim, element_bytes, limit):

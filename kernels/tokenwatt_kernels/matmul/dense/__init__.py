@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import check_matches, check_size, check_tensor
-from tokenwatt_kernels.matmul.dense.reference import matmul_reference
+from tokenwatt_kernels.matmul.dense.cpu import matmul_on_cpu
 from tokenwatt_kernels.matmul.dense.tiles import choose
 
 
@@ -25,7 +25,7 @@ def matmul(a: Tensor, weight: Tensor) -> Tensor:
     check_size("weight", "K", weight.shape[1], a.shape[1])
     device.check_supported(a.device)
     if a.device.type == "cpu":
-        return matmul_reference(a, weight)
+        return matmul_on_cpu(a, weight)
 
     from tokenwatt_kernels.matmul.dense.kernel import launch
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
 
 
-@triton.jit
+# The number of rows changes from step to step of an engine, and must not mean another compilation.
+@triton.jit(do_not_specialize=["M"])
 def matmul_kernel(
     a_ptr, weight_ptr, out_ptr, M, N, K, a_stride_m, weight_stride_n, out_stride_m,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
