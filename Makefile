@@ -1,12 +1,14 @@
 # tokenwatt. Two commands from a fresh machine: `make bench` and `make test`; each does its own set-up.
 PYTHON ?= python3
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The torch of the last set-up, so that an override given once stays. Exact, so that a CPU build is taken where the
-# package index offers one; on a GPU machine it brings CUDA and its own triton.
+# Named exactly: without a GPU the CPU build is taken where the package index offers one; with a GPU that build is ruled
+# out, and the CUDA build brings its own triton. An override given once stays (the stamp remembers it).
+PINNED_TORCH := torch==2.13.0$(if $(wildcard /proc/driver/nvidia/version /dev/nvidiactl),$(comma)!=2.13.0+cpu)
 INSTALLED_TORCH := $(shell cat $(STAMP) 2>/dev/null)
-TORCH ?= $(or $(INSTALLED_TORCH),torch==2.13.0)
+TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
 # What runs the GPU script; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
 PY ?= $(BIN)/python
 SUITE ?=

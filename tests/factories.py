@@ -34,6 +34,7 @@ def measurement(**changes) -> Measurement:
         "run_id": "r",
         "measurement_id": "r/0",
         "measured_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "run_began_at": datetime(2026, 1, 1, tzinfo=UTC),
         "status": Status.OK,
         "suite": "s",
         "workload": "w",

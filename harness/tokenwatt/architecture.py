@@ -106,6 +106,8 @@ def load_architecture(model: str) -> Architecture:
         raise UserError(f"model folder {folder} has no config.json") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: must hold a JSON object, got {type(config).__name__}")
     return _from_config(model, config, path)
 
 
@@ -144,7 +146,7 @@ def _from_config(name: str, config: dict[str, Any], path: Path) -> Architecture:
         head_dim=positive("head_dim", hidden // heads),
         vocab_size=positive("vocab_size"),
         max_position_embeddings=positive("max_position_embeddings"),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number(config, "rms_norm_eps", 1e-6, path),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -152,10 +154,19 @@ def _from_config(name: str, config: dict[str, Any], path: Path) -> Architecture:
     )
 
 
+def _number(config: dict[str, Any], key: str, default: float, path: Path) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{path}: {key} must be a positive number, got {value!r}")
+    return float(value)
+
+
 def _rope(config: dict[str, Any], path: Path) -> tuple[float, Llama3RopeScaling | None]:
     """Rotary settings, in the older (`rope_theta`, `rope_scaling`) or the newer (`rope_parameters`) spelling."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(settings.get("rope_theta", config.get("rope_theta", 10000.0)))
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: rope settings must be a JSON object, got {settings!r}")
+    theta = _number({**config, **settings}, "rope_theta", 10000.0, path)
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind == "default":
         return theta, None

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from tokenwatt import power, steady_state, store
+from tokenwatt import power, store
+from tokenwatt.clock import RunClock
 from tokenwatt.engines import open_engine
-from tokenwatt.engines.protocol import Engine
+from tokenwatt.engines.protocol import Engine, TokenEvent
 from tokenwatt.environment import Ceilings, describe, measure_ceilings
 from tokenwatt.errors import EngineError
 from tokenwatt.record import (
@@ -28,12 +27,17 @@ from tokenwatt.record import (
     RequestRecord,
     Status,
 )
+from tokenwatt.rows import row_of, row_without_numbers
 from tokenwatt.spec import BenchSpec, SuiteSpec
-from tokenwatt.steady_state import Timeline, Window
+from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Workload, load_workload
 
 TAIL_S = 1.2
 """How long a run goes on after its window: the counter's lag is averaged over a second on both sides of each edge."""
+
+
+DISPLAY_PERIOD_S = 0.2
+"""How often the observer hears of progress: once per token would cost a large batch a measurable share of its step."""
 
 
 class Observer(Protocol):
@@ -82,18 +86,6 @@ class Run:
         store.write(self.measurements, Measurement, self.folder)
 
 
-@dataclass(slots=True)
-class RunClock:
-    """Seconds since the run began, monotonic, with one UTC anchor."""
-
-    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    _origin: float = field(default_factory=time.perf_counter)
-
-    def __call__(self) -> float:
-        """Now."""
-        return time.perf_counter() - self._origin
-
-
 def run_suite(suite: SuiteSpec, results: Path, observer: Observer) -> Run:
     """Measure every point of `suite`, writing to `<results>/<run_id>/` after each.
 
@@ -109,8 +101,8 @@ def run_suite(suite: SuiteSpec, results: Path, observer: Observer) -> Run:
     run = Run(run_id, results / run_id)
     run.save()
     for spec, engine, points in plans:
-        with closing(engine):
-            _run_bench(run, suite.name, spec, engine, points, clock, observer)
+        with closing(engine), power.open_meters(engine.identity.gpu_uuids) as meters:
+            _Bench(run, suite.name, spec, engine, meters, clock, observer).measure(points)
     return run
 
 
@@ -123,28 +115,32 @@ def _longest_context(points: Iterable[Point]) -> int:
     return max(point.workload.longest() for point in points)
 
 
-def _run_bench(
-    run: Run,
-    suite: str,
-    spec: BenchSpec,
-    engine: Engine,
-    points: Sequence[Point],
-    clock: RunClock,
-    observer: Observer,
-) -> None:
-    """Idle power, ceilings, load, then the points; an engine that cannot load fails each of them."""
-    with power.open_meters(engine.identity.gpu_uuids) as meters:
-        idle_power_w = _idle_power_w(meters, spec.idle_s, clock, observer)
-        environment = _environment(engine, observer)
-        failure = _load(engine, points, observer)
+@dataclass(slots=True)
+class _Bench:
+    """One [[bench]] of a suite under way: what all of its points share."""
+
+    run: Run
+    suite: str
+    spec: BenchSpec
+    engine: Engine
+    meters: power.Meters
+    clock: RunClock
+    observer: Observer
+
+    def measure(self, points: Sequence[Point]) -> None:
+        """Idle power, ceilings, load, then the points; an engine that cannot load fails each of them."""
+        idle_power_w = self._idle_power_w()
+        environment = self._environment()
+        failure = self._load(points)
+        identity = self.engine.identity
         for point in points:
-            identity = engine.identity
             asked = {
                 **environment.model_dump(),
-                "run_id": run.run_id,
-                "measurement_id": f"{run.run_id}/{len(run.measurements)}",
+                "run_id": self.run.run_id,
+                "measurement_id": f"{self.run.run_id}/{len(self.run.measurements)}",
                 "measured_at": datetime.now(UTC),
-                "suite": suite,
+                "run_began_at": self.clock.began_at,
+                "suite": self.suite,
                 "workload": point.workload.name,
                 "workload_sha256": point.workload.sha256(),
                 "engine": identity.name,
@@ -152,174 +148,104 @@ def _run_bench(
                 "model": identity.model,
                 "weights_source": identity.weights_source,
                 "dtype": identity.dtype,
-                "seed": spec.seed,
+                "seed": self.spec.seed,
                 "concurrency": point.concurrency,
-                "power_scope": meters.scope,
+                "power_scope": self.meters.scope,
                 "gpu_idle_power_w": idle_power_w,
             }
-            timeline, samples = Timeline(point.concurrency), list[PowerSample]()
-            observer.begin(point.label, spec.window_s + TAIL_S)
-            row = _row_without_numbers(asked, Status.INTERRUPTED, Reason.INTERRUPTED, None)
-            try:
-                if failure is not None:
-                    raise EngineError(failure)
-                _serve(engine, spec, point, timeline, meters, samples, clock, observer)
-                row = _row(asked, timeline, samples, spec)
-            except EngineError as error:
-                row = _row_without_numbers(asked, Status.FAILED, Reason.ENGINE_ERROR, str(error))
-            except power.MeterError as error:
-                row = _row_without_numbers(asked, Status.FAILED, Reason.METER_ERROR, str(error))
-            finally:
-                _keep(run, row, timeline, samples)
-                observer.end(row)
+            self._measure_point(point, asked, failure)
 
+    def _measure_point(self, point: Point, asked: dict[str, Any], failure: str | None) -> None:
+        """One point, which ends as a row whatever happens."""
+        timeline, samples = Timeline(point.concurrency), list[PowerSample]()
+        self.observer.begin(point.label, self.spec.window_s + TAIL_S)
+        row = row_without_numbers(asked, Status.FAILED, Reason.ENGINE_ERROR, "unexpected error; see the traceback")
+        try:
+            if failure is not None:
+                raise EngineError(failure)
+            meter_failure = self._serve(point, timeline, samples)
+            row = row_of(asked, timeline, samples, meter_failure, self.spec)
+        except EngineError as error:
+            row = row_without_numbers(asked, Status.FAILED, Reason.ENGINE_ERROR, str(error))
+        except KeyboardInterrupt:
+            row = row_without_numbers(asked, Status.INTERRUPTED, Reason.INTERRUPTED, None)
+            raise
+        finally:
+            _keep(self.run, row, timeline, samples)
+            self.observer.end(row)
 
-def _idle_power_w(meters: power.Meters, idle_s: float, clock: RunClock, observer: Observer) -> float | None:
-    """Mean board power over `idle_s` seconds before the engine is loaded; None without a power meter."""
-    if not meters.scope or not idle_s:
+    def _idle_power_w(self) -> float | None:
+        """Mean board power before the engine is loaded; None without a power meter."""
+        idle_s = self.spec.idle_s
+        if not self.meters.scope or not idle_s:
+            return None
+        self.observer.begin("idle power", idle_s)
+        with power.Sampler(self.meters.meters, self.clock) as sampler:
+            begin_s = self.clock()
+            while (elapsed_s := self.clock() - begin_s) < idle_s:
+                time.sleep(min(power.SAMPLING_PERIOD_S, idle_s - elapsed_s))
+                self.observer.advance(elapsed_s)
+        self.observer.end(None)
+        return power.mean_power_w(sampler.samples, begin_s, begin_s + idle_s)
+
+    def _environment(self) -> Environment:
+        identity = self.engine.identity
+        ceilings: Ceilings | None = None
+        if identity.dtype is not None:
+            self.observer.begin("ceilings of this machine", 0.0)
+            ceilings = measure_ceilings(identity.device, identity.dtype)
+            self.observer.end(None)
+        wanted = identity.gpu_uuids
+        boards = [board for board in power.boards() if wanted is None or board.uuid in wanted]
+        return describe(
+            identity,
+            gpu_name=boards[0].name if boards else None,
+            gpu_uuids=tuple(board.uuid for board in boards) or wanted or (),
+            gpu_driver_version=boards[0].driver_version if boards else None,
+            ceilings=ceilings,
+        )
+
+    def _load(self, points: Sequence[Point]) -> str | None:
+        """Load the engine for its largest point; the error's text if it cannot be."""
+        self.observer.begin(f"loading {self.engine.identity.model or self.engine.identity.name}", 0.0)
+        try:
+            self.engine.load(max(point.concurrency for point in points), _longest_context(points))
+        except EngineError as error:
+            return str(error)
+        finally:
+            self.observer.end(None)
         return None
-    observer.begin("idle power", idle_s)
-    with power.Sampler(meters.meters, clock) as sampler:
-        begin_s = clock()
-        while (elapsed_s := clock() - begin_s) < idle_s:
-            time.sleep(min(power.SAMPLING_PERIOD_S, idle_s - elapsed_s))
-            observer.advance(elapsed_s)
-    observer.end(None)
-    return power.mean_power_w(sampler.samples, begin_s, begin_s + idle_s)
 
+    def _serve(self, point: Point, timeline: Timeline, samples: list[PowerSample]) -> str | None:
+        """Warm up, then serve until the window is full, filling `timeline` and `samples`; a meter's failure as text."""
+        requests, concurrency, clock = point.workload.requests, point.concurrency, self.clock
+        self.engine.warm_up(list(itertools.islice(requests(), concurrency)), concurrency, clock)
+        sampler = power.Sampler(self.meters.meters, clock)
+        try:
+            with (
+                sampler,
+                closing(self.engine.serve(timeline.send(requests(), clock), concurrency, clock)) as events,
+            ):
+                self._watch(events, timeline)
+        except power.MeterError as error:
+            return str(error)
+        finally:
+            samples.extend(sampler.samples)
+        return None
 
-def _environment(engine: Engine, observer: Observer) -> Environment:
-    identity = engine.identity
-    ceilings: Ceilings | None = None
-    if identity.dtype is not None:
-        observer.begin("ceilings of this machine", 0.0)
-        ceilings = measure_ceilings(identity.device, identity.dtype)
-        observer.end(None)
-    wanted = identity.gpu_uuids
-    boards = [board for board in power.boards() if wanted is None or board.uuid in wanted]
-    return describe(
-        identity,
-        gpu_name=boards[0].name if boards else None,
-        gpu_uuids=tuple(board.uuid for board in boards) or wanted or (),
-        gpu_driver_version=boards[0].driver_version if boards else None,
-        ceilings=ceilings,
-    )
-
-
-def _load(engine: Engine, points: Sequence[Point], observer: Observer) -> str | None:
-    """Load the engine for its largest point; the error's text if it cannot be."""
-    observer.begin(f"loading {engine.identity.model or engine.identity.name}", 0.0)
-    try:
-        engine.load(max(point.concurrency for point in points), _longest_context(points))
-    except EngineError as error:
-        return str(error)
-    finally:
-        observer.end(None)
-    return None
-
-
-def _serve(
-    engine: Engine,
-    spec: BenchSpec,
-    point: Point,
-    timeline: Timeline,
-    meters: power.Meters,
-    samples: list[PowerSample],
-    clock: RunClock,
-    observer: Observer,
-) -> None:
-    """Warm up, then serve until the window is full, filling `timeline` and `samples`."""
-    requests = point.workload.requests
-    engine.warm_up(list(itertools.islice(requests(), point.concurrency)), point.concurrency, clock)
-    sampler = power.Sampler(meters.meters, clock)
-    try:
-        with (
-            sampler,
-            closing(engine.serve(timeline.send(requests(), clock), point.concurrency, clock)) as events,
-        ):
-            for event in events:
-                timeline.record(event)
-                if timeline.start_s is not None:
-                    observer.advance(event.at_s - timeline.start_s)
-                    if event.at_s > timeline.start_s + spec.window_s + TAIL_S:
-                        break
-    finally:
-        samples.extend(sampler.samples)
-
-
-def _row_without_numbers(asked: dict[str, Any], status: Status, reason: Reason, detail: str | None) -> Measurement:
-    return Measurement.model_validate({**asked, "status": status, "reasons": (reason,), "detail": detail})
-
-
-def _row(asked: dict[str, Any], timeline: Timeline, samples: list[PowerSample], spec: BenchSpec) -> Measurement:
-    """The measurement of one finished run."""
-    window = steady_state.find(timeline, spec.window_s, spec.min_window_s)
-    if window is None:
-        return _row_without_numbers(asked, Status.FAILED, Reason.NO_STEADY_WINDOW, None)
-    energy = power.integrate(samples, window.start_s, window.end_s)
-    numbers = {
-        "status": Status.OK,
-        "reasons": window.reasons,
-        "window_start_s": window.start_s,
-        "window_s": window.length_s,
-        "is_stable": not window.reasons,
-        "running": window.running,
-        **_tokens(timeline, window),
-        **_latencies(timeline, window),
-        "energy_status": energy.status,
-        "energy_reasons": energy.reasons,
-        "gpu_energy_j": energy.gpu_energy_j,
-        "gpu_energy_counter_j": energy.counter_j,
-        "gpu_energy_sampled_j": energy.sampled_j,
-        "gpu_energy_relative_difference": energy.relative_difference,
-        "gpu_power_limit_w": energy.power_limit_w,
-        "gpu_sm_clock_hz": energy.sm_clock_hz,
-        "gpu_temperature_start_c": energy.temperature_start_c,
-        "gpu_temperature_end_c": energy.temperature_end_c,
-        "throttle_reasons": energy.throttle_reasons,
-        "cpu_energy_j": energy.cpu_energy_j,
-    }
-    return Measurement.model_validate({**asked, **numbers})
-
-
-def _tokens(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Token and request counts of the window."""
-    traces = timeline.traces.values()
-    answered = [trace for trace in traces if window.holds(trace.first_token_s)]
-    return {
-        "isl": float(np.mean([trace.isl for trace in answered])) if answered else None,
-        "osl": float(np.mean([trace.osl for trace in answered])) if answered else None,
-        "requests_completed": sum(trace.is_complete and window.holds(trace.last_token_s) for trace in traces),
-        "input_tokens": sum(trace.isl for trace in answered),
-        "output_tokens": sum(
-            count for at_s, count in zip(timeline.token_times, timeline.token_counts, strict=True) if window.holds(at_s)
-        ),
-    }
-
-
-def _latencies(timeline: Timeline, window: Window) -> dict[str, float | None]:
-    """Latency summaries over the requests of the window; those of the ramp are left out."""
-    ttft, tpot, e2el = [], [], []
-    for trace in timeline.traces.values():
-        if trace.is_ramp or trace.first_token_s is None or trace.last_token_s is None:
-            continue
-        if window.holds(trace.first_token_s):
-            ttft.append(trace.first_token_s - trace.sent_s)
-        if trace.is_complete and window.holds(trace.last_token_s):
-            e2el.append(trace.last_token_s - trace.sent_s)
-            if trace.output_tokens > 1:
-                tpot.append((trace.last_token_s - trace.first_token_s) / (trace.output_tokens - 1))
-    return {
-        "ttft_median_s": _quantile(ttft, 0.5),
-        "ttft_p99_s": _quantile(ttft, 0.99),
-        "tpot_median_s": _quantile(tpot, 0.5),
-        "tpot_p99_s": _quantile(tpot, 0.99),
-        "e2el_median_s": _quantile(e2el, 0.5),
-    }
-
-
-def _quantile(values: list[float], share: float) -> float | None:
-    return float(np.quantile(values, share)) if values else None
+    def _watch(self, events: Iterator[TokenEvent], timeline: Timeline) -> None:
+        """Record events until the window and its tail have passed."""
+        shown_s = 0.0
+        for event in events:
+            timeline.record(event)
+            if timeline.start_s is None:
+                continue
+            elapsed_s = event.at_s - timeline.start_s
+            if elapsed_s > self.spec.window_s + TAIL_S:
+                return
+            if elapsed_s - shown_s > DISPLAY_PERIOD_S:
+                self.observer.advance(elapsed_s)
+                shown_s = elapsed_s
 
 
 def _keep(run: Run, row: Measurement, timeline: Timeline, samples: list[PowerSample]) -> None:

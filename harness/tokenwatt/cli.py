@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tokenwatt import __version__
-from tokenwatt.errors import UserError
+from tokenwatt.errors import TokenwattError, UserError
 
 if TYPE_CHECKING:
     from tokenwatt.economics.scenario import FleetStudy
@@ -54,7 +55,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = room.examine()
     if as_json:
-        typer.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         print_findings(findings)
 
@@ -88,7 +89,7 @@ def bench(
             print_measurements(run.measurements, title=f"{spec.name}: {run.folder}")
     if as_json:
         typer.echo(json.dumps(rows_as_json(measurements), indent=2))
-    if any(row.status != "ok" for row in measurements):
+    if any(row.status != "ok" or row.energy_status == "invalid" for row in measurements):
         raise typer.Exit(1)
 
 
@@ -182,7 +183,7 @@ def schema(
     if write is None:
         typer.echo(text, nl=False)
     else:
-        write.write_text(text, encoding="utf-8")
+        store.write_whole(write, lambda file: file.write(text.encode()))
 
 
 def main() -> None:
@@ -191,6 +192,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
+    except TokenwattError as error:
+        _fail(str(error), 1)
     except UsageError as error:
         _fail(str(error).rstrip("."), 2)
     except (KeyboardInterrupt, typer.Abort):

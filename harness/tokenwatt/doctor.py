@@ -22,7 +22,7 @@ OPTIONAL = {
 DISTRIBUTIONS = {"pynvml": "nvidia-ml-py"}
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One fact about this machine."""
 
@@ -95,7 +95,11 @@ def _torch_device() -> Finding:
 
 
 def _boards() -> list[Finding]:
-    boards = power.boards()
+    try:
+        boards = power.boards()
+    except power.MeterError as error:
+        advice = "reinstall the NVIDIA driver, or reboot after its update"
+        return [Finding("GPU meter", False, f"NVML is broken: {error}", advice)]
     if not boards:
         return [Finding("GPU meter", False, "no NVML", "energy columns stay empty (status no_meter)")]
     return [Finding("GPU meter", True, f"{board.name} {board.uuid}, driver {board.driver_version}") for board in boards]

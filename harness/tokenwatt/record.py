@@ -64,7 +64,9 @@ class Reason(StrEnum):
     WINDOW_TOO_SHORT = "window_too_short"
     TOO_FEW_RUNNING = "too_few_running"
     TOKEN_RATE_DRIFTS = "token_rate_drifts"
+    POWER_DRIFTS = "power_drifts"
     TOO_FEW_TOKENS = "too_few_tokens"
+    NO_REQUEST_COMPLETED = "no_request_completed"
     EDGE_NOT_BRACKETED = "edge_not_bracketed"
     SAMPLE_GAP = "sample_gap"
     INSTRUMENTS_DISAGREE = "instruments_disagree"
@@ -89,7 +91,7 @@ class Environment(Record):
     device: Literal["cuda", "cpu", "none"]
     """What the engine computed on; `none` for an engine that computes nothing (fake)."""
     gpu_name: str | None
-    """Board name by NVML; null without a GPU."""
+    """Board name by NVML; null without NVML."""
     gpu_count: Count
     """GPUs behind the row: the engine's, or every board of the host where the engine cannot tell."""
     gpu_uuids: tuple[str, ...]
@@ -130,7 +132,9 @@ class Measurement(Environment):
     measurement_id: str
     """The row's own name: `<run_id>/<index>`."""
     measured_at: datetime
-    """UTC time at which the bench of this row began (run clock 0 is the start of the run)."""
+    """UTC time at which this row's point began."""
+    run_began_at: datetime
+    """UTC time of zero on the run's clock."""
     status: Status
     """`ok`, `failed` or `interrupted`."""
     reasons: tuple[Reason, ...] = ()
@@ -143,7 +147,7 @@ class Measurement(Environment):
     workload: str
     """Workload name."""
     workload_sha256: str
-    """SHA-256 over the workload's first 256 requests: equal hashes, equal bytes sent."""
+    """SHA-256 over the workload's first 256 requests: equal hashes, the same sequence of prompts and budgets."""
     engine: str
     """Engine name."""
     engine_version: str
@@ -253,7 +257,8 @@ class RequestRecord(Record):
     last_token_s: Seconds | None
     """Latest token on the run's clock; null if none came."""
     is_ramp: bool
-    """Sent at the start with a shortened budget, so that the slots do not march in step; outside all latencies."""
+    """Sent at the start in mid-life, a part of its output already in its prompt, so that slots do not march in step;
+    outside all latencies."""
     is_complete: bool
     """False for a request that was in flight when the run stopped watching."""
 
@@ -305,7 +310,7 @@ class FleetEstimate(Record):
     case: Literal["low", "central", "high"]
     """End of each quantity's range that this row holds."""
     power_budget_w: Watts
-    """Power that the site draws at its boundary (facility)."""
+    """Power that the all-in watts are counted against."""
     model: str
     """Architecture that is served."""
     dtype: str
@@ -322,18 +327,19 @@ class FleetEstimate(Record):
     """Interactivity: 1 / TPOT."""
     gpu_power_w: Watts
     """Board power per GPU under that load."""
-    facility_power_w_per_gpu: Watts
-    """All-in power per GPU at the facility's boundary, provisioned (analyst constants)."""
+    all_in_power_w_per_gpu: Watts
+    """All-in power per GPU by dated analyst constants, provisioned and not measured: the newer copy (central) counts
+    chip, host and network, the older one (high end) the facility."""
     gpus: Quantity
     """GPUs that the budget feeds."""
     output_tokens_per_s: TokensPerSecond
     """Generated tokens per second of the whole site, all GPUs busy."""
     output_tokens_per_s_per_mw: Annotated[float, Unit("token/s/MW")]
-    """Generated tokens per second and facility megawatt."""
+    """Generated tokens per second and all-in megawatt."""
     gpu_joules_per_output_token: Annotated[float, Unit("J/token")]
     """Board energy per generated token."""
-    facility_joules_per_output_token: Annotated[float, Unit("J/token")]
-    """Facility energy per generated token, every provisioned watt counted."""
+    all_in_joules_per_output_token: Annotated[float, Unit("J/token")]
+    """All-in energy per generated token, every provisioned watt counted."""
     usd_per_gpu_h: Annotated[float, Unit("USD/h")]
     """Cost of ownership of one GPU for an hour."""
     usd_per_mtok: Annotated[float, Unit("USD/Mtoken")]

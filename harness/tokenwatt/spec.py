@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
@@ -32,15 +32,15 @@ class BenchSpec(Spec):
     """Where the engine runs; `auto` takes the GPU where there is one."""
     workloads: tuple[str, ...] = Field(min_length=1)
     """Names of TOML files under workloads/, or paths."""
-    concurrency: tuple[PositiveInt, ...] = Field(min_length=1)
+    concurrency: tuple[Annotated[PositiveInt, Field(le=65536)], ...] = Field(min_length=1)
     """Requests kept in flight (closed loop), one measurement each."""
-    window_s: PositiveFloat = 30.0
+    window_s: PositiveFloat = Field(default=30.0, le=86400)
     """Length of the steady window to measure, seconds."""
-    min_window_s: PositiveFloat = 20.0
+    min_window_s: PositiveFloat = Field(default=20.0, le=86400)
     """A shorter steady window is reported as not stable, seconds."""
-    idle_s: float = Field(default=5.0, ge=0)
+    idle_s: float = Field(default=5.0, ge=0, le=3600)
     """How long idle power is read before the engine loads, seconds; 0 skips it."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of that engine alone, validated by it."""

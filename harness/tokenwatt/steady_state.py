@@ -4,8 +4,8 @@ In words: with C requests kept in flight, the window starts when C requests have
 the last token that is no later than the wanted length allows, and before the first moment at which fewer than C
 requests are in flight for good. Both edges lie on tokens, so that it holds whole steps of the engine.
 
-It is stable iff it is long enough, the mean running batch is at least 0.85 C, and the token rate shows no
-slope beyond its noise.
+It is stable iff it is long enough, the mean running batch is at least 0.85 C, and neither token rate nor board power
+shows a slope beyond its noise. A window in which no whole request began and ended has no TPOT and says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tokenwatt.engines.protocol import Clock, TokenEvent
+from tokenwatt.clock import Clock
+from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.record import Reason
 from tokenwatt.workloads import Request
 
@@ -40,7 +41,7 @@ class RequestTrace:
     osl: int
     sent_s: float
     is_ramp: bool
-    """Sent at the start with a shortened budget, so that the slots do not march in step."""
+    """Sent at the start in mid-life; outside all latencies."""
     first_token_s: float | None = None
     last_token_s: float | None = None
     output_tokens: int = 0
@@ -63,14 +64,14 @@ class Timeline:
     def send(self, requests: Iterator[Request], clock: Clock) -> Iterator[Request]:
         """Hand requests to an engine, noting when each was taken, which in a closed loop is when it is sent.
 
-        The first C get budgets of 1/C, 2/C ... of their own: slots then finish one after another from the start,
-        instead of all at once in every cycle.
+        The first C are sent in mid-life (`in_mid_life`), at ages spread evenly: contexts and finishing times are then
+        those of the steady state from the start, instead of all slots marching in step.
         """
         for position, request in enumerate(requests):
-            is_ramp = position < self.concurrency
+            left = min(1.0, (position + 1) / self.concurrency)
+            is_ramp = left < 1.0
             if is_ramp:
-                share = (position + 1) / self.concurrency
-                request = replace(request, max_tokens=max(1, round(request.max_tokens * share)))
+                request = in_mid_life(request, left)
             trace = RequestTrace(request.index, len(request.prompt), request.max_tokens, clock(), is_ramp)
             self.traces[request.index] = trace
             yield request
@@ -89,6 +90,13 @@ class Timeline:
         self.token_times.append(event.at_s)
         self.token_counts.append(event.tokens)
         self.running.append(event.running)
+
+
+def in_mid_life(request: Request, left: float) -> Request:
+    """The request as it stands with the share `left` of its output to come: what it has produced is in its prompt."""
+    to_come = max(1, round(request.max_tokens * left))
+    length = len(request.prompt) + request.max_tokens - to_come
+    return replace(request, prompt=np.resize(request.prompt, length), max_tokens=to_come)
 
 
 @dataclass(frozen=True, slots=True)

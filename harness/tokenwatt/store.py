@@ -15,8 +15,6 @@ from tokenwatt import metrics
 from tokenwatt.errors import UserError
 from tokenwatt.record import RECORDS, SCHEMA_VERSION, Measurement, Record, arrow_schema, unit_of
 
-RAW_FOLDER = Path("results") / "raw"
-
 
 def write(rows: Sequence[Record], kind: type[Record], folder: Path) -> Path:
     """Write `rows` as `<folder>/<grain>.parquet`, replacing an earlier one in one step.
@@ -97,7 +95,11 @@ def _read_file(path: Path, kind: type[Record]) -> pa.Table:
         raise UserError(f"{path}: holds table {grain or 'unknown'!r}, expected {kind.grain!r}")
     if not version.isdigit() or int(version) != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version}, this tokenwatt reads {SCHEMA_VERSION}")
-    return table.select(arrow_schema(kind).names).cast(arrow_schema(kind))
+    schema = arrow_schema(kind)
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: lacks column {missing[0]!r}; it was not written by this tokenwatt")
+    return table.select(schema.names).cast(schema)
 
 
 def data_dictionary() -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tokenwatt import metrics, store
 from tokenwatt.doctor import Finding
-from tokenwatt.economics.scenario import FleetStudy
+from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
 from tokenwatt.record import EnergyStatus, Measurement, Status
 from tokenwatt.units import format_si
@@ -128,10 +128,10 @@ def _table(*headings: str) -> Table:
 FLEET_COLUMNS = (
     ("output_tokens_per_s_per_gpu", "tokens/s\nper GPU"),
     ("gpu_power_w", "board\nW/GPU"),
-    ("facility_power_w_per_gpu", "facility\nW/GPU"),
+    ("all_in_power_w_per_gpu", "all-in\nW/GPU"),
     ("gpus", "GPUs"),
     ("output_tokens_per_s_per_mw", "tokens/s\nper MW"),
-    ("facility_joules_per_output_token", "facility\nJ/token"),
+    ("all_in_joules_per_output_token", "all-in\nJ/token"),
     ("usd_per_mtok", "$ per\nMtoken"),
 )
 """Column of FleetEstimate and its heading."""
@@ -160,6 +160,12 @@ def print_fleet(study: FleetStudy) -> None:
         markup=False,
     )
     console.print(f"{study.estimates[0].method}\n", highlight=False, markup=False)
+    console.print("Central $ per Mtoken by the way that speed is carried over (the range above spans both):")
+    table = _table("speed", *scenario.systems)
+    for method, rows in central_by_method(study).items():
+        table.add_row(method, *(compact(row.usd_per_mtok) for row in rows))
+    console.print(table)
+    console.print()
     console.print("Facts:", highlight=False)
     for fact in study.facts:
         console.print(f"  {fact.cite()}", highlight=False, markup=False, soft_wrap=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
-HOURS_PER_YEAR = 8760.0
 WATTS_PER_MW = 1e6
-WATTS_PER_GW = 1e9
 TOKENS_PER_MTOK = 1e6
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.spec import Spec, load_toml
 
 HASHED_REQUESTS = 256
+TokenCount = Annotated[int, Field(gt=0, le=2**24)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,7 @@ class FixedLength(Spec):
 
     kind: Literal["fixed"] = "fixed"
     """Distribution."""
-    tokens: PositiveInt
+    tokens: TokenCount
     """Length in tokens."""
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -53,13 +54,13 @@ class LognormalLength(Spec):
 
     kind: Literal["lognormal"]
     """Distribution."""
-    median: PositiveInt
+    median: TokenCount
     """Median in tokens, before clipping."""
     sigma: Annotated[float, Field(gt=0, le=3)]
     """Standard deviation of the logarithm."""
-    min: PositiveInt = 1
+    min: TokenCount = 1
     """Shortest length in tokens."""
-    max: PositiveInt
+    max: TokenCount
     """Longest length in tokens."""
 
     @model_validator(mode="after")
@@ -87,9 +88,9 @@ class Workload(Spec):
     """Prompt length (isl)."""
     output: Length
     """Output budget (osl)."""
-    vocabulary: PositiveInt = 32000
+    vocabulary: int = Field(default=32000, gt=0, lt=2**31)
     """Token ids are drawn evenly below this; a model needs at least as many."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of lengths and tokens."""
 
     def request(self, index: int) -> Request:

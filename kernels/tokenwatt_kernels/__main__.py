@@ -46,12 +46,13 @@ def _check(families: Sequence[str], options: argparse.Namespace) -> int:
     if device.type == "cpu":
         # Triton reads this when it is imported, which nothing has done yet.
         os.environ["TRITON_INTERPRET"] = "1"
-    return _show(commands.check(families, options.dtype or tuple(DTYPES), device), _verdict_line, options.json)
+    verdicts = commands.check(families, options.dtype or tuple(DTYPES), device)
+    return _show(verdicts, _verdict_line, options.json, lambda verdict: f"{verdict.case} {verdict.dtype}")
 
 
 def _compile(families: Sequence[str], options: argparse.Namespace) -> int:
     reports = commands.compile_all(families, options.dtype or ("bfloat16",), options.target or tuple(TARGETS))
-    return _show(reports, _report_line, options.json)
+    return _show(reports, _report_line, options.json, lambda report: f"{report.specimen} {report.target}")
 
 
 def _bench(families: Sequence[str], options: argparse.Namespace) -> int:
@@ -76,19 +77,33 @@ def _device(name: str) -> torch.device | None:
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
-def _show(results: Iterable[Any], line: Callable[[Any], str], as_json: bool) -> int:
-    """Print each result as it comes, or all of them as one JSON list. FAILED if there is a bad one among them."""
-    code, rows = GOOD, []
+def _show(
+    results: Iterable[Any], line: Callable[[Any], str], as_json: bool, name: Callable[[Any], str] | None = None
+) -> int:
+    """Print each result as it comes, or all of them as one JSON list. FAILED if there is a bad one among them.
+
+    With `name`, the lines end in a summary that names those that failed.
+    """
+    shown = []
     for result in results:
-        if result.status in ("failed", "disagrees"):
-            code = FAILED
-        if as_json:
-            rows.append(result.as_row())
-        else:
+        shown.append(result)
+        if not as_json:
             print(line(result), *(f"    {reason}" for reason in result.reasons), sep="\n", flush=True)
     if as_json:
-        print(json.dumps(rows, indent=1))
-    return code
+        print(json.dumps([result.as_row() for result in shown], indent=1))
+    elif name is not None:
+        print(_summary([(name(result), result.status) for result in shown]))
+    return FAILED if any(result.status in ("failed", "disagrees") for result in shown) else GOOD
+
+
+def _summary(statuses: Sequence[tuple[str, str]]) -> str:
+    """Such as "54 of 54 passed", "48 of 54 passed, 6 skipped" or "2 of 54 FAILED: name, name"."""
+    total = len(statuses)
+    failed = [name for name, status in statuses if status == "failed"]
+    if failed:
+        return f"{len(failed)} of {total} FAILED: {', '.join(failed)}"
+    skipped = sum(status == "skipped" for _, status in statuses)
+    return f"{total - skipped} of {total} passed" + (f", {skipped} skipped" if skipped else "")
 
 
 def _verdict_line(verdict: Any) -> str:

@@ -27,11 +27,16 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """One problem with random inputs on one device. `contenders` holds OURS and at least one baseline."""
+    """One problem with random inputs on one device.
+
+    terms: how many terms the longest sum of one output has.
+    contenders: OURS and at least one baseline.
+    """
 
     family: str
     problem: str
     dtype_name: str
+    terms: int
     work: Work
     contenders: Mapping[str, Contender]
 
@@ -69,7 +74,7 @@ def run(contest: Contest, sampler: Sampler = cold_l2_samples) -> list[Result]:
     if OURS not in answers or not baselines:
         raise RuntimeError(f"{contest.problem} needs our kernel and a baseline, got {sorted(answers)}; {rejected}")
     judge = baselines[0]
-    limit = 2 * DTYPES[contest.dtype_name].max_rms
+    limit = 2 * DTYPES[contest.dtype_name].rms_limit(contest.terms)
     for name in [*answers]:
         distance = _rms_distance(answers[name], answers[judge])
         if not distance <= limit:

@@ -27,6 +27,7 @@ class Case:
     name: family, problem and tile.
     dtype_name: a key of DTYPES.
     out_shape: shape of the answer.
+    terms: how many terms the longest sum of one output has; more of them may err more.
     launch: runs the kernel into the tensor that it is given.
     reference: the naive answer, computed in the dtype that it is given.
     """
@@ -35,6 +36,7 @@ class Case:
     dtype_name: str
     device: torch.device
     out_shape: tuple[int, ...]
+    terms: int
     launch: Callable[[Tensor], None]
     reference: Callable[[torch.dtype], Tensor]
 
@@ -44,7 +46,7 @@ class Verdict:
     """What the gate found. A case passes exactly when it has no reasons against it.
 
     max_abs_error: largest error of the kernel. peer_max_abs_error: the same for torch in the case's dtype.
-    max_abs_limit: 2 * peer_max_abs_error + max_floor * the truth's largest value.
+    max_abs_limit: 2 * peer_max_abs_error + the dtype's max_allowance * the truth's largest value.
     rms_error: the kernel's RMS error as a fraction of the truth's RMS.
     """
 
@@ -101,6 +103,7 @@ def check(case: Case) -> Verdict:
     """Run one case twice and hold it against the truth."""
     dtype = getattr(torch, case.dtype_name)
     tolerance = DTYPES[case.dtype_name]
+    rms_limit = tolerance.rms_limit(case.terms)
     first, second = (guarded_empty(case.out_shape, dtype, case.device) for _ in range(2))
     case.launch(first.view)
     case.launch(second.view)
@@ -109,7 +112,7 @@ def check(case: Case) -> Verdict:
     error = first.view.double() - truth
     max_abs_error = _max_abs(error)
     peer_max_abs_error = _max_abs(case.reference(dtype).double() - truth)
-    max_abs_limit = 2 * peer_max_abs_error + tolerance.max_floor * _max_abs(truth)
+    max_abs_limit = 2 * peer_max_abs_error + tolerance.max_allowance(case.terms) * _max_abs(truth)
     rms_error = _rms(error) / (_rms(truth) or 1.0)
 
     reasons = []
@@ -118,8 +121,8 @@ def check(case: Case) -> Verdict:
     # Written so that a NaN error fails too.
     if not max_abs_error <= max_abs_limit:
         reasons.append(f"max_abs_error must be <= {max_abs_limit:.3g}, got {max_abs_error:.3g}")
-    if not rms_error <= tolerance.max_rms:
-        reasons.append(f"rms_error must be <= {tolerance.max_rms:.3g}, got {rms_error:.3g}")
+    if not rms_error <= rms_limit:
+        reasons.append(f"rms_error must be <= {rms_limit:.3g}, got {rms_error:.3g}")
     if not torch.equal(first.view, second.view):
         reasons.append("two runs must give the same bits, got different ones")
     if first.is_breached() or second.is_breached():
@@ -134,7 +137,7 @@ def check(case: Case) -> Verdict:
         peer_max_abs_error=peer_max_abs_error,
         max_abs_limit=max_abs_limit,
         rms_error=rms_error,
-        rms_limit=tolerance.max_rms,
+        rms_limit=rms_limit,
     )
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import quantiles
-from typing import cast
+from statistics import median, quantiles
+from time import perf_counter
+
+import torch
 
 Sampler = Callable[[Callable[[], object]], Sequence[float]]
 MS_PER_S = 1e3
+FLUSH_BYTES = 256 * 2**20  # twice the largest L2 of targets.py, 126 MB of a B200
+PROBES = 5
+HEAD_START = 3.0  # the wait before a call, as a multiple of the time in which the host queues it
+CYCLES_PER_S = 3e9  # above the clock of any GPU, so that a wait is never shorter than asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,50 @@ class Timing:
 
 
 def cold_l2_samples(function: Callable[[], object], warmup_ms: int = 25, repeat_ms: int = 50) -> list[float]:
-    """Seconds of every timed call on the current CUDA device. The L2 cache is overwritten before each."""
-    from triton.testing import do_bench
+    """Seconds of every timed call on the current CUDA stream. The L2 cache is overwritten before each.
 
-    times_ms = cast("list[float]", do_bench(function, warmup=warmup_ms, rep=repeat_ms, return_mode="all"))
-    return [time_ms / MS_PER_S for time_ms in times_ms]
+    Python needs some 100 us to check arguments, allocate and launch, which may be longer than the kernel itself. So the
+    GPU is kept waiting before the start event until everything up to the end event is queued, and the events enclose
+    device time alone. A function that synchronises cannot be timed like this.
+    """
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+
+    def repeat(times: int, wait_cycles: int) -> list[float]:
+        pairs = []
+        for _ in range(times):
+            flush.zero_()
+            torch.cuda._sleep(wait_cycles)
+            pairs.append(_between_events(function))
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / MS_PER_S for start, end in pairs]
+
+    repeat(1, wait_cycles=0)  # compiles, and loads what is loaded lazily
+    wait_cycles = int(HEAD_START * _host_s(function) * CYCLES_PER_S)
+    began = perf_counter()
+    repeat(PROBES, wait_cycles)
+    estimate_ms = (perf_counter() - began) / PROBES * MS_PER_S
+    warmups, repeats = (max(1, int(budget_ms / estimate_ms)) for budget_ms in (warmup_ms, repeat_ms))
+    return repeat(warmups + repeats, wait_cycles)[warmups:]
+
+
+def _between_events(function: Callable[[], object]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    """Queue one call between two timed events."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    function()
+    end.record()
+    return start, end
+
+
+def _host_s(function: Callable[[], object]) -> float:
+    """Seconds in which the host queues one call and its events, with nothing queued before: the median of a few."""
+    seconds = []
+    for _ in range(PROBES):
+        torch.cuda.synchronize()
+        began = perf_counter()
+        _between_events(function)
+        seconds.append(perf_counter() - began)
+    return median(seconds)
 
 
 def interleave(

@@ -6,6 +6,8 @@ from tests.factories import lockstep
 
 from tokenwatt import steady_state
 from tokenwatt.record import Reason
+from tokenwatt.steady_state import Timeline, in_mid_life
+from tokenwatt.workloads import Request
 
 
 def test_the_window_starts_when_all_slots_have_answered_and_ends_on_a_token():
@@ -18,6 +20,24 @@ def test_the_window_starts_when_all_slots_have_answered_and_ends_on_a_token():
     assert window.holds(32.0)
     assert not window.holds(2.0)
     assert not window.holds(None)
+
+
+def test_a_request_in_mid_life_has_its_output_so_far_in_its_prompt():
+    request = Request(3, np.arange(5, dtype=np.int32), max_tokens=8)
+    aged = in_mid_life(request, left=0.25)
+    assert aged.max_tokens == 2  # a quarter of 8 is to come
+    assert aged.prompt.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]  # 5 + the 6 that it has produced
+    assert aged.index == 3
+
+
+def test_slots_start_at_ages_spread_over_a_life():
+    requests = [Request(index, np.zeros(10, dtype=np.int32), max_tokens=40) for index in range(6)]
+    timeline = Timeline(4)
+    sent = list(timeline.send(iter(requests), clock=lambda: 0.0))
+    # To come: a quarter, a half, three quarters, all; from the fifth on whole requests. Contexts end at 50 for each.
+    assert [request.max_tokens for request in sent] == [10, 20, 30, 40, 40, 40]
+    assert [len(request.prompt) for request in sent] == [40, 30, 20, 10, 10, 10]
+    assert [trace.is_ramp for trace in timeline.traces.values()] == [True, True, True, False, False, False]
 
 
 def test_ramp_down_is_left_out():

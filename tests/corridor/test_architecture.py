@@ -73,6 +73,9 @@ def test_both_spellings_of_rope_settings_mean_the_same(tmp_path):
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ({"attention_bias": True}, "attention_bias = true is not supported yet"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; allowed: silu"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps must be a positive number, got 'x'"),
+        ({"rope_theta": [1]}, "rope_theta must be a positive number, got [1]"),
+        ({"rope_scaling": 7}, "rope settings must be a JSON object, got 7"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "needs a number for low_freq_factor"),
     ],
@@ -92,4 +95,7 @@ def test_missing_models_are_answered(tmp_path):
         load_architecture(str(tmp_path))
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read as JSON"):
+        load_architecture(str(tmp_path))
+    (tmp_path / "config.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match="must hold a JSON object, got list"):
         load_architecture(str(tmp_path))

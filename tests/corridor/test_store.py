@@ -60,6 +60,13 @@ def test_another_table_or_another_schema_is_refused(tmp_path):
         store.read(power, PowerRecord)
 
 
+def test_a_table_without_one_of_its_columns_is_refused(tmp_path):
+    path = store.write([], PowerRecord, tmp_path)
+    pq.write_table(pq.read_table(path).drop_columns(["power_w"]), path)
+    with pytest.raises(UserError, match="lacks column 'power_w'"):
+        store.read(path, PowerRecord)
+
+
 def test_nothing_there_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="no measurements.parquet under .*; run `make bench` first"):
         store.read(tmp_path, Measurement)

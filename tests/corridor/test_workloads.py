@@ -66,6 +66,7 @@ def test_shipped_workloads_load_and_are_named_after_their_file(name):
     [
         ("tokens = -5", "tokens: input should be greater than 0, got -5"),
         ("tokens = 1.5", "got 1.5"),
+        ("tokens = 99999999999999999999", "input.fixed.tokens: input should be less than or equal to 16777216"),
         ("", "missing key 'input.fixed.tokens'"),
     ],
 )

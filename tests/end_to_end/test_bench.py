@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenwatt import store
-from tokenwatt.record import Measurement, PowerRecord, RequestRecord
+from tokenwatt import power, store
+from tokenwatt.clock import Clock
+from tokenwatt.record import Measurement, PowerRecord, PowerSample, RequestRecord
 
 FAKE = """
 name = "fake"
@@ -24,7 +25,7 @@ engine = "fake"
 workloads = ["chat-smoke"]
 concurrency = {concurrency}
 window_s = {window_s}
-min_window_s = {window_s}
+min_window_s = 1.0
 idle_s = {idle_s}
 options = {{ ttft_s = 0.05, tpot_s = 0.01{options} }}
 """
@@ -103,8 +104,10 @@ def test_without_a_meter_nothing_is_invented(tmp_path, tokenwatt):
     assert row["tpot_median_s"] == pytest.approx(0.01, abs=0.0005)
     assert row["running"] == pytest.approx(4.0)
     requests = store.read(tmp_path / "raw", RequestRecord)
-    assert requests["is_ramp"].sum() == 4
-    assert sorted(requests.loc[requests["is_ramp"], "osl"]) == [8, 16, 24, 32]  # a quarter of 32, a half, ...
+    ramp = requests[requests["is_ramp"]]
+    # Three of the first four are sent in mid-life: a quarter of 32 tokens to come, a half, three quarters; the rest of
+    # the output is already in the prompt of 64.
+    assert sorted(zip(ramp["osl"], ramp["isl"], strict=True)) == [(8, 88), (16, 80), (24, 72)]
 
 
 @pytest.fixture
@@ -133,6 +136,91 @@ def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
         assert 0 < row["output_tokens_per_s"] < row["limit_output_tokens_per_s"]
         assert row["isl"] == 64
         assert row["weights_source"] == "random"
+
+
+@pytest.mark.gpu
+def test_a_real_board_is_metered(tmp_path, tokenwatt):
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        'name = "gpu-test"\n[[bench]]\nengine = "native"\nmodel = "Qwen3-0.6B"\ndevice = "cuda"\n'
+        'workloads = ["chat"]\nconcurrency = [16]\nwindow_s = 10.0\nmin_window_s = 8.0\nidle_s = 3.0\n'
+    )
+    outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out)
+    assert row["energy_status"] == "valid", row["energy_reasons"]
+    assert row["power_scope"] == "engine_gpus"
+    assert len(row["gpu_uuids"]) == 1
+    assert row["gpu_idle_power_w"] < row["gpu_power_w"] <= 1.05 * row["gpu_power_limit_w"]
+    assert 0 < row["share_of_limit"] < 1
+
+
+class DyingMeter:
+    """Reads 100 W a few times, then its driver gives up."""
+
+    sources = ("GPU-x",)
+
+    def __init__(self, readings: int) -> None:
+        self.left = readings
+
+    def read(self, clock: Clock) -> list[PowerSample]:
+        self.left -= 1
+        if self.left < 0:
+            raise power.MeterError("GPU-x is lost")
+        unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
+        known = {"at_s": clock(), "source": "GPU-x", "power_w": 100.0, "energy_j": 100.0 * clock()}
+        return [PowerSample.model_validate({**unknown, **known})]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.mark.parametrize(
+    ("readings", "status", "reasons"),
+    [(20, "ok", []), (0, "failed", ["meter_error"])],
+    ids=["lost in the window", "lost before it"],
+)
+def test_a_meter_that_dies_spoils_the_energy_and_not_the_tokens(
+    tmp_path, tokenwatt, monkeypatch, readings, status, reasons
+):
+    meters = power.Meters((DyingMeter(readings),), "all_gpus")
+    monkeypatch.setattr(power, "open_meters", lambda _: meters)
+    outcome = tokenwatt("bench", suite(tmp_path), "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 1
+    (row,) = json.loads(outcome.out)
+    assert (row["status"], row["reasons"], row["detail"]) == (status, reasons, "GPU-x is lost")
+    assert row["gpu_energy_j"] is None
+    if status == "ok":
+        assert row["output_tokens_per_s"] == pytest.approx(4 * 32 / 0.36, rel=0.01)
+        assert (row["energy_status"], row["energy_reasons"]) == ("invalid", ["meter_error"])
+
+
+def test_a_broken_driver_is_a_finding_and_one_line(tmp_path, tokenwatt, monkeypatch):
+    def broken(*_):
+        raise power.MeterError("NVML does not start: driver/library version mismatch")
+
+    monkeypatch.setattr(power, "boards", broken)
+    outcome = tokenwatt("doctor", "--json")
+    assert outcome.code == 0
+    (meter,) = [finding for finding in json.loads(outcome.out) if finding["subject"] == "GPU meter"]
+    assert "version mismatch" in meter["found"]
+    monkeypatch.setattr(power, "open_meters", broken)
+    outcome = tokenwatt("bench", suite(tmp_path), "--results", str(tmp_path / "raw"))
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == "tokenwatt: NVML does not start: driver/library version mismatch"
+
+
+def test_a_window_shorter_than_a_request_is_not_stable(tmp_path, tokenwatt):
+    # 32 tokens every 0.5 s take 16 s; nothing that begins in the window can end in it.
+    path = suite(tmp_path, concurrency="[2]").replace("suite.toml", "slow.toml")
+    text = (tmp_path / "suite.toml").read_text().replace("tpot_s = 0.01", "tpot_s = 0.5")
+    Path(path).write_text(text)
+    outcome = tokenwatt("bench", path, "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0
+    (row,) = json.loads(outcome.out)
+    assert row["is_stable"] is False
+    assert "no_request_completed" in row["reasons"]
+    assert row["tpot_median_s"] is None
 
 
 def test_a_failing_engine_leaves_a_row_and_exit_code_1(tmp_path, tokenwatt):

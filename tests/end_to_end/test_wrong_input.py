@@ -31,6 +31,9 @@ NATIVE = SUITE.replace('"fake"', '"native"') + 'device = "cpu"\n'
         (NATIVE + 'model = "Qwen3-9B"\n', "unknown model 'Qwen3-9B' (did you mean 'Qwen3-8B'?)"),
         (NATIVE + 'model = "/no/such/folder"\n', "no such model folder: /no/such/folder"),
         (NATIVE + 'model = "Qwen3-8B"\nweights = "absent"\n', "no such weights folder: absent"),
+        (SUITE + "window_s = inf\n", "bench.0.window_s: input should be less than or equal to 86400, got inf"),
+        (SUITE + "window_s = nan\n", "got nan"),
+        (SUITE + f"seed = {10**18}0\n", "bench.0.seed: input should be less than"),
         ("name = [", "not valid TOML"),
     ],
 )

@@ -40,6 +40,14 @@ def request(index: int, isl: int, osl: int) -> Request:
     return Request(index, np.zeros(isl, dtype=np.int32), osl)
 
 
+def table(*pages: int) -> np.ndarray:
+    return np.array([*pages, *[0] * (4 - len(pages))], dtype=np.int32)
+
+
+def pages_of(sequence: Sequence) -> int:
+    return pages_for(len(sequence.request.prompt) + sequence.request.max_tokens)
+
+
 def play(step: Step) -> None:
     for sequence in step.sequences:
         sequence.generated += 1
@@ -61,7 +69,7 @@ def test_allocation_is_all_or_nothing():
 
 
 def test_prefill_comes_first_then_everyone_decodes():
-    scheduler = Scheduler(iter([request(0, 5, 2), request(1, 7, 2), request(2, 3, 1)]), 2, cache(8))
+    scheduler = Scheduler(iter([request(0, 5, 2), request(1, 7, 2), request(2, 3, 1)]), 2, cache(8), 4)
     step = scheduler.schedule()
     assert step is not None
     assert step.is_prefill
@@ -85,7 +93,7 @@ def test_prefill_comes_first_then_everyone_decodes():
 def test_a_request_waits_for_memory_without_being_overtaken():
     # 4 pages; the first takes 3, the second needs 2 and waits, the third would fit but stays behind it.
     requests = [request(0, 40, 8), request(1, 20, 8), request(2, 1, 8)]
-    scheduler = Scheduler(iter(requests), 3, cache(4))
+    scheduler = Scheduler(iter(requests), 3, cache(4), 4)
     step = scheduler.schedule()
     assert step is not None
     assert [sequence.request.index for sequence in step.sequences] == [0]
@@ -94,7 +102,7 @@ def test_a_request_waits_for_memory_without_being_overtaken():
 
 def test_the_prefill_budget_splits_long_batches_but_never_starves(monkeypatch):
     monkeypatch.setattr(module, "MAX_PREFILL_TOKENS", 10)
-    scheduler = Scheduler(iter([request(0, 6, 4), request(1, 6, 4), request(2, 30, 4)]), 3, cache(16))
+    scheduler = Scheduler(iter([request(0, 6, 4), request(1, 6, 4), request(2, 30, 4)]), 3, cache(16), 4)
     sizes = []
     for _ in range(3):
         step = scheduler.schedule()
@@ -113,10 +121,10 @@ def test_the_prefill_budget_splits_long_batches_but_never_starves(monkeypatch):
 def test_every_request_gets_its_tokens_and_every_page_comes_back(lengths, concurrency, pages):
     requests = [request(index, isl, osl) for index, (isl, osl) in enumerate(lengths)]
     pool = cache(pages)
-    scheduler = Scheduler(iter(requests), concurrency, pool)
+    scheduler = Scheduler(iter(requests), concurrency, pool, 5)
     produced = dict.fromkeys(range(len(requests)), 0)
     while (step := scheduler.schedule()) is not None:
-        held = [page for sequence in step.sequences for page in sequence.pages]
+        held = [page for sequence in step.sequences for page in sequence.pages[: pages_of(sequence)]]
         assert len(held) == len(set(held))
         assert scheduler.num_running <= concurrency
         for sequence in step.sequences:
@@ -129,8 +137,8 @@ def test_every_request_gets_its_tokens_and_every_page_comes_back(lengths, concur
 
 def test_decode_tensors_by_hand():
     # Prompt of 17 tokens, pages [5, 2]; two tokens generated: the second one is stored at position 18.
-    sequence = Sequence(request(0, 17, 9), pages=[5, 2], generated=2, last_token=7)
-    batch = prepare(Step(False, [sequence]), 4, CPU)
+    sequence = Sequence(request(0, 17, 9), pages=table(5, 2), generated=2, last_token=7)
+    batch = prepare(Step(False, [sequence]), CPU)
     assert batch.token_ids.tolist() == [7]
     assert batch.positions.tolist() == [18]
     assert batch.slots.tolist() == [2 * 16 + 2]  # page 2, offset 18 - 16
@@ -141,8 +149,8 @@ def test_decode_tensors_by_hand():
 
 
 def test_prefill_tensors_by_hand():
-    sequences = [Sequence(request(0, 2, 1), pages=[3]), Sequence(request(1, 17, 1), pages=[0, 4])]
-    batch = prepare(Step(True, sequences), 4, CPU)
+    sequences = [Sequence(request(0, 2, 1), pages=table(3)), Sequence(request(1, 17, 1), pages=table(0, 4))]
+    batch = prepare(Step(True, sequences), CPU)
     assert batch.cu_seqlens is not None
     assert batch.cu_seqlens.tolist() == [0, 2, 19]
     assert batch.max_seqlen == 17

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tokenwatt_kernels.attention.decode import decode_attention
-from tokenwatt_kernels.attention.prefill import prefill_attention
-from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.attention.decode.call import decode_attention
+from tokenwatt_kernels.attention.prefill.call import prefill_attention
+from tokenwatt_kernels.matmul.dense.call import matmul
 
 
 def prefill_arguments(**changes: Any) -> dict[str, Any]:
@@ -112,15 +112,29 @@ import sys
 import tokenwatt_kernels
 assert "torch" not in sys.modules
 import torch
-from tokenwatt_kernels.attention.decode import decode_attention
-from tokenwatt_kernels.attention.prefill import prefill_attention
-from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.attention.decode.call import decode_attention
+from tokenwatt_kernels.attention.prefill.call import prefill_attention
+from tokenwatt_kernels.matmul.dense.call import matmul
 matmul(torch.zeros(2, 3), torch.zeros(4, 3))
 x = torch.zeros(1, 1, 16)
 one = torch.ones(1, dtype=torch.int32)
 prefill_attention(x, x, x, torch.tensor([0, 1], dtype=torch.int32), 1)
 decode_attention(x, x[None], x[None], 0 * one[None], one)
 assert "triton" not in sys.modules
+"""
+    finished = run_python("-c", script)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_shapes_work_and_tiles_need_neither_torch_nor_triton(run_python):
+    script = """
+import sys
+sys.modules["torch"] = sys.modules["triton"] = None
+from tokenwatt_kernels.families import FAMILIES, part
+for family in FAMILIES:
+    problems, work, _ = (part(family, name) for name in ("problems", "work", "tiles"))
+    for problem in problems.BENCH_PROBLEMS:
+        assert work.work(problem, 2).flop > 0
 """
     finished = run_python("-c", script)
     assert finished.returncode == 0, finished.stderr

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from tokenwatt_kernels import commands, testing
 from tokenwatt_kernels.__main__ import main
 from tokenwatt_kernels.families import FAMILIES, part, select
 
@@ -34,6 +35,35 @@ def test_compile_prints_json(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert {row["target"] for row in rows} == {"sm_90"}
     assert {row["status"] for row in rows} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code", "summary"),
+    [
+        (["passed", "passed"], 0, "2 of 2 passed"),
+        (["passed", "skipped", "passed"], 0, "2 of 3 passed, 1 skipped"),
+        (["failed", "skipped", "failed"], 1, "2 of 3 FAILED: specimen 0 sm_90, specimen 2 sm_90"),
+    ],
+)
+def test_compile_ends_with_a_summary(monkeypatch, capsys, statuses, code, summary):
+    compiling = pytest.importorskip("tokenwatt_kernels.compiling", reason="needs triton")
+    reports = [
+        compiling.CompileReport(f"specimen {number}", "sm_90", "3.9", status, ())
+        for number, status in enumerate(statuses)
+    ]
+    monkeypatch.setattr(commands, "compile_all", lambda *_: iter(reports))
+    assert main(["compile"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(statuses) + 1
+    assert lines[-1] == summary
+
+
+def test_check_names_what_failed(monkeypatch, capsys):
+    verdict = testing.Verdict("case", "float32", "cpu", "failed", ("reason",), 1.0, 0.0, 0.5, 1.0, 0.5)
+    monkeypatch.setattr(commands, "check", lambda *_: iter([verdict]))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # restores what main sets
+    assert main(["check", "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["    reason", "1 of 1 FAILED: case float32"]
 
 
 def test_no_names_select_every_family():

@@ -26,7 +26,12 @@ def no_kernel():
 def make_contest(**contenders):
     runs = {"tokenwatt": lambda: ANSWER, **contenders}
     return Contest(
-        "family", "problem", "float32", Work(flop=600, bytes=30), {name: Contender(run) for name, run in runs.items()}
+        family="family",
+        problem="problem",
+        dtype_name="float32",
+        terms=1,
+        work=Work(flop=600, bytes=30),
+        contenders={name: Contender(run) for name, run in runs.items()},
     )
 
 
@@ -95,3 +100,67 @@ def test_summary_by_hand():
 def test_one_sample_has_no_spread():
     with pytest.raises(ValueError, match="at least 2 values, got 1"):
         timing.summarise([1.0])
+
+
+class FakeGpu:
+    """A host and a GPU in simulated seconds. The GPU does queued work in order, each piece when it has been queued."""
+
+    def __init__(self):
+        self.host_s = self.gpu_s = 0.0
+        self.idle_cycles_per_s = 2e9
+
+    def queue(self, host_s, gpu_s):
+        self.host_s += host_s
+        self.gpu_s = max(self.gpu_s, self.host_s) + gpu_s
+
+    def synchronize(self):
+        self.host_s = max(self.host_s, self.gpu_s)
+
+    def sleep(self, cycles):
+        self.queue(4e-6, cycles / self.idle_cycles_per_s)
+
+    def install(self, monkeypatch):
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                gpu.queue(4e-6, 0.0)
+                self.at_s = gpu.gpu_s
+
+            def elapsed_time(self, end):
+                return (end.at_s - self.at_s) * 1e3
+
+        class Flush:
+            def zero_(self):
+                gpu.queue(4e-6, 60e-6)
+
+        monkeypatch.setattr(timing, "perf_counter", lambda: gpu.host_s)
+        monkeypatch.setattr(timing.torch, "empty", lambda *shape, **options: Flush())
+        monkeypatch.setattr(timing.torch.cuda, "Event", Event)
+        monkeypatch.setattr(timing.torch.cuda, "_sleep", gpu.sleep)
+        monkeypatch.setattr(timing.torch.cuda, "synchronize", gpu.synchronize)
+        return gpu
+
+
+@pytest.mark.parametrize("kernel_s", [2e-6, 3e-3])
+@pytest.mark.parametrize("host_s", [5e-6, 500e-6])
+def test_device_times_leave_out_the_host(monkeypatch, host_s, kernel_s):
+    gpu = FakeGpu().install(monkeypatch)
+
+    def two_launches():
+        gpu.queue(host_s / 2, kernel_s / 2)
+        gpu.queue(host_s / 2, kernel_s / 2)
+
+    samples = timing.cold_l2_samples(two_launches)
+    assert len(samples) >= 5
+    assert samples == pytest.approx([kernel_s] * len(samples))
+
+
+def test_without_a_head_start_the_events_would_time_the_host(monkeypatch):
+    gpu = FakeGpu().install(monkeypatch)
+    monkeypatch.setattr(timing, "HEAD_START", 0.0)
+    samples = timing.cold_l2_samples(lambda: gpu.queue(500e-6, 2e-6))
+    assert min(samples) > 400e-6

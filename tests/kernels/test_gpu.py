@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenwatt_kernels import commands
-from tokenwatt_kernels.attention.decode import decode_attention
+from tokenwatt_kernels.attention.decode.call import decode_attention
 from tokenwatt_kernels.attention.decode.reference import decode_attention_reference
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import FAMILIES

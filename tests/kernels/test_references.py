@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tokenwatt_kernels.attention.decode import decode_attention
-from tokenwatt_kernels.attention.prefill import prefill_attention
-from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.attention.decode.call import decode_attention
+from tokenwatt_kernels.attention.prefill.call import prefill_attention
+from tokenwatt_kernels.matmul.dense.call import matmul
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwatt.power import Energy, integrate, mean_power_w
+from tokenwatt.power import Energy, binned_power_w, integrate, mean_power_w
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
 
 GPU_A, GPU_B = "GPU-a", "GPU-b"
@@ -262,3 +262,15 @@ def test_constant_power_is_exact_by_integral_and_within_a_tick_by_counter(
     counter_j, sampled_j = joules(integrate(samples, start_s, start_s + window_s))
     assert sampled_j == pytest.approx(power_w * window_s)
     assert counter_j == pytest.approx(power_w * window_s, abs=power_w * tick_s)
+
+
+def test_power_in_parts_of_a_window_is_summed_over_boards() -> None:
+    samples = [
+        *(reading(at_s, GPU_A, power_w=100.0 + at_s) for at_s in range(1, 5)),
+        *(reading(at_s, GPU_B, power_w=50.0) for at_s in (1.5, 3.5)),
+        reading(2, "rapl:0", energy_j=1.0),
+    ]
+    # (0, 2.5]: A reads 101 and 102, B 50; (2.5, 5]: A 103 and 104, B 50.
+    assert binned_power_w(samples, 0.0, 5.0, bins=2) == [151.5, 153.5]
+    assert binned_power_w(samples, 0.0, 5.0, bins=5) is None  # B has no reading in (4, 5]
+    assert binned_power_w([], 0.0, 5.0, bins=2) is None

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tokenwatt.power import Clock, MeterError, Sampler
+from tokenwatt.clock import Clock
+from tokenwatt.power import MeterError, Sampler
 from tokenwatt.record import PowerSample
 
 

@@ -104,6 +104,7 @@ def measurement() -> MakeMeasurement:
             "run_id": "run-a",
             "measurement_id": "run-a/0",
             "measured_at": datetime(2026, 11, 1, tzinfo=UTC),
+            "run_began_at": datetime(2026, 11, 1, tzinfo=UTC),
             "status": Status.OK,
             "suite": "gpu",
             "workload": "chat",

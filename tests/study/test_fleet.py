@@ -64,7 +64,7 @@ def test_h200_by_hand(gigawatt: list[FleetEstimate]) -> None:
     # Same TDP, same watts: 660 W over 10 029.85 token/s = 65.80 mJ; all-in 1370 W: 136.59 mJ.
     assert row.gpu_power_w == pytest.approx(660.0)
     assert row.gpu_joules_per_output_token == pytest.approx(0.065804, rel=1e-4)
-    assert row.facility_joules_per_output_token == pytest.approx(0.136592, rel=1e-4)
+    assert row.all_in_joules_per_output_token == pytest.approx(0.136592, rel=1e-4)
     # 1e9 / 1370 = 729 927 GPUs, 7.3211e9 token/s, 7.3211e6 token/s per MW.
     assert row.output_tokens_per_s == pytest.approx(7.32106e9, rel=1e-5)
     assert row.output_tokens_per_s_per_mw == pytest.approx(7.32106e6, rel=1e-5)
@@ -203,7 +203,7 @@ def test_missing_price_is_refused(h100_row: ReferenceRow, llama_8b: Architecture
 
 
 @pytest.mark.parametrize(
-    "name", ["facility_power_w_per_gpu", "tdp_w", "hbm_bytes_per_s", "own_hyperscaler_usd_per_gpu_h"]
+    "name", ["all_in_power_w_per_gpu", "tdp_w", "hbm_bytes_per_s", "own_hyperscaler_usd_per_gpu_h"]
 )
 def test_no_constant_has_a_default(h100_row: ReferenceRow, llama_8b: Architecture, name: str) -> None:
     others = FactBook(tuple(fact for fact in load_facts().facts if (fact.subject, fact.name) != ("B200 SXM", name)))
@@ -213,7 +213,7 @@ def test_no_constant_has_a_default(h100_row: ReferenceRow, llama_8b: Architectur
 
 def test_sources_are_cited(gigawatt: list[FleetEstimate], h100_row: ReferenceRow) -> None:
     sources = " ".join(_case(gigawatt, "VR NVL72").sources)
-    for name in ("H100 SXM tdp_w", "VR NVL72 hbm_bytes_per_s", "VR NVL72 facility_power_w_per_gpu", "USD/h [analyst"):
+    for name in ("H100 SXM tdp_w", "VR NVL72 hbm_bytes_per_s", "VR NVL72 all_in_power_w_per_gpu", "USD/h [analyst"):
         assert name in sources
     used = facts_used(h100_row, SYSTEMS, "hyperscaler")
     # Three constants of the H100, five of each of the five targets.

@@ -15,7 +15,7 @@ def test_every_system_has_what_a_fleet_needs(name: str) -> None:
     assert spec.flop_per_s("bfloat16").value < spec.flop_per_s("fp8").value
     assert 1e12 < spec.hbm_bytes_per_s.value < 1e14
     assert 5e10 < spec.hbm_bytes.value < 1e12
-    assert spec.tdp_w.value < spec.facility_power_w_per_gpu.value
+    assert spec.tdp_w.value < spec.all_in_power_w_per_gpu.value
     assert spec.gpus_per_domain.value in (8, 72)
     assert spec.usd_per_gpu_h("hyperscaler").value < spec.usd_per_gpu_h("rental").value
 

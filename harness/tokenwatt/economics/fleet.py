@@ -19,12 +19,12 @@ QUANTITIES = (
     "output_tokens_per_s_per_gpu",
     "output_tokens_per_s_per_user",
     "gpu_power_w",
-    "facility_power_w_per_gpu",
+    "all_in_power_w_per_gpu",
     "gpus",
     "output_tokens_per_s",
     "output_tokens_per_s_per_mw",
     "gpu_joules_per_output_token",
-    "facility_joules_per_output_token",
+    "all_in_joules_per_output_token",
     "usd_per_gpu_h",
     "usd_per_mtok",
 )
@@ -40,7 +40,7 @@ def estimate(
     facts: FactBook | None = None,
     speed: SpeedMethod = "fixed_overhead",
 ) -> list[FleetEstimate]:
-    """Carry `reference` to each of `systems` and fill `power_budget_w` (at the facility) with it: three rows a system.
+    """Carry `reference` to each of `systems` and fill `power_budget_w` (all-in) with it: three rows a system.
 
     Ranges combine worst with worst; every quantity holds low <= central <= high. All GPUs are busy all the time.
 
@@ -96,19 +96,19 @@ def _quantities(
     ratio = speed_ratio(reference, architecture, source, target, speed)
     tokens_per_s = Range.exact(reference.output_tokens_per_s_per_gpu) * ratio
     power_w = board_power_w(reference, source, target)
-    facility_w = target.facility_power_w_per_gpu.range
+    all_in_w = target.all_in_power_w_per_gpu.range
     usd_per_gpu_h = target.usd_per_gpu_h(ownership).range
-    gpus = gpus_in_budget(power_budget_w, facility_w)
+    gpus = gpus_in_budget(power_budget_w, all_in_w)
     return {
         "output_tokens_per_s_per_gpu": tokens_per_s,
         "output_tokens_per_s_per_user": Range.exact(1 / reference.tpot_s) * ratio,
         "gpu_power_w": power_w,
-        "facility_power_w_per_gpu": facility_w,
+        "all_in_power_w_per_gpu": all_in_w,
         "gpus": gpus,
         "output_tokens_per_s": gpus * tokens_per_s,
-        "output_tokens_per_s_per_mw": tokens_per_s_per_mw(tokens_per_s, facility_w),
+        "output_tokens_per_s_per_mw": tokens_per_s_per_mw(tokens_per_s, all_in_w),
         "gpu_joules_per_output_token": joules_per_token(power_w, tokens_per_s),
-        "facility_joules_per_output_token": joules_per_token(facility_w, tokens_per_s),
+        "all_in_joules_per_output_token": joules_per_token(all_in_w, tokens_per_s),
         "usd_per_gpu_h": usd_per_gpu_h,
         "usd_per_mtok": usd_per_mtok(usd_per_gpu_h, tokens_per_s),
     }
@@ -121,4 +121,4 @@ def _system_facts(reference: ReferenceRow, source: SystemSpec, target: SystemSpe
         for fact in (spec.hbm_bytes_per_s, spec.flop_per_s(reference.dtype), spec.tdp_w)
         if source.name != target.name
     ]
-    return [*scaled, target.facility_power_w_per_gpu, target.usd_per_gpu_h(ownership)]
+    return [*scaled, target.all_in_power_w_per_gpu, target.usd_per_gpu_h(ownership)]

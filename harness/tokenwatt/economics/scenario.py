@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from pydantic import Field, PositiveFloat, field_validator
@@ -34,7 +34,7 @@ class FleetScenario(Spec):
     description: str = ""
     """One sentence for the reader of the results."""
     power_budget_w: PositiveFloat = Field(allow_inf_nan=False)
-    """Power at the facility's boundary, W."""
+    """Power that the all-in watts per GPU are counted against, W."""
     systems: tuple[str, ...] = Field(min_length=1)
     """Systems that fill it, one at a time."""
     reference: str
@@ -92,6 +92,22 @@ def run_scenario(scenario: FleetScenario, measurements: pd.DataFrame | None = No
         speed=scenario.speed,
     )
     return FleetStudy(scenario, reference, estimates, facts_used(reference, scenario.systems, scenario.ownership))
+
+
+def central_by_method(study: FleetStudy) -> dict[SpeedMethod, list[FleetEstimate]]:
+    """The central row of each system by every way to carry speed over: how much hangs on that choice."""
+    scenario, reference = study.scenario, study.reference
+    architecture = load_architecture(reference.model)
+    return {
+        speed: [
+            row
+            for row in estimate(
+                reference, architecture, scenario.systems, scenario.power_budget_w, scenario.ownership, speed=speed
+            )
+            if row.case == "central"
+        ]
+        for speed in get_args(SpeedMethod)
+    }
 
 
 def find_reference(row_id: str, measurements: pd.DataFrame | None = None) -> ReferenceRow:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pydantic import Field, PositiveFloat
 
 from tokenwatt import __version__
-from tokenwatt.engines.protocol import Clock, EngineIdentity, TokenEvent
+from tokenwatt.clock import Clock
+from tokenwatt.engines.protocol import EngineIdentity, TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.spec import BenchSpec, Spec, validate
 from tokenwatt.workloads import Request

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from tokenwatt.clock import Clock
 from tokenwatt.workloads import Request
-
-Clock = Callable[[], float]
-"""Seconds since the run began, monotonic; engines and meters share one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@
 """
 
 from tokenwatt.power.discovery import Meters, open_meters
-from tokenwatt.power.integrate import Energy, integrate, mean_power_w
-from tokenwatt.power.meter import Clock, Meter, MeterError, PowerScope
+from tokenwatt.power.integrate import Energy, binned_power_w, integrate, mean_power_w
+from tokenwatt.power.meter import Meter, MeterError, PowerScope
 from tokenwatt.power.nvml import Board, boards
 from tokenwatt.power.rapl import rapl_packages
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
@@ -14,13 +14,13 @@ from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
 __all__ = [
     "SAMPLING_PERIOD_S",
     "Board",
-    "Clock",
     "Energy",
     "Meter",
     "MeterError",
     "Meters",
     "PowerScope",
     "Sampler",
+    "binned_power_w",
     "boards",
     "integrate",
     "mean_power_w",

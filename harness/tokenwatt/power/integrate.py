@@ -102,6 +102,25 @@ def mean_power_w(samples: Iterable[PowerSample], start_s: float, end_s: float) -
     return None if energy_j is None else energy_j / (end_s - start_s)
 
 
+def binned_power_w(samples: Iterable[PowerSample], start_s: float, end_s: float, bins: int) -> list[float] | None:
+    """Mean sampled board power in `bins` equal parts of (start, end], summed over boards, W.
+
+    None without boards, or where a board has no power reading in some part.
+    """
+    width_s = (end_s - start_s) / bins
+    total_w = [0.0] * bins
+    boards = {source: series for source, series in _by_source(samples).items() if not source.startswith(RAPL_PREFIX)}
+    for series in boards.values():
+        parts: list[list[float]] = [[] for _ in range(bins)]
+        for sample in series:
+            if sample.power_w is not None and start_s < sample.at_s <= end_s:
+                parts[min(int((sample.at_s - start_s) / width_s), bins - 1)].append(sample.power_w)
+        if not all(parts):
+            return None
+        total_w = [sum_w + sum(part) / len(part) for sum_w, part in zip(total_w, parts, strict=True)]
+    return total_w if boards else None
+
+
 def _by_source(samples: Iterable[PowerSample]) -> dict[str, list[PowerSample]]:
     sources: dict[str, list[PowerSample]] = {}
     for sample in sorted(samples, key=lambda sample: sample.at_s):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tokenwatt.power.meter import Clock
+from tokenwatt.clock import Clock
 from tokenwatt.power.nvml_driver import Driver, Handle, failure
 from tokenwatt.power.throttle import decode
 from tokenwatt.record import PowerSample

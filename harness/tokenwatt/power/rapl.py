@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenwatt.power.meter import RAPL_PREFIX, Clock, MeterError
+from tokenwatt.clock import Clock
+from tokenwatt.power.meter import RAPL_PREFIX, MeterError
 from tokenwatt.record import PowerSample
 
 RAPL_ROOT = Path("/sys/class/powercap")

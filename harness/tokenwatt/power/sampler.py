@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from tokenwatt.power.meter import Clock, Meter
+from tokenwatt.clock import Clock
+from tokenwatt.power.meter import Meter
 from tokenwatt.record import PowerSample
 
 SAMPLING_PERIOD_S = 0.0618

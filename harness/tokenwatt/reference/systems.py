@@ -69,9 +69,9 @@ class SystemSpec:
         return self._fact("gpus_per_domain", "1")
 
     @property
-    def facility_power_w_per_gpu(self) -> Fact:
+    def all_in_power_w_per_gpu(self) -> Fact:
         """All-in provisioned power per GPU at the analyst's boundary, W."""
-        return self._fact("facility_power_w_per_gpu", "W")
+        return self._fact("all_in_power_w_per_gpu", "W")
 
     def usd_per_gpu_h(self, ownership: Ownership) -> Fact:
         """Cost of one GPU for an hour, USD/h."""

@@ -22,9 +22,9 @@ FLEET_ROWS = (
     ("output_tokens_per_s", "Tokens/s, site"),
     ("output_tokens_per_s_per_mw", "Tokens/s per MW"),
     ("gpu_power_w", "Board power per GPU"),
-    ("facility_power_w_per_gpu", "All-in power per GPU"),
+    ("all_in_power_w_per_gpu", "All-in power per GPU"),
     ("gpu_joules_per_output_token", "Board energy per token"),
-    ("facility_joules_per_output_token", "Facility energy per token"),
+    ("all_in_joules_per_output_token", "Facility energy per token"),
     ("usd_per_gpu_h", "GPU-hour"),
     ("usd_per_mtok", "Million tokens"),
 )

@@ -33,20 +33,18 @@ class Batch:
     """int32 [B], tokens in the cache including the current one."""
 
 
-def prepare(step: Step, max_pages: int, device: torch.device) -> Batch:
-    """Tensors of one step on `device`.
-
-    Block tables are `max_pages` wide whatever the step holds, so that the decode kernel, whose split of the context
-    follows from the width, is not compiled anew as contexts grow.
-    """
-    return _prefill(step.sequences, device) if step.is_prefill else _decode(step.sequences, max_pages, device)
+def prepare(step: Step, device: torch.device) -> Batch:
+    """Tensors of one step on `device`."""
+    return _prefill(step.sequences, device) if step.is_prefill else _decode(step.sequences, device)
 
 
 def _prefill(sequences: list[Sequence], device: torch.device) -> Batch:
     lengths = np.array([len(sequence.request.prompt) for sequence in sequences])
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
     positions = [np.arange(length) for length in lengths]
-    slots = [_slots(sequence, place) for sequence, place in zip(sequences, positions, strict=True)]
+    slots = [
+        _slots(sequence.pages[place // PAGE_SIZE], place) for sequence, place in zip(sequences, positions, strict=True)
+    ]
     return Batch(
         token_ids=_on(np.concatenate([sequence.request.prompt for sequence in sequences]), torch.int64, device),
         positions=_on(np.concatenate(positions), torch.int64, device),
@@ -57,26 +55,24 @@ def _prefill(sequences: list[Sequence], device: torch.device) -> Batch:
     )
 
 
-def _decode(sequences: list[Sequence], max_pages: int, device: torch.device) -> Batch:
+def _decode(sequences: list[Sequence], device: torch.device) -> Batch:
     context_lens = np.array([sequence.context_len for sequence in sequences])
     places = context_lens - 1
-    slots = [_slots(sequence, place) for sequence, place in zip(sequences, places[:, None], strict=True)]
-    block_table = np.zeros((len(sequences), max_pages), dtype=np.int32)
-    for row, sequence in zip(block_table, sequences, strict=True):
-        row[: len(sequence.pages)] = sequence.pages
+    block_table = np.stack([sequence.pages for sequence in sequences])
+    current_pages = block_table[np.arange(len(sequences)), places // PAGE_SIZE]
     return Batch(
         token_ids=_on(np.array([sequence.last_token for sequence in sequences]), torch.int64, device),
         positions=_on(places, torch.int64, device),
-        slots=_on(np.concatenate(slots), torch.int64, device),
+        slots=_on(_slots(current_pages, places), torch.int64, device),
         last_rows=torch.arange(len(sequences), device=device),
         block_table=_on(block_table, torch.int32, device),
         context_lens=_on(context_lens, torch.int32, device),
     )
 
 
-def _slots(sequence: Sequence, places: np.ndarray) -> np.ndarray:
-    """Where the cache keeps the tokens of one sequence at positions `places`."""
-    return np.asarray(sequence.pages)[places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE
+def _slots(pages: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Where the cache keeps the tokens at positions `places` of their sequences, each on its page of `pages`."""
+    return pages.astype(np.int64) * PAGE_SIZE + places % PAGE_SIZE
 
 
 def _on(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

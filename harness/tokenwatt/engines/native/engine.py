@@ -11,19 +11,21 @@ import numpy as np
 import torch
 
 from tokenwatt import __version__
-from tokenwatt.architecture import BYTES_PER_ELEMENT, load_architecture
+from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, load_architecture
+from tokenwatt.clock import Clock
 from tokenwatt.engines.native.batch import prepare
 from tokenwatt.engines.native.kv_cache import PAGE_SIZE, KvCache, pages_for
 from tokenwatt.engines.native.model import Decoder
-from tokenwatt.engines.native.scheduler import Scheduler
+from tokenwatt.engines.native.scheduler import MAX_PREFILL_TOKENS, Scheduler
 from tokenwatt.engines.native.weights import check_weights, load_weights, random_weights
-from tokenwatt.engines.protocol import Clock, EngineIdentity, TokenEvent
+from tokenwatt.engines.protocol import EngineIdentity, TokenEvent
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import BenchSpec, Spec, validate
 from tokenwatt.workloads import Request
 
-MEMORY_SHARE = 0.9
-"""Share of the memory left after the weights that the KV cache may take; the rest is for activations."""
+MEMORY_SHARE = 0.95
+"""Share of the memory left after weights and activations that the KV cache may take."""
+HEAD_DIMS = (16, 32, 64, 128, 256)
 WARM_UP_STEPS = 32
 """Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
 WARM_UP_PROMPTS = (16, 32, 64, 128)
@@ -42,6 +44,7 @@ class NativeEngine:
         if spec.model is None:
             raise UserError("engine 'native' needs a model: the name of a folder under workloads/models/, or a path")
         self._architecture = load_architecture(spec.model)
+        _check_head_dim(self._architecture)
         self._device = _choose_device(spec.device)
         self._spec = spec
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
@@ -87,18 +90,26 @@ class NativeEngine:
         free_bytes = self._free_bytes()
         if weight_bytes > free_bytes:
             raise EngineError(f"weights need {weight_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB are free")
+        try:
+            self._load(max_concurrency, longest_context)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
+
+    def _load(self, max_concurrency: int, longest_context: int) -> None:
         if self._spec.weights == "random":
             weights = random_weights(self._architecture, self._dtype, self._device, self._spec.seed)
         else:
             weights = load_weights(self._architecture, Path(self._spec.weights), self._dtype, self._device)
         self._decoder = Decoder(self._architecture, weights, longest_context)
+        self._max_pages = pages_for(longest_context)
         page_bytes = PAGE_SIZE * self._architecture.kv_bytes_per_token(self._spec.dtype)
-        affordable = int(MEMORY_SHARE * self._free_bytes()) // page_bytes
-        per_request = self._max_pages = pages_for(longest_context)
-        if affordable < per_request:
-            need, have = per_request * page_bytes / 1e9, affordable * page_bytes / 1e9
+        step_tokens = min(max(MAX_PREFILL_TOKENS, longest_context), max_concurrency * longest_context)
+        left_bytes = self._free_bytes() - activation_bytes(self._architecture, self._spec.dtype, step_tokens)
+        affordable = max(0, int(MEMORY_SHARE * left_bytes)) // page_bytes
+        if affordable < self._max_pages:
+            need, have = self._max_pages * page_bytes / 1e9, affordable * page_bytes / 1e9
             raise EngineError(f"the KV cache of one request needs {need:.2f} GB, {have:.2f} GB are left")
-        num_pages = min(affordable, max_concurrency * per_request)
+        num_pages = min(affordable, max_concurrency * self._max_pages)
         self._cache = KvCache(self._architecture, num_pages, self._dtype, self._device)
 
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
@@ -120,10 +131,10 @@ class NativeEngine:
         """Closed loop; one event per token, stamped when the token is on the host."""
         if self._decoder is None or self._cache is None:
             raise EngineError("serve() before load()")
-        scheduler = Scheduler(requests, concurrency, self._cache)
+        scheduler = Scheduler(requests, concurrency, self._cache, self._max_pages)
         try:
             while (step := scheduler.schedule()) is not None:
-                batch = prepare(step, self._max_pages, self._device)
+                batch = prepare(step, self._device)
                 tokens = self._decoder.forward(batch, self._cache).argmax(dim=-1).tolist()
                 at_s, running = clock(), scheduler.num_running
                 events = []
@@ -146,8 +157,24 @@ class NativeEngine:
 
     def _free_bytes(self) -> int:
         if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # what torch keeps for later counts as taken
             return torch.cuda.mem_get_info(self._device)[0]
         return _available_host_bytes()
+
+
+def activation_bytes(architecture: Architecture, dtype: str, tokens: int) -> int:
+    """Memory that a step over `tokens` tokens may need at once: every intermediate of one layer, none freed early."""
+    a = architecture
+    elements = 6 * a.hidden_size + 3 * (a.q_size + 2 * a.kv_size) + 5 * a.intermediate_size
+    rotation_bytes = 4 * BYTES_PER_ELEMENT["float32"] * a.q_size  # rotary embedding works in fp32
+    return tokens * (elements * BYTES_PER_ELEMENT[dtype] + rotation_bytes)
+
+
+def _check_head_dim(architecture: Architecture) -> None:
+    head_dim = architecture.head_dim
+    if head_dim not in HEAD_DIMS:
+        allowed = ", ".join(map(str, HEAD_DIMS))
+        raise UserError(f"{architecture.name}: head_dim {head_dim} has no attention kernel; allowed: {allowed}")
 
 
 def _choose_device(wanted: str) -> torch.device:

@@ -14,9 +14,9 @@ from tokenwatt.architecture import Architecture
 from tokenwatt.engines.native.batch import Batch
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.weights import DecoderWeights, LayerWeights
-from tokenwatt_kernels.attention.decode import decode_attention
-from tokenwatt_kernels.attention.prefill import prefill_attention
-from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.attention.decode.call import decode_attention
+from tokenwatt_kernels.attention.prefill.call import prefill_attention
+from tokenwatt_kernels.matmul.dense.call import matmul
 
 
 class Decoder:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tokenwatt.engines.native.kv_cache import KvCache
+import numpy as np
+
+from tokenwatt.engines.native.kv_cache import KvCache, pages_for
 from tokenwatt.workloads import Request
 
 MAX_PREFILL_TOKENS = 16384
@@ -18,7 +20,8 @@ class Sequence:
     """A request that runs: its pages, and how many tokens it has produced."""
 
     request: Request
-    pages: list[int]
+    pages: np.ndarray
+    """int32 [max_pages]: its pages, then zeros up to the longest context that may come."""
     generated: int = 0
     last_token: int = -1
 
@@ -42,12 +45,17 @@ class Step:
 
 
 class Scheduler:
-    """Closed loop of `concurrency` slots over one KV cache. Pages for a whole request are reserved when it starts."""
+    """Closed loop of `concurrency` slots over one KV cache. Pages for a whole request are reserved when it starts.
 
-    def __init__(self, requests: Iterator[Request], concurrency: int, cache: KvCache) -> None:
+    `max_pages` is the width of every block table whatever a step holds, so that the decode kernel, whose split of the
+    context follows from the width, is not compiled anew as contexts grow.
+    """
+
+    def __init__(self, requests: Iterator[Request], concurrency: int, cache: KvCache, max_pages: int) -> None:
         self._requests = requests
         self._concurrency = concurrency
         self._cache = cache
+        self._max_pages = max_pages
         self._waiting: deque[Request] = deque()
         self._running: list[Sequence] = []
 
@@ -69,16 +77,20 @@ class Scheduler:
         """Drop finished sequences and free their pages; their slots are refilled at once, which is when we send."""
         for sequence in self._running:
             if sequence.is_finished:
-                self._cache.release(sequence.pages)
+                self._release(sequence)
         self._running = [sequence for sequence in self._running if not sequence.is_finished]
         self._pull()
 
     def abandon(self) -> None:
         """Free the pages of everything in flight."""
         for sequence in self._running:
-            self._cache.release(sequence.pages)
+            self._release(sequence)
         self._running.clear()
         self._waiting.clear()
+
+    def _release(self, sequence: Sequence) -> None:
+        count = pages_for(len(sequence.request.prompt) + sequence.request.max_tokens)
+        self._cache.release(sequence.pages[:count].tolist())
 
     def _pull(self) -> None:
         """Send requests until `concurrency` are in flight."""
@@ -98,6 +110,8 @@ class Scheduler:
             if pages is None:
                 break
             self._waiting.popleft()
-            started.append(Sequence(request, pages))
+            row = np.zeros(self._max_pages, dtype=np.int32)
+            row[: len(pages)] = pages
+            started.append(Sequence(request, row))
             budget -= len(request.prompt)
         return started

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from tokenwatt.architecture import Architecture
 from tokenwatt.errors import UserError
@@ -85,6 +85,8 @@ def load_weights(architecture: Architecture, folder: Path, dtype: torch.dtype, d
 
 
 def _open(path: Path, device: torch.device) -> Any:
+    from safetensors import SafetensorError, safe_open
+
     try:
         return safe_open(path, framework="pt", device=str(device))
     except (FileNotFoundError, SafetensorError) as error:
@@ -100,6 +102,10 @@ def _shards(folder: Path) -> dict[str, Path]:
     """Tensor name -> file."""
     if not folder.is_dir():
         raise UserError(f"no such weights folder: {folder}; allowed: 'random' or a folder with *.safetensors")
+    if find_spec("safetensors") is None:
+        raise UserError("reading weights needs safetensors; install it with: pip install 'tokenwatt[bench]'")
+    from safetensors import SafetensorError, safe_open
+
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     try:

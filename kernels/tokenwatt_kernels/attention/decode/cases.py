@@ -50,6 +50,7 @@ def cases(
             dtype_name=dtype_name,
             device=device,
             out_shape=q_shape,
+            terms=problem.terms,
             launch=partial(_launch_into, launch, (q, k_cache, v_cache, block_table, context_lens, scale), tile, splits),
             reference=reference,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.attention.decode import decode_attention
+from tokenwatt_kernels.attention.decode.call import decode_attention
 from tokenwatt_kernels.attention.decode.problems import DecodeProblem
 from tokenwatt_kernels.attention.decode.work import work
 from tokenwatt_kernels.attention.sdpa import sdpa_contenders
@@ -39,6 +39,7 @@ def contest(
         family="attention.decode",
         problem=problem.name,
         dtype_name=dtype_name,
+        terms=problem.terms,
         work=work(problem, q.element_size()),
         contenders={
             OURS: Contender(lambda: decode_attention(q, k_cache, v_cache, block_table, context_lens)),

@@ -20,6 +20,11 @@ class DecodeProblem:
     page_size: int = 16
     spare_pages: int = 3
 
+    @property
+    def terms(self) -> int:
+        """Terms in the longest sum: over a context in p.v, or over the head dimension in q.k."""
+        return max(*self.context_lens, self.head_dim)
+
 
 GATE_PROBLEMS = (
     DecodeProblem("page_boundaries", (1, 15, 16, 17), query_heads=2, kv_heads=2, head_dim=16),

@@ -43,6 +43,7 @@ def cases(
             dtype_name=dtype_name,
             device=device,
             out_shape=tuple(q.shape),
+            terms=problem.terms,
             launch=partial(_launch_into, launch, (q, k, v, cu_seqlens, max(problem.lengths), scale), tile),
             reference=reference,
         )

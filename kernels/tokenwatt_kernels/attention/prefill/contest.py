@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.attention.prefill import prefill_attention
+from tokenwatt_kernels.attention.prefill.call import prefill_attention
 from tokenwatt_kernels.attention.prefill.problems import PrefillProblem
 from tokenwatt_kernels.attention.prefill.work import work
 from tokenwatt_kernels.attention.sdpa import sdpa_contenders
@@ -35,6 +35,7 @@ def contest(
         family="attention.prefill",
         problem=problem.name,
         dtype_name=dtype_name,
+        terms=problem.terms,
         work=work(problem, q.element_size()),
         contenders={
             OURS: Contender(lambda: prefill_attention(q, k, v, cu_seqlens, length)),

@@ -15,6 +15,11 @@ class PrefillProblem:
     kv_heads: int
     head_dim: int
 
+    @property
+    def terms(self) -> int:
+        """Terms in the longest sum: over a context in p.v, or over the head dimension in q.k."""
+        return max(*self.lengths, self.head_dim)
+
 
 GATE_PROBLEMS = (
     PrefillProblem("one_token", (1,), query_heads=1, kv_heads=1, head_dim=16),

@@ -38,6 +38,7 @@ def cases(
             dtype_name=dtype_name,
             device=device,
             out_shape=(problem.m, problem.n),
+            terms=problem.terms,
             launch=partial(_launch_into, launch, a, weight, tile),
             reference=reference,
         )

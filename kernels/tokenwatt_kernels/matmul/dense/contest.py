@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenwatt_kernels.contests import OURS, Contender, Contest
-from tokenwatt_kernels.matmul.dense import matmul
+from tokenwatt_kernels.matmul.dense.call import matmul
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.matmul.dense.work import work
 
@@ -20,6 +20,7 @@ def contest(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Co
         family="matmul.dense",
         problem=problem.name,
         dtype_name=dtype_name,
+        terms=problem.terms,
         work=work(problem, a.element_size()),
         contenders={
             OURS: Contender(lambda: matmul(a, weight)),

@@ -14,6 +14,11 @@ class MatmulProblem:
     n: int
     k: int
 
+    @property
+    def terms(self) -> int:
+        """Terms in the sum of one output."""
+        return self.k
+
 
 GATE_PROBLEMS = (
     MatmulProblem("one", 1, 1, 1),
