@@ -1,6 +1,10 @@
 """Engine `native` at its edges: what it refuses, and that it serves a closed loop."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +57,13 @@ def test_a_closed_loop_answers_everything_and_never_runs_more_than_its_slots(fol
     assert max(event.running for event in events) == 2
 
 
+@pytest.mark.parametrize("longest_context", [9, 17, 64])
+def test_warm_up_stays_within_the_longest_context(folder, longest_context):
+    engine = open_engine(spec(folder))
+    engine.load(max_concurrency=2, longest_context=longest_context)
+    engine.warm_up(requests(2), 2, clock=lambda: 0.0)
+
+
 def test_an_abandoned_run_gives_its_memory_back(folder):
     engine = NativeEngine(spec(folder))
     engine.load(max_concurrency=2, longest_context=16)
@@ -62,6 +73,19 @@ def test_an_abandoned_run_gives_its_memory_back(folder):
     assert engine._cache.free_pages < engine._cache.num_pages
     stream.close()
     assert engine._cache.free_pages == engine._cache.num_pages
+
+
+def test_the_triton_kernels_give_the_logits_of_their_references(folder):
+    # Interpreted, in a process of its own: the strides, dtypes and tables that the engine really hands to the kernels.
+    script = Path(__file__).parent / "interpreted" / "serve.py"
+    command = [sys.executable, str(script), str(folder)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["rows"] == 3 * 4
+    assert outcome["largest"] > 1
+    assert outcome["error"] < 1e-5 * outcome["largest"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(folder):

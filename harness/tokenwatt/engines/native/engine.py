@@ -52,7 +52,7 @@ class NativeEngine:
             check_weights(Path(spec.weights))
         self._decoder: Decoder | None = None
         self._cache: KvCache | None = None
-        self._max_pages = 0
+        self._longest_context = 0
 
     @property
     def identity(self) -> EngineIdentity:
@@ -101,15 +101,16 @@ class NativeEngine:
         else:
             weights = load_weights(self._architecture, Path(self._spec.weights), self._dtype, self._device)
         self._decoder = Decoder(self._architecture, weights, longest_context)
-        self._max_pages = pages_for(longest_context)
+        self._longest_context = longest_context
+        pages_per_request = pages_for(longest_context)
         page_bytes = PAGE_SIZE * self._architecture.kv_bytes_per_token(self._spec.dtype)
         step_tokens = min(max(MAX_PREFILL_TOKENS, longest_context), max_concurrency * longest_context)
         left_bytes = self._free_bytes() - activation_bytes(self._architecture, self._spec.dtype, step_tokens)
         affordable = max(0, int(MEMORY_SHARE * left_bytes)) // page_bytes
-        if affordable < self._max_pages:
-            need, have = self._max_pages * page_bytes / 1e9, affordable * page_bytes / 1e9
+        if affordable < pages_per_request:
+            need, have = pages_per_request * page_bytes / 1e9, affordable * page_bytes / 1e9
             raise EngineError(f"the KV cache of one request needs {need:.2f} GB, {have:.2f} GB are left")
-        num_pages = min(affordable, max_concurrency * self._max_pages)
+        num_pages = min(affordable, max_concurrency * pages_per_request)
         self._cache = KvCache(self._architecture, num_pages, self._dtype, self._device)
 
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
@@ -118,9 +119,9 @@ class NativeEngine:
             replace(request, max_tokens=min(request.max_tokens, 2 + min(place, WARM_UP_STEPS)))
             for place, request in enumerate(requests)
         ]
-        room = self._max_pages * PAGE_SIZE - 1
+        longest_prompt = self._longest_context - 1
         alone = [
-            Request(place, np.zeros(min(length, room), dtype=np.int32), max_tokens=1)
+            Request(place, np.zeros(min(length, longest_prompt), dtype=np.int32), max_tokens=1)
             for place, length in enumerate(WARM_UP_PROMPTS)
         ]
         for rounds, slots in ((together, concurrency), (alone, 1)):
@@ -131,7 +132,7 @@ class NativeEngine:
         """Closed loop; one event per token, stamped when the token is on the host."""
         if self._decoder is None or self._cache is None:
             raise EngineError("serve() before load()")
-        scheduler = Scheduler(requests, concurrency, self._cache, self._max_pages)
+        scheduler = Scheduler(requests, concurrency, self._cache, pages_for(self._longest_context))
         try:
             while (step := scheduler.schedule()) is not None:
                 batch = prepare(step, self._device)
