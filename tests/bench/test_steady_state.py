@@ -1,10 +1,13 @@
 """The steady window on literal timelines."""
 
+import itertools
+
 import numpy as np
 import pytest
 from tests.factories import lockstep
 
 from tokenwatt import steady_state
+from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.record import Reason
 from tokenwatt.steady_state import Timeline, in_mid_life
 from tokenwatt.workloads import Request
@@ -38,6 +41,30 @@ def test_slots_start_at_ages_spread_over_a_life():
     assert [request.max_tokens for request in sent] == [10, 20, 30, 40, 40, 40]
     assert [len(request.prompt) for request in sent] == [40, 30, 20, 10, 10, 10]
     assert [trace.is_ramp for trace in timeline.traces.values()] == [True, True, True, False, False, False]
+
+
+def simulated_rate(window_s: float) -> float:
+    """Tokens/s over a window of an engine whose steps take 1 ms and 2 us per token of context, 16 in flight."""
+    timeline, now_s = Timeline(16), 0.0
+    requests = (Request(index, np.zeros(16, dtype=np.int32), max_tokens=400) for index in itertools.count())
+    sent = timeline.send(requests, clock=lambda: now_s)
+    running = [[next(sent), 0] for _ in range(16)]
+    while timeline.start_s is None or now_s < timeline.start_s + window_s:
+        now_s += 1e-3 + 2e-6 * sum(len(request.prompt) + produced for request, produced in running)
+        for slot, (request, produced) in enumerate(running):
+            is_last = produced + 1 == request.max_tokens
+            timeline.record(TokenEvent(request.index, now_s, 1, is_last, running=16))
+            running[slot] = [next(sent), 0] if is_last else [request, produced + 1]
+    window = steady_state.find(timeline, window_s, min_window_s=0.1)
+    assert window is not None
+    return sum(map(window.holds, timeline.token_times)) / window.length_s
+
+
+def test_a_window_of_half_a_request_already_has_the_steady_rate():
+    # Mean context 16 + 400 / 2 = 216, so a step takes 1 + 16 x 216 x 0.002 = 7.9 ms and a request 3.2 s; if all slots
+    # began at age 0, the first 1.6 s would see half the mean context and run at nearly twice the rate.
+    assert simulated_rate(1.6) == pytest.approx(simulated_rate(30.0), rel=0.01)
+    assert simulated_rate(30.0) == pytest.approx(16 / 7.9e-3, rel=0.01)
 
 
 def test_ramp_down_is_left_out():

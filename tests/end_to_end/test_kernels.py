@@ -25,6 +25,13 @@ def test_bench_without_a_gpu_is_refused_in_one_line(tokenwatt):
     assert len(printed.splitlines()) == 1
 
 
+def test_an_unknown_target_is_answered_in_one_line(tokenwatt):
+    outcome = tokenwatt("kernels", "compile", "--target", "42")
+    assert outcome.code == 2
+    assert "invalid choice: 42 (choose from 80, 86, 89, 90, 100, 103, 107, 120)" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
 def test_an_unknown_family_is_answered(tokenwatt):
     outcome = tokenwatt("kernels", "check", "matmul.dens")
     assert outcome.code == 2
