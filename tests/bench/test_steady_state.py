@@ -48,13 +48,13 @@ def simulated_rate(window_s: float) -> float:
     timeline, now_s = Timeline(16), 0.0
     requests = (Request(index, np.zeros(16, dtype=np.int32), max_tokens=400) for index in itertools.count())
     sent = timeline.send(requests, clock=lambda: now_s)
-    running = [[next(sent), 0] for _ in range(16)]
+    running = [(next(sent), 0) for _ in range(16)]
     while timeline.start_s is None or now_s < timeline.start_s + window_s:
         now_s += 1e-3 + 2e-6 * sum(len(request.prompt) + produced for request, produced in running)
         for slot, (request, produced) in enumerate(running):
             is_last = produced + 1 == request.max_tokens
             timeline.record(TokenEvent(request.index, now_s, 1, is_last, running=16))
-            running[slot] = [next(sent), 0] if is_last else [request, produced + 1]
+            running[slot] = (next(sent), 0) if is_last else (request, produced + 1)
     window = steady_state.find(timeline, window_s, min_window_s=0.1)
     assert window is not None
     return sum(map(window.holds, timeline.token_times)) / window.length_s
