@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from tokenwatt import metrics
 from tokenwatt.errors import UserError
-from tokenwatt.record import RECORDS, SCHEMA_VERSION, Measurement, Record, arrow_schema, unit_of
+from tokenwatt.record import RECORDS, SCHEMA_VERSION, Measurement, Record
+from tokenwatt.schema import arrow_schema, unit_of
 
 
 def write(rows: Sequence[Record], kind: type[Record], folder: Path) -> Path:

@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 from tests.factories import measurement
 
-from tokenwatt.record import RECORDS, EnergyStatus, Reason, Status, arrow_schema
+from tokenwatt.record import RECORDS, EnergyStatus, Reason, Status
+from tokenwatt.schema import arrow_schema
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.grain)

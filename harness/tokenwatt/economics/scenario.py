@@ -15,11 +15,12 @@ from tokenwatt.economics.fleet import QUANTITIES, estimate, facts_used
 from tokenwatt.economics.reference_row import ReferenceRow, from_measurement, from_published
 from tokenwatt.economics.scaling import SpeedMethod
 from tokenwatt.errors import UserError, unknown_name
-from tokenwatt.record import FleetEstimate, unit_of
+from tokenwatt.record import FleetEstimate
 from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.published import load_published
 from tokenwatt.reference.ranges import CASES
 from tokenwatt.reference.systems import Ownership
+from tokenwatt.schema import unit_of
 from tokenwatt.spec import Spec, load_toml
 from tokenwatt.workloads import find_toml
 

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.economics.scenario import FleetStudy
-from tokenwatt.record import FleetEstimate, unit_of
+from tokenwatt.record import FleetEstimate
 from tokenwatt.reference.facts import Fact, Grade
 from tokenwatt.reference.ranges import CASES
+from tokenwatt.schema import unit_of
 from tokenwatt.units import format_si
 
 NOTHING = "–"
