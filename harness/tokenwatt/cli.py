@@ -195,6 +195,8 @@ def main() -> None:
     except TokenwattError as error:
         _fail(str(error), 1)
     except UsageError as error:
+        if not str(error):  # no arguments: the help has been printed
+            sys.exit(2)
         _fail(str(error).rstrip("."), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -64,3 +64,11 @@ def test_the_data_dictionary_can_be_printed_and_written(tokenwatt, tmp_path):
 def test_version_and_help(tokenwatt):
     assert tokenwatt("--version").out.startswith("tokenwatt ")
     assert "bench" in tokenwatt("--help").out
+
+
+def test_without_arguments_the_help_is_all_that_is_said(tokenwatt):
+    for arguments in ((), ("data",)):
+        outcome = tokenwatt(*arguments)
+        assert outcome.code == 2
+        assert "Commands" in outcome.out
+        assert outcome.err == ""
