@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -97,7 +96,7 @@ def run_suite(suite: SuiteSpec, results: Path, observer: Observer) -> Run:
     for _, engine, points in plans:
         engine.check(_longest_context(points), max(point.workload.vocabulary for point in points))
     clock = RunClock()
-    run_id = f"{clock.began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    run_id = clock.new_run_id()
     run = Run(run_id, results / run_id)
     run.save()
     for spec, engine, points in plans:
@@ -195,15 +194,7 @@ class _Bench:
             self.observer.begin("ceilings of this machine", 0.0)
             ceilings = measure_ceilings(identity.device, identity.dtype)
             self.observer.end(None)
-        wanted = identity.gpu_uuids
-        boards = [board for board in power.boards() if wanted is None or board.uuid in wanted]
-        return describe(
-            identity,
-            gpu_name=boards[0].name if boards else None,
-            gpu_uuids=tuple(board.uuid for board in boards) or wanted or (),
-            gpu_driver_version=boards[0].driver_version if boards else None,
-            ceilings=ceilings,
-        )
+        return describe(identity.device, identity.gpu_uuids, identity.torch_version, identity.triton_version, ceilings)
 
     def _load(self, points: Sequence[Point]) -> str | None:
         """Load the engine for its largest point; the error's text if it cannot be."""

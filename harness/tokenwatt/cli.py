@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="What the results mean.")
 app.add_typer(data_app, name="data")
+bench_kernels = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 INTERRUPTED = 130
 # typer brings its own click, whose UsageError it does not export; every wrong command line is one of those.
@@ -96,16 +97,45 @@ def bench(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def kernels(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(metavar="check|compile|bench", help="Gate, compile report, or timings.")],
+    action: Annotated[
+        str,
+        typer.Argument(
+            metavar="check|compile|bench|tune", help="Gate, compile report, times and joules, or tiles for this GPU."
+        ),
+    ],
 ) -> None:
-    """Check the Triton kernels against their references, compile them for every target, or time them.
+    """Check the Triton kernels, compile them for every target, time and meter them, or find this GPU's fastest tiles.
 
-    Runs in a process of its own, because the interpreter must be chosen before Triton is imported. Further arguments
-    (kernel families, --json) are passed on.
+    Further arguments are passed on: kernel families, --dtype, --json; for bench also --results, for tune --output. All
+    but bench run in a process of their own, because the interpreter must be chosen before Triton is imported.
     """
+    if action == "bench":
+        raise typer.Exit(bench_kernels(context.args, prog_name="tokenwatt kernels bench", standalone_mode=False) or 0)
     roots = os.pathsep.join(entry for entry in sys.path if entry)
     command = [sys.executable, "-m", "tokenwatt_kernels", action, *context.args]
     raise typer.Exit(subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": roots}).returncode)  # noqa: S603
+
+
+@bench_kernels.command()
+def _bench_kernels(
+    families: Annotated[list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Default: all.")] = None,
+    dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="May be given several times.")] = None,
+    results: Results = Path("results/raw"),
+    as_json: Json = False,
+) -> None:
+    """Pass the gate, time every kernel beside its baselines, meter a loop of each, write parquet, print tables."""
+    from tokenwatt import kernel_bench as room
+    from tokenwatt.terminal import TerminalObserver, kernel_rows_as_json, print_kernels
+
+    with TerminalObserver() as observer:
+        run = room.run_contests(families or (), dtypes or (), results, observer)
+    if as_json:
+        typer.echo(json.dumps(kernel_rows_as_json(run.timings), indent=2))
+    else:
+        print_kernels(run.timings)
+        typer.echo(f"written to {run.folder}", err=True)
+    if any(row.status == "disagrees" or row.energy_status == "invalid" for row in run.timings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,3 +22,7 @@ class RunClock:
     def __call__(self) -> float:
         """Now."""
         return time.perf_counter() - self._origin_s
+
+    def new_run_id(self) -> str:
+        """A name for the run, in the order of time: when it began, and four digits by chance."""
+        return f"{self.began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

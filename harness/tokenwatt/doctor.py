@@ -39,7 +39,7 @@ def examine() -> list[Finding]:
         Finding("processor", True, cpu_name()),
     ]
     findings += [_package(name, extra) for name, extra in OPTIONAL.items()]
-    findings += [_torch_device(), *_boards(), _rapl()]
+    findings += [_torch_device(), *map(_tiles, _gpu_names()), *_boards(), _rapl()]
     for engine in ENGINES:
         package, extra = NEEDS.get(engine, ("", ""))
         missing = bool(package) and _version(package) is None
@@ -92,6 +92,28 @@ def _torch_device() -> Finding:
         return Finding("GPU for torch", True, torch.cuda.get_device_name(0))
     advice = "with a GPU here, install a CUDA build: make setup TORCH='torch==2.13.0'"
     return Finding("GPU for torch", False, "none; engines run on the processor", advice)
+
+
+def _gpu_names() -> list[str]:
+    """The names of the GPUs that torch finds, each once."""
+    if not _has_gpu():
+        return []
+    import torch
+
+    return list(dict.fromkeys(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())))
+
+
+def _tiles(gpu_name: str) -> Finding:
+    from tokenwatt_kernels import tables
+
+    subject = f"kernel tiles for {gpu_name}"
+    try:
+        table = tables.for_gpu(gpu_name)
+    except tables.TableError as error:
+        return Finding(subject, False, str(error), "tokenwatt kernels tune")
+    if table is None:
+        return Finding(subject, False, "none measured; safe ones are used", "tokenwatt kernels tune")
+    return Finding(subject, True, f"measured for {sum(map(len, table.rows.values()))} keys")
 
 
 def _boards() -> list[Finding]:

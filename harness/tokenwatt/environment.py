@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
-from tokenwatt import __version__
-from tokenwatt.engines.protocol import EngineIdentity
+from tokenwatt import __version__, power
 from tokenwatt.record import Environment
 
 REPEATS = 7
@@ -31,26 +31,28 @@ class Ceilings:
 
 
 def describe(
-    identity: EngineIdentity,
-    gpu_name: str | None,
-    gpu_uuids: tuple[str, ...],
-    gpu_driver_version: str | None,
+    device: Literal["cuda", "cpu", "none"],
+    gpu_uuids: tuple[str, ...] | None,
+    torch_version: str | None,
+    triton_version: str | None,
     ceilings: Ceilings | None,
 ) -> Environment:
-    """The environment columns of a row."""
+    """The environment columns of a row; `gpu_uuids` None means every board."""
+    boards = [board for board in power.boards() if gpu_uuids is None or board.uuid in gpu_uuids]
+    uuids = tuple(board.uuid for board in boards) or gpu_uuids or ()
     return Environment(
-        device=identity.device,
-        gpu_name=gpu_name,
-        gpu_count=len(gpu_uuids),
-        gpu_uuids=gpu_uuids,
-        gpu_driver_version=gpu_driver_version,
+        device=device,
+        gpu_name=boards[0].name if boards else None,
+        gpu_count=len(uuids),
+        gpu_uuids=uuids,
+        gpu_driver_version=boards[0].driver_version if boards else None,
         cpu_name=cpu_name(),
         cpu_count=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         os_name=f"{platform.system()} {platform.release()}",
         python_version=platform.python_version(),
-        torch_version=identity.torch_version,
-        triton_version=identity.triton_version,
+        torch_version=torch_version,
+        triton_version=triton_version,
         tokenwatt_version=__version__,
         git_commit=git_commit(),
         ceiling_memory_bytes_per_s=ceilings.memory_bytes_per_s if ceilings else None,

@@ -21,6 +21,10 @@ class EngineError(TokenwattError):
     """An engine could not do its work: the row that it was measuring becomes `failed`, with this text as its reason."""
 
 
+class GateError(TokenwattError):
+    """A kernel is wrong: nothing is timed."""
+
+
 def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> UserError:
     """Say which names exist when somebody asks for one that does not, the nearest one first.
 

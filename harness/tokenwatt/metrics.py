@@ -11,10 +11,12 @@ from typing import Literal
 
 import pandas as pd
 
+from tokenwatt.record import OUR_KERNEL, KernelTiming, Measurement
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One derived column of the `measurements` table."""
+    """One derived column of a table."""
 
     name: str
     unit: str
@@ -24,6 +26,15 @@ class Metric:
     description: str
     compute: Callable[[pd.DataFrame], pd.Series]
 
+
+GPU_POWER = Metric(
+    "gpu_power_w",
+    "W",
+    "gpu_energy_j / window_s",
+    "lower",
+    "Mean board power over the window, summed over GPUs.",
+    lambda t: t["gpu_energy_j"] / t["window_s"],
+)
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -58,14 +69,7 @@ METRICS: tuple[Metric, ...] = (
         "Interactivity: the pace at which one user sees tokens.",
         lambda t: 1.0 / t["tpot_median_s"].where(t["tpot_median_s"] > 0),
     ),
-    Metric(
-        "gpu_power_w",
-        "W",
-        "gpu_energy_j / window_s",
-        "lower",
-        "Mean board power over the window, summed over GPUs.",
-        lambda t: t["gpu_energy_j"] / t["window_s"],
-    ),
+    GPU_POWER,
     Metric(
         "joules_per_output_token",
         "J/token",
@@ -96,14 +100,74 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def derive(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Measured columns of `measurements` with every metric appended (float64; missing where an input is missing)."""
-    names = [metric.name for metric in METRICS]
-    measured = measurements.drop(columns=names, errors="ignore")
+def _limit_s(timings: pd.DataFrame) -> pd.Series:
+    """Least time of one call at the ceilings of its machine."""
+    compute_s = timings["flop"] / timings["ceiling_flop_per_s"]
+    memory_s = timings["bytes"] / timings["ceiling_memory_bytes_per_s"]
+    return compute_s.where(compute_s > memory_s, memory_s)
+
+
+def _median_of_ours_s(timings: pd.DataFrame) -> pd.Series:
+    """Median of our kernel in the same contest."""
+    ours = timings["median_s"].where(timings["contender"] == OUR_KERNEL)
+    return ours.groupby([timings[key] for key in ("run_id", "family", "problem", "dtype")]).transform("max")
+
+
+KERNEL_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "flop_per_s",
+        "flop/s",
+        "flop / median_s",
+        "higher",
+        "Unavoidable operations per second of device time.",
+        lambda t: t["flop"] / t["median_s"],
+    ),
+    Metric(
+        "bytes_per_s",
+        "byte/s",
+        "bytes / median_s",
+        "higher",
+        "Unavoidable memory traffic per second of device time.",
+        lambda t: t["bytes"] / t["median_s"],
+    ),
+    Metric(
+        "fraction_of_limit",
+        "1",
+        "max(flop / ceiling_flop_per_s, bytes / ceiling_memory_bytes_per_s) / median_s",
+        "higher",
+        "Least time that this machine's measured ceilings allow, as a share of the median.",
+        lambda t: _limit_s(t) / t["median_s"],
+    ),
+    Metric(
+        "time_over_ours",
+        "1",
+        "median_s / (median_s of contender tokenwatt in the same run, family, problem and dtype)",
+        "higher",
+        "Above 1 our kernel is faster.",
+        lambda t: t["median_s"] / _median_of_ours_s(t),
+    ),
+    GPU_POWER,
+    Metric(
+        "joules_per_call",
+        "J",
+        "gpu_energy_j / window_calls",
+        "lower",
+        "Board energy per call of a busy loop, L2 warm; idle power is inside it.",
+        lambda t: t["gpu_energy_j"] / t["window_calls"],
+    ),
+)
+
+METRICS_OF: dict[str, tuple[Metric, ...]] = {Measurement.grain: METRICS, KernelTiming.grain: KERNEL_METRICS}
+"""Tables that have derived columns."""
+
+
+def derive(table: pd.DataFrame, metrics: tuple[Metric, ...] = METRICS) -> pd.DataFrame:
+    """Measured columns of a table with its metrics appended (float64; missing where an input is missing)."""
+    measured = table.drop(columns=[metric.name for metric in metrics], errors="ignore")
     inputs = measured.assign(
         **{column: pd.to_numeric(measured[column]).astype("float64") for column in _INPUTS if column in measured}
     )
-    return measured.assign(**{metric.name: metric.compute(inputs).astype("float64") for metric in METRICS})
+    return measured.assign(**{metric.name: metric.compute(inputs).astype("float64") for metric in metrics})
 
 
 _INPUTS = (
@@ -114,4 +178,10 @@ _INPUTS = (
     "tpot_median_s",
     "gpu_energy_j",
     "gpu_idle_power_w",
+    "flop",
+    "bytes",
+    "median_s",
+    "ceiling_flop_per_s",
+    "ceiling_memory_bytes_per_s",
+    "window_calls",
 )

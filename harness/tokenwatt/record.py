@@ -30,6 +30,7 @@ MeanRequests = Annotated[float, Unit("request")]
 Count = Annotated[int, Unit("1")]
 Bytes = Annotated[int, Unit("byte")]
 BytesPerSecond = Annotated[float, Unit("byte/s")]
+Flop = Annotated[int, Unit("flop")]
 FlopPerSecond = Annotated[float, Unit("flop/s")]
 TokensPerSecond = Annotated[float, Unit("token/s")]
 Quantity = Annotated[float, Unit("1")]
@@ -71,6 +72,7 @@ class Reason(StrEnum):
     COUNTER_MISSING = "counter_missing"
     POWER_MISSING = "power_missing"
     THROTTLED = "throttled"
+    HOST_BOUND = "host_bound"
 
 
 class Record(BaseModel):
@@ -120,19 +122,65 @@ class Environment(Record):
     """Best matmul rate of the device in the row's dtype on random data; null where not measured."""
 
 
-class Measurement(Environment):
-    """One steady window of one engine, model, workload and concurrency. A failed run is a row too, without numbers."""
+class MeteredWindow(Environment):
+    """A stretch of one run with the energy that went into it, and how far that energy can be trusted."""
 
-    grain = "measurements"
+    grain = "windows"
 
     run_id: str
     """Invocation that wrote the row; also the name of its folder."""
     measurement_id: str
     """The row's own name: `<run_id>/<index>`."""
     measured_at: datetime
-    """UTC time at which this row's point began."""
+    """UTC time at which this row's point, or contest, began."""
     run_began_at: datetime
     """UTC time of zero on the run's clock."""
+
+    window_start_s: Seconds | None = None
+    """Start of the window on the run's clock."""
+    window_s: Seconds | None = None
+    """Length of the window."""
+
+    energy_status: EnergyStatus = EnergyStatus.NO_METER
+    """Whether the energy can be trusted."""
+    energy_reasons: tuple[Reason, ...] = ()
+    """Why it is not `valid`."""
+    power_scope: Literal["engine_gpus", "all_gpus"] | None = None
+    """Boards inside the joules: those of the engine, or every board of the host where the engine cannot tell."""
+    gpu_energy_j: Joules | None = None
+    """Board energy over the window, summed over GPUs: the counter's where there is one, else the integral's."""
+    gpu_energy_counter_j: Joules | None = None
+    """Same by the boards' energy counters, their lag behind the ticks averaged around the window's edges."""
+    gpu_energy_sampled_j: Joules | None = None
+    """Same by integrating sampled instantaneous power (trapezoid)."""
+    gpu_energy_relative_difference: Ratio | None = None
+    """(sampled - counter) / counter."""
+    gpu_power_limit_w: Watts | None = None
+    """Enforced power limit, summed over GPUs; the lowest seen in the window."""
+    gpu_sm_clock_hz: Hertz | None = None
+    """SM clock, mean over the window and GPUs."""
+    gpu_temperature_start_c: Celsius | None = None
+    """Hottest GPU at the start of the window."""
+    gpu_temperature_end_c: Celsius | None = None
+    """Hottest GPU at the end of the window."""
+    throttle_reasons: tuple[str, ...] = ()
+    """NVML reasons that held clocks back at some time in the window (idle left out)."""
+    cpu_energy_j: Joules | None = None
+    """CPU package energy over the window by RAPL; null where it cannot be read."""
+
+    @model_validator(mode="after")
+    def _joules_agree_with_their_status(self) -> Self:
+        trusted = self.energy_status in (EnergyStatus.VALID, EnergyStatus.SUSPECT)
+        if trusted != (self.gpu_energy_j is not None):
+            raise ValueError(f"energy_status {self.energy_status} contradicts gpu_energy_j {self.gpu_energy_j}")
+        return self
+
+
+class Measurement(MeteredWindow):
+    """One steady window of one engine, model, workload and concurrency. A failed run is a row too, without numbers."""
+
+    grain = "measurements"
+
     status: Status
     """`ok`, `failed` or `interrupted`."""
     reasons: tuple[Reason, ...] = ()
@@ -165,10 +213,6 @@ class Measurement(Environment):
     osl: MeanTokens | None = None
     """Mean output budget of those requests."""
 
-    window_start_s: Seconds | None = None
-    """Start of the steady window on the run's clock."""
-    window_s: Seconds | None = None
-    """Length of the steady window."""
     is_stable: bool | None = None
     """Whether the window passes every test of steadiness; `reasons` says which it failed."""
     running: MeanRequests | None = None
@@ -190,34 +234,8 @@ class Measurement(Environment):
     e2el_median_s: Seconds | None = None
     """End-to-end latency, median over requests completed in the window."""
 
-    energy_status: EnergyStatus = EnergyStatus.NO_METER
-    """Whether the energy can be trusted."""
-    energy_reasons: tuple[Reason, ...] = ()
-    """Why it is not `valid`."""
-    power_scope: Literal["engine_gpus", "all_gpus"] | None = None
-    """Boards inside the joules: those of the engine, or every board of the host where the engine cannot tell."""
-    gpu_energy_j: Joules | None = None
-    """Board energy over the window, summed over GPUs: the counter's where there is one, else the integral's."""
-    gpu_energy_counter_j: Joules | None = None
-    """Same by the boards' energy counters, their lag behind the ticks averaged around the window's edges."""
-    gpu_energy_sampled_j: Joules | None = None
-    """Same by integrating sampled instantaneous power (trapezoid)."""
-    gpu_energy_relative_difference: Ratio | None = None
-    """(sampled - counter) / counter."""
     gpu_idle_power_w: Watts | None = None
     """Board power before the engine was loaded, summed over GPUs."""
-    gpu_power_limit_w: Watts | None = None
-    """Enforced power limit, summed over GPUs; the lowest seen in the window."""
-    gpu_sm_clock_hz: Hertz | None = None
-    """SM clock, mean over the window and GPUs."""
-    gpu_temperature_start_c: Celsius | None = None
-    """Hottest GPU at the start of the window."""
-    gpu_temperature_end_c: Celsius | None = None
-    """Hottest GPU at the end of the window."""
-    throttle_reasons: tuple[str, ...] = ()
-    """NVML reasons that held clocks back at some time in the window (idle left out)."""
-    cpu_energy_j: Joules | None = None
-    """CPU package energy over the window by RAPL; null where it cannot be read."""
 
     @model_validator(mode="after")
     def _only_good_rows_carry_numbers(self) -> Self:
@@ -225,9 +243,59 @@ class Measurement(Environment):
             raise ValueError(f"a row with status {self.status} cannot carry output_tokens")
         if self.status is Status.OK and (self.window_s is None or self.output_tokens is None):
             raise ValueError("a row with status ok needs window_s and output_tokens")
-        trusted = self.energy_status in (EnergyStatus.VALID, EnergyStatus.SUSPECT)
-        if trusted != (self.gpu_energy_j is not None):
-            raise ValueError(f"energy_status {self.energy_status} contradicts gpu_energy_j {self.gpu_energy_j}")
+        return self
+
+
+OUR_KERNEL = "tokenwatt"
+"""`contender` of our own kernels; the others are baselines."""
+
+
+class KernelTiming(MeteredWindow):
+    """One contender on one problem: the device time of a call with a cold L2 cache, and the energy of a loop of calls.
+
+    The window is that loop, in which L2 stays warm.
+    """
+
+    grain = "kernels"
+
+    family: str
+    """Kernel family, such as `matmul.dense`."""
+    problem: str
+    """Shapes and inputs, by name."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Element type of inputs and output."""
+    contender: str
+    """Who computed: `tokenwatt`, which is our kernel, or a baseline."""
+    configuration: str
+    """What our kernel chose for the problem, such as its tile; empty for a baseline, or where it does not say."""
+    status: Literal["measured", "unavailable", "disagrees"]
+    """`measured`; `unavailable`: it does not take this problem here; `disagrees`: its answer is not the others'."""
+    reasons: tuple[str, ...] = ()
+    """Why there is no time, or no energy, in the words of whoever refused."""
+    flop: Flop
+    """Floating-point operations that the problem cannot avoid."""
+    bytes: Bytes
+    """Bytes to and from memory that the problem cannot avoid."""
+    median_s: Seconds | None = None
+    """Device time of one call, cold L2: median of `samples` calls, all contenders in turns."""
+    low_s: Seconds | None = None
+    """Same, 20 % quantile."""
+    high_s: Seconds | None = None
+    """Same, 80 % quantile."""
+    samples: Count | None = None
+    """Timed calls."""
+    window_calls: Count | None = None
+    """Calls in the metered window."""
+
+    @model_validator(mode="after")
+    def _only_measured_rows_carry_numbers(self) -> Self:
+        times = (self.median_s, self.low_s, self.high_s, self.samples)
+        if self.status == "measured" and None in times:
+            raise ValueError("a row with status measured needs median_s, low_s, high_s and samples")
+        if self.status != "measured" and {*times, self.window_calls, self.gpu_energy_j} != {None}:
+            raise ValueError(f"a row with status {self.status} cannot carry times or joules")
+        if (self.window_s is None) != (self.window_calls is None):
+            raise ValueError(f"window_s {self.window_s} contradicts window_calls {self.window_calls}")
         return self
 
 
@@ -348,5 +416,5 @@ class FleetEstimate(Record):
     """Facts and rows that the estimate rests on, with their sources."""
 
 
-RECORDS: tuple[type[Record], ...] = (Measurement, RequestRecord, PowerRecord, FleetEstimate)
+RECORDS: tuple[type[Record], ...] = (Measurement, RequestRecord, PowerRecord, KernelTiming, FleetEstimate)
 """Every table that is written, for the data dictionary."""

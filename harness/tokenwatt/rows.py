@@ -49,6 +49,14 @@ def row_of(
         "running": window.running,
         **_tokens(timeline, window),
         **latencies,
+        **energy_columns(energy),
+    }
+    return Measurement.model_validate({**asked, **numbers})
+
+
+def energy_columns(energy: power.Energy) -> dict[str, Any]:
+    """The columns of a `MeteredWindow` that its meters fill."""
+    return {
         "energy_status": energy.status,
         "energy_reasons": energy.reasons,
         "gpu_energy_j": energy.gpu_energy_j,
@@ -62,7 +70,6 @@ def row_of(
         "throttle_reasons": energy.throttle_reasons,
         "cpu_energy_j": energy.cpu_energy_j,
     }
-    return Measurement.model_validate({**asked, **numbers})
 
 
 def _power_drifts(samples: list[PowerSample], window: Window) -> bool:

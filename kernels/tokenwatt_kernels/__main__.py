@@ -1,8 +1,10 @@
-"""python -m tokenwatt_kernels check|compile|bench [FAMILY...] [--json]
+"""python -m tokenwatt_kernels check|compile|bench|tune|work [FAMILY...] [--json]
 
 check    run every kernel against its reference: on the GPU, or in Triton's interpreter where there is none
 compile  compile every kernel for every GPU generation, and read registers, spills and tensor cores from the result
-bench    check, then time every kernel beside its baselines (needs a GPU)
+bench    check, then time every kernel beside its baselines (needs a GPU); `tokenwatt kernels bench` meters them too
+tune     find the fastest tile of every kernel and write the table of this GPU (needs a GPU)
+work     print what each bench problem asks of a GPU, and the least time that given ceilings allow
 
 Exit codes: 0 all good, 1 a kernel failed, 2 the request cannot be met.
 """
@@ -10,13 +12,14 @@ Exit codes: 0 all good, 1 a kernel failed, 2 the request cannot be met.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from tokenwatt_kernels import commands
+from tokenwatt_kernels import commands, compile_table, generated_part, printing, tables, work_table
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import select
 from tokenwatt_kernels.targets import TARGETS
@@ -24,7 +27,12 @@ from tokenwatt_kernels.targets import TARGETS
 if TYPE_CHECKING:
     import torch
 
+    from tokenwatt_kernels.compiling import CompileReport
+
 GOOD, FAILED, CANNOT = 0, 1, 2
+INTERRUPTED = 130
+# NVIDIA H200 SXM datasheet: 1,979 TFLOP/s of bf16 with sparsity, half of it dense; 4.8 TB/s.
+H200_FLOP_PER_S, H200_BYTES_PER_S = 989.5e12, 4.8e12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,16 +51,52 @@ def _check(families: Sequence[str], options: argparse.Namespace) -> int:
     if device is None:
         print("check --device cuda needs a CUDA GPU, found none; leave --device out to interpret", file=sys.stderr)
         return CANNOT
-    if device.type == "cpu":
-        # Triton reads this when it is imported, which nothing has done yet.
-        os.environ["TRITON_INTERPRET"] = "1"
-    verdicts = commands.check(families, options.dtype or tuple(DTYPES), device)
-    return _show(verdicts, _verdict_line, options.json, lambda verdict: f"{verdict.case} {verdict.dtype}")
+    results = chain(
+        commands.check(families, options.dtype or tuple(DTYPES), device, options.jobs),
+        commands.check_mutants(families, device, options.jobs),
+    )
+    return _code(printing.show(results, printing.check_line, as_json=options.json, last_line=printing.check_summary))
 
 
 def _compile(families: Sequence[str], options: argparse.Namespace) -> int:
-    reports = commands.compile_all(families, options.dtype or ("bfloat16",), options.target or tuple(TARGETS))
-    return _show(reports, _report_line, options.json, lambda report: f"{report.specimen} {report.target}")
+    if _has_no_place(options.markdown, compile_table.PART):
+        return CANNOT
+    reports: list[CompileReport] = []
+
+    def collected() -> Iterator[CompileReport]:
+        dtype_names, capabilities = options.dtype or ("bfloat16",), options.target or tuple(TARGETS)
+        for report in commands.compile_all(families, dtype_names, capabilities, options.jobs):
+            reports.append(report)
+            yield report
+
+    def last_line(shown: list[CompileReport]) -> str:
+        return printing.summary([(f"{report.specimen} {report.target}", report.status) for report in shown])
+
+    is_good = printing.show(collected(), printing.report_line, as_json=options.json, last_line=last_line)
+    if options.markdown is not None:
+        generated_part.write(options.markdown, compile_table.PART, compile_table.table(reports))
+    return _code(is_good)
+
+
+def _work(families: Sequence[str], options: argparse.Namespace) -> int:
+    if _has_no_place(options.markdown, work_table.PART):
+        return CANNOT
+    dtype_names = options.dtype or ("bfloat16",)
+    text = "\n".join(
+        work_table.markdown(families, dtype_name, options.flop_per_s, options.bytes_per_s) for dtype_name in dtype_names
+    )
+    print(text, end="")
+    if options.markdown is not None:
+        generated_part.write(options.markdown, work_table.PART, text)
+    return GOOD
+
+
+def _has_no_place(path: Path | None, name: str) -> bool:
+    """Whether a table cannot be written to `path`, which is then said."""
+    problem = None if path is None else generated_part.missing_place(path, name)
+    if problem is not None:
+        print(problem, file=sys.stderr)
+    return problem is not None
 
 
 def _bench(families: Sequence[str], options: argparse.Namespace) -> int:
@@ -63,8 +107,46 @@ def _bench(families: Sequence[str], options: argparse.Namespace) -> int:
     dtype_names = options.dtype or ("bfloat16",)
     red = [verdict for verdict in commands.check(families, dtype_names, device) if verdict.status == "failed"]
     if red:
-        return _show(red, _verdict_line, options.json)
-    return _show(commands.bench(families, dtype_names, device), _result_line, options.json)
+        return _code(printing.show(red, printing.check_line, as_json=options.json))
+    from tokenwatt_kernels import contests
+
+    results = map(contests.run, commands.bench(families, dtype_names, device))
+    return _code(printing.show(chain.from_iterable(results), printing.result_line, as_json=options.json))
+
+
+def _tune(families: Sequence[str], options: argparse.Namespace) -> int:
+    device = _device("cuda")
+    if device is None:
+        print("tune needs a CUDA GPU, found none; `check` and `compile` work without one", file=sys.stderr)
+        return CANNOT
+    from tokenwatt_kernels import device as device_facts
+    from tokenwatt_kernels import trials, tune
+
+    gpu_name, capability = device_facts.name(device), device_facts.capability(device)
+    path = options.output or tables.path_of(gpu_name)
+    try:
+        table = tables.to_extend(path, gpu_name, capability)
+    except tables.TableError as error:
+        print(error, file=sys.stderr)
+        return CANNOT
+    jobs = tune.jobs(families, options.dtype or ("bfloat16",))
+    try:
+        failed = tune.tune(
+            jobs, table, trials.Trials(device), trials.source(), lambda table: tables.write(table, path), _print_now
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; the rows of finished keys are in {path}", file=sys.stderr)
+        return INTERRUPTED
+    print(printing.summary([(job.name, "failed" if job.name in failed else "passed") for job in jobs]), f"-> {path}")
+    return _code(not failed)
+
+
+def _code(is_good: bool) -> int:
+    return GOOD if is_good else FAILED
+
+
+def _print_now(line: str) -> None:
+    print(line, flush=True)
 
 
 def _device(name: str) -> torch.device | None:
@@ -77,59 +159,21 @@ def _device(name: str) -> torch.device | None:
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
-def _show(
-    results: Iterable[Any], line: Callable[[Any], str], as_json: bool, name: Callable[[Any], str] | None = None
-) -> int:
-    """Print each result as it comes, or all of them as one JSON list. FAILED if there is a bad one among them.
-
-    With `name`, the lines end in a summary that names those that failed.
-    """
-    shown = []
-    for result in results:
-        shown.append(result)
-        if not as_json:
-            print(line(result), *(f"    {reason}" for reason in result.reasons), sep="\n", flush=True)
-    if as_json:
-        print(json.dumps([result.as_row() for result in shown], indent=1))
-    elif name is not None:
-        print(_summary([(name(result), result.status) for result in shown]))
-    return FAILED if any(result.status in ("failed", "disagrees") for result in shown) else GOOD
+def _jobs(text: str) -> int:
+    jobs = int(text) if text.isdecimal() else 0
+    if jobs < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
+    return jobs
 
 
-def _summary(statuses: Sequence[tuple[str, str]]) -> str:
-    """Such as "54 of 54 passed", "48 of 54 passed, 6 skipped" or "2 of 54 FAILED: name, name"."""
-    total = len(statuses)
-    failed = [name for name, status in statuses if status == "failed"]
-    if failed:
-        return f"{len(failed)} of {total} FAILED: {', '.join(failed)}"
-    skipped = sum(status == "skipped" for _, status in statuses)
-    return f"{total - skipped} of {total} passed" + (f", {skipped} skipped" if skipped else "")
-
-
-def _verdict_line(verdict: Any) -> str:
-    return (
-        f"{verdict.status:7} {verdict.case:55} {verdict.dtype:9} max {verdict.max_abs_error:.2e}"
-        f" (limit {verdict.max_abs_limit:.2e})  rms {verdict.rms_error:.2e} (limit {verdict.rms_limit:.2e})"
-    )
-
-
-def _report_line(report: Any) -> str:
-    return (
-        f"{report.status:7} {report.target:6} {report.specimen:44} {report.registers:3} registers"
-        f" {report.shared_bytes:7} B shared {report.stack_bytes:3} B stack {report.spill_instructions:3} spills"
-        f" {report.tensor_core_instructions:3} tensor-core ({report.counted_in})"
-    )
-
-
-def _result_line(result: Any) -> str:
-    if result.median_s is None:
-        return f"{result.status:11} {result.problem:28} {result.dtype:9} {result.contender}"
-    ratio = "" if result.time_over_ours is None else f"  {result.time_over_ours:5.2f} x our time"
-    return (
-        f"{result.status:11} {result.problem:28} {result.dtype:9} {result.contender:15} {result.median_s * 1e6:9.1f} us"
-        f" ({result.low_s * 1e6:.1f}-{result.high_s * 1e6:.1f})  {result.flop_per_s / 1e12:6.1f} TFLOP/s"
-        f" {result.bytes_per_s / 1e12:5.2f} TB/s{ratio}"
-    )
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text}")
+    return number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,16 +188,36 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tokenwatt_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(required=True)
-    for name, command in (("check", _check), ("compile", _compile), ("bench", _bench)):
+    for name, command in (
+        ("check", _check),
+        ("compile", _compile),
+        ("bench", _bench),
+        ("tune", _tune),
+        ("work", _work),
+    ):
         sub = subparsers.add_parser(name)
         sub.set_defaults(command=command)
         sub.add_argument("families", nargs="*", metavar="FAMILY", help="such as attention.prefill; default: all")
-        sub.add_argument("--json", action="store_true", help="print one JSON list")
+        if name not in ("tune", "work"):
+            sub.add_argument("--json", action="store_true", help="print one JSON list")
         sub.add_argument("--dtype", action="append", choices=tuple(DTYPES), help="may be given several times")
         if name == "check":
             sub.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+        if name == "tune":
+            sub.add_argument("--output", type=Path, metavar="FILE", help="default: the table that ships for this GPU")
         if name == "compile":
             sub.add_argument("--target", action="append", type=int, choices=tuple(TARGETS), help="such as 90 for sm_90")
+        if name == "work":
+            sub.add_argument(
+                "--flop-per-s", type=_positive, default=H200_FLOP_PER_S, help="default: an H200's, dense bf16"
+            )
+            sub.add_argument("--bytes-per-s", type=_positive, default=H200_BYTES_PER_S, help="default: an H200's")
+        if name in ("check", "compile"):
+            sub.add_argument("--jobs", type=_jobs, default=len(os.sched_getaffinity(0)), help="default: all cores")
+        if name in ("compile", "work"):
+            sub.add_argument(
+                "--markdown", type=Path, metavar="FILE", help="also write a table between the two markers in FILE"
+            )
     return parser
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 256
+FLOAT8 = torch.float8_e4m3fn
+CACHE_DTYPES = (*FLOAT_DTYPES, FLOAT8)
 
 
 def check_tensor(name: str, value: Tensor, dims: Sequence[str], dtypes: Sequence[torch.dtype] = FLOAT_DTYPES) -> None:
@@ -40,21 +41,3 @@ def check_size(name: str, axis: str, found: int, allowed: int) -> None:
     """Raise unless one axis has the size that another argument fixes."""
     if found != allowed:
         raise ValueError(f"{name} must have {axis} = {allowed}, got {found}")
-
-
-def check_heads(query_heads: int, kv_heads: int, head_dim: int) -> None:
-    """Raise unless the query heads divide evenly over the KV heads and the kernels support the head dimension."""
-    if kv_heads < 1 or query_heads < 1 or query_heads % kv_heads:
-        raise ValueError(f"q must have a positive multiple of k's {kv_heads} heads, got {query_heads} heads")
-    power_of_two = head_dim > 0 and head_dim & (head_dim - 1) == 0
-    if not (power_of_two and MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM):
-        raise ValueError(f"head_dim must be a power of two from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}, got {head_dim}")
-
-
-def resolve_scale(scale: float | None, head_dim: int) -> float:
-    """The softmax scale: `scale`, or 1/sqrt(head_dim) when it is None. Raises ValueError unless positive."""
-    if scale is None:
-        return head_dim**-0.5
-    if not scale > 0:
-        raise ValueError(f"scale must be > 0, got {scale}")
-    return float(scale)

@@ -1,9 +1,18 @@
-"""What `check`, `compile` and `bench` do, as generators of results. The gate's process is set up in __main__."""
+"""What `check`, `compile` and `bench` do, as generators. The gate's process is set up in __main__."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import atexit
+import functools
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenwatt_kernels.families import part
 from tokenwatt_kernels.targets import TARGETS
@@ -11,46 +20,140 @@ from tokenwatt_kernels.targets import TARGETS
 if TYPE_CHECKING:
     import torch
 
-    from tokenwatt_kernels.compiling import CompileReport
-    from tokenwatt_kernels.contests import Result
+    from tokenwatt_kernels.compiling import CompileReport, Specimen
+    from tokenwatt_kernels.contests import Contest
+    from tokenwatt_kernels.mutation import MutantVerdict
     from tokenwatt_kernels.testing import Verdict
 
+T = TypeVar("T")
+CheckTask = tuple[str, Any, str, str]
+"""Family, problem or mutant, dtype, type of the device."""
 
-def check(families: Sequence[str], dtype_names: Sequence[str], device: torch.device) -> Iterator[Verdict]:
-    """The gate on every problem: interpreted on a cpu device; on a GPU, with larger problems as well."""
-    from tokenwatt_kernels import testing
 
-    if device.type == "cpu":
-        from tokenwatt_kernels import interpreter
+def check(
+    families: Sequence[str], dtype_names: Sequence[str], device: torch.device, jobs: int = 1
+) -> Iterator[Verdict]:
+    """The gate on every problem: interpreted on a cpu device; on a GPU, with larger problems as well.
 
-        interpreter.enable()
+    Interpreted, `jobs` processes share the work; the order is the same for any number of them.
+    """
+    tasks: list[CheckTask] = []
     for family in families:
         problems = part(family, "problems")
         chosen = problems.GATE_PROBLEMS + (() if device.type == "cpu" else problems.GPU_GATE_PROBLEMS)
         for problem in chosen:
-            for dtype_name in dtype_names:
-                for case in part(family, "cases").cases(problem, dtype_name, device):
-                    yield testing.check(case)
+            tasks += [(family, problem, dtype_name, device.type) for dtype_name in _supported(problems, dtype_names)]
+    for verdicts in _run(_check_one, tasks, device, jobs):
+        yield from verdicts
+
+
+def check_mutants(families: Sequence[str], device: torch.device, jobs: int = 1) -> Iterator[MutantVerdict]:
+    """Wrong kernels, which the gate must reject."""
+    tasks: list[CheckTask] = [
+        (family, mutant, mutant.dtype_name, device.type)
+        for family in families
+        for mutant in part(family, "mutants").MUTANTS
+    ]
+    yield from _run(_judge_one, tasks, device, jobs)
+
+
+def _run(answer: Callable[[CheckTask], T], tasks: Sequence[CheckTask], device: torch.device, jobs: int) -> Iterator[T]:
+    """The answers in order: from this process on a GPU, from interpreting ones elsewhere."""
+    if device.type != "cpu":
+        yield from map(answer, tasks)
+        return
+    with _pool(min(jobs, len(tasks)), _prepare_interpreter) as pool:
+        yield from pool.map(answer, tasks)
+
+
+def _check_one(task: CheckTask) -> list[Verdict]:
+    import torch
+
+    from tokenwatt_kernels import testing
+
+    family, problem, dtype_name, device_type = task
+    # The interpreter runs programs one after another: a second answer of it could not differ.
+    runs = 1 if device_type == "cpu" else 2
+    cases = part(family, "cases").cases(problem, dtype_name, torch.device(device_type))
+    return [testing.check(case, runs) for case in cases]
+
+
+def _judge_one(task: CheckTask) -> MutantVerdict:
+    import torch
+
+    from tokenwatt_kernels import mutation
+
+    family, mutant, _, device_type = task
+    return mutation.judge(mutant, family, torch.device(device_type))
+
+
+def _prepare_interpreter() -> None:
+    """A worker's first step, before it imports triton."""
+    _prepare_worker()
+    os.environ["TRITON_INTERPRET"] = "1"
+    # Arithmetic on NaN and infinity is part of the gate; numpy, which the interpreter computes with, would warn of it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton")
+
+    import torch
+
+    from tokenwatt_kernels import interpreter
+
+    torch.set_num_threads(1)
+    interpreter.enable()
+
+
+def _supported(problems: ModuleType, dtype_names: Sequence[str]) -> list[str]:
+    """Those of dtype_names that the family takes."""
+    return [name for name in dtype_names if name in problems.DTYPE_NAMES]
 
 
 def compile_all(
-    families: Sequence[str], dtype_names: Sequence[str], capabilities: Sequence[int]
+    families: Sequence[str], dtype_names: Sequence[str], capabilities: Sequence[int], jobs: int = 1
 ) -> Iterator[CompileReport]:
-    """Every shipped kernel and tile for every target."""
+    """Every shipped kernel and tile for every target, `jobs` at a time, in the same order for any number of jobs."""
+    tasks = [
+        (family, tuple(dtype_names), capability, index)
+        for family in families
+        for capability in capabilities
+        for index in range(len(_specimens(family, tuple(dtype_names), capability)))
+    ]
+    with _pool(min(jobs, len(tasks)), _prepare_worker) as pool:
+        yield from pool.map(_compile_one, tasks)
+
+
+@contextmanager
+def _pool(jobs: int, prepare: Callable[[], None]) -> Iterator[ProcessPoolExecutor]:
+    """Processes, because compiler and interpreter hold Python's lock; spawned, because torch and triton are loaded."""
+    pool = ProcessPoolExecutor(max(1, jobs), multiprocessing.get_context("spawn"), prepare)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compile_one(task: tuple[str, tuple[str, ...], int, int]) -> CompileReport:
+    """Compile one specimen. A worker builds it anew by its place in the list, because kernels do not pickle."""
     from tokenwatt_kernels.compiling import compile_for
 
+    family, dtype_names, capability, index = task
+    return compile_for(_specimens(family, dtype_names, capability)[index], TARGETS[capability], family)
+
+
+@functools.cache
+def _specimens(family: str, dtype_names: tuple[str, ...], capability: int) -> list[Specimen]:
+    return part(family, "specimens").specimens(TARGETS[capability], dtype_names)
+
+
+def _prepare_worker() -> None:
+    """Leave interrupts to the parent, and leave at once: triton 3.9 complains at exit of what Gluon did not free."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(os._exit, 0)
+
+
+def bench(families: Sequence[str], dtype_names: Sequence[str], device: torch.device) -> Iterator[Contest]:
+    """Our kernels and their baselines on every real problem, for `contests.run`. Each holds its tensors: keep none."""
     for family in families:
-        for capability in capabilities:
-            target = TARGETS[capability]
-            for specimen in part(family, "specimens").specimens(target, tuple(dtype_names)):
-                yield compile_for(specimen, target)
-
-
-def bench(families: Sequence[str], dtype_names: Sequence[str], device: torch.device) -> Iterator[Result]:
-    """Our kernels and their baselines on every real problem."""
-    from tokenwatt_kernels import contests
-
-    for family in families:
-        for problem in part(family, "problems").BENCH_PROBLEMS:
-            for dtype_name in dtype_names:
-                yield from contests.run(part(family, "contest").contest(problem, dtype_name, device))
+        problems = part(family, "problems")
+        for problem in problems.BENCH_PROBLEMS:
+            for dtype_name in _supported(problems, dtype_names):
+                yield part(family, "contest").contest(problem, dtype_name, device)

@@ -1,62 +1,67 @@
-"""Compile a kernel for a GPU that is not here, and read registers, spills and tensor-core instructions from the result.
+"""Compile a kernel for a GPU that is not here, and judge the machine code.
 
 Nothing here initialises a driver, so it works on any machine; the process must not run under TRITON_INTERPRET.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tokenwatt_kernels import machine_code
+from tokenwatt_kernels.occupancy import programs_per_sm
 from tokenwatt_kernels.targets import Target
 
 TRITON_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
-_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-# Warp-level, warpgroup and fifth-generation tensor-core instructions, in machine code and in PTX.
-_TENSOR_CORE_SASS = re.compile(r"\b(?:HMMA|HGMMA|QGMMA|UTC\w*MMA)\b")
-_TENSOR_CORE_PTX = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
-_SPILL_SASS = re.compile(r"\b(?:LDL|STL)\b")
-_RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """A kernel with everything that its compilation depends on.
+    """A kernel with everything that its compilation depends on, and what the machine code must have.
 
-    kernel: the @triton.jit function.
-    signature: type of each run-time argument, such as "*bf16", "i32" or "fp32".
+    kernel: the @triton.jit or @gluon.jit function.
+    signature: type of each run-time argument, such as "*bf16", "i32", "fp32" or "tensordesc<bf16[64, 128]>"; in Gluon a
+        descriptor carries the repr of its layout, f"tensordesc<bf16[64, 128],{layout!r}>".
     constexprs: value of each compile-time argument.
-    aligned: run-time arguments that the launcher's callers give as multiples of 16 (addresses and strides).
+    aligned: run-time arguments that the launcher's callers give as multiples of 16 (addresses and strides). A
+        descriptor is aligned by itself.
+    needs_tensor_cores: it must multiply on tensor cores.
+    needs_bulk_copies: it must load tiles with the copy engine (TMA).
+    needs_warpgroup_mma: on sm_90 it must multiply in warpgroups; asked of no other target.
+    configuration: the tile that was chosen for the target.
     """
 
     name: str
     kernel: Any
     signature: Mapping[str, str]
-    constexprs: Mapping[str, int]
+    constexprs: Mapping[str, Any]
     aligned: frozenset[str]
     num_warps: int
     num_stages: int
     needs_tensor_cores: bool
+    needs_bulk_copies: bool = False
+    needs_warpgroup_mma: bool = False
+    configuration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CompileReport:
     """What one specimen became on one target. `reasons` says why it failed or was skipped.
 
-    spill_instructions counts loads and stores of thread-local memory. counted_in says where they and the tensor-core
-    instructions were counted: "sass" is the machine code; "ptx" is the fallback for a target that the bundled
-    disassembler cannot read, and there spills show in stack_bytes alone.
+    shared_bytes: dynamic shared memory of one program.
+    programs_per_sm: programs that a multiprocessor holds at a time, by registers, shared memory, warps and tensor
+        memory; 0 when not even one fits.
+    tensor_core_kind: the tensor-core instruction, such as "HGMMA"; several are joined with "+".
+    counted_in: what the instructions were counted in, "sass" or "ptx". In "ptx" spills show in stack_bytes alone.
+    seconds: what compiling took; almost nothing where triton has the kernel in its cache.
+
+    The other counts are described in `machine_code.Instructions`.
     """
 
     specimen: str
@@ -64,11 +69,19 @@ class CompileReport:
     triton: str
     status: Literal["passed", "failed", "skipped"]
     reasons: tuple[str, ...]
+    family: str = ""
+    configuration: str = ""
     registers: int = 0
     stack_bytes: int = 0
     shared_bytes: int = 0
+    programs_per_sm: int = 0
     spill_instructions: int = 0
     tensor_core_instructions: int = 0
+    tensor_core_kind: str = ""
+    warpgroup_mma_instructions: int = 0
+    wgmma_is_serialised: bool = False
+    bulk_copies: int = 0
+    async_copies: int = 0
     counted_in: Literal["sass", "ptx", ""] = ""
     seconds: float = 0.0
 
@@ -77,73 +90,95 @@ class CompileReport:
         return asdict(self)
 
 
-def compile_for(specimen: Specimen, target: Target) -> CompileReport:
-    """Compile one specimen for one target. It must not spill, must fit shared memory, and must use tensor cores."""
+def compile_for(specimen: Specimen, target: Target, family: str = "") -> CompileReport:
+    """Compile one specimen for one target and hold it to what it needs.
+
+    It must not spill, must fit shared memory, and must keep warpgroup multiplications asynchronous. A kernel that does
+    not compile is a failed report as well.
+    """
     if target.min_triton > TRITON_VERSION:
         needed = ".".join(map(str, target.min_triton))
         reason = f"{target.name} needs triton >= {needed}, found {triton.__version__}"
-        return CompileReport(specimen.name, target.name, triton.__version__, "skipped", (reason,))
+        return CompileReport(
+            specimen.name, target.name, triton.__version__, "skipped", (reason,), family, specimen.configuration
+        )
 
     started = time.perf_counter()
-    compiled = _compile(specimen, target)
+    try:
+        compiled = _compile(specimen, target)
+    except Exception as error:
+        reason = f"it must compile, got {type(error).__name__}: {error}"
+        return CompileReport(
+            specimen.name, target.name, triton.__version__, "failed", (reason,), family, specimen.configuration
+        )
     seconds = time.perf_counter() - started
-    registers, stack_bytes, sass = _inspect(compiled.asm["cubin"])
-    if sass:
-        counted_in, tensor_cores = "sass", len(_TENSOR_CORE_SASS.findall(sass))
-    else:
-        counted_in, tensor_cores = "ptx", len(_TENSOR_CORE_PTX.findall(compiled.asm["ptx"]))
-    spills = len(_SPILL_SASS.findall(sass))
+    registers, stack_bytes, sass = machine_code.inspect(compiled.asm["cubin"])
+    found = machine_code.count(sass, compiled.asm["ptx"])
+    shared_bytes = compiled.metadata.shared
 
     reasons = []
     if stack_bytes:
         reasons.append(f"stack must be 0 bytes, got {stack_bytes}")
-    if spills:
-        reasons.append(f"spill instructions must be 0, got {spills}")
-    if compiled.metadata.shared > target.shared_limit_bytes:
-        reasons.append(f"shared memory must be <= {target.shared_limit_bytes} bytes, got {compiled.metadata.shared}")
-    if specimen.needs_tensor_cores and not tensor_cores:
+    if found.spills:
+        reasons.append(f"spill instructions must be 0, got {found.spills}")
+    if shared_bytes > target.shared_limit_bytes:
+        reasons.append(f"shared memory must be <= {target.shared_limit_bytes} bytes, got {shared_bytes}")
+    if found.wgmma_is_serialised:
+        reasons.append(f"warpgroup MMA must stay asynchronous, got a wait after each of {found.warpgroup_mma}")
+    if specimen.needs_tensor_cores and not found.tensor_core.total():
         reasons.append("tensor-core instructions must be > 0, got 0")
+    if specimen.needs_warpgroup_mma and target.capability == 90 and not found.warpgroup_mma:
+        kinds = "+".join(sorted(found.tensor_core)) or "no tensor-core instruction"
+        reasons.append(f"warpgroup MMA instructions must be > 0 on {target.name}, got 0 ({kinds})")
+    if specimen.needs_bulk_copies and not found.bulk_copies:
+        reasons.append(f"bulk copies (TMA loads) must be > 0, got 0 ({found.async_copies} asynchronous copies)")
     return CompileReport(
         specimen=specimen.name,
         target=target.name,
         triton=triton.__version__,
         status="failed" if reasons else "passed",
         reasons=tuple(reasons),
+        family=family,
+        configuration=specimen.configuration,
         registers=registers,
         stack_bytes=stack_bytes,
-        shared_bytes=compiled.metadata.shared,
-        spill_instructions=spills,
-        tensor_core_instructions=tensor_cores,
-        counted_in=counted_in,
+        shared_bytes=shared_bytes,
+        programs_per_sm=programs_per_sm(
+            target,
+            registers=registers,
+            shared_bytes=shared_bytes,
+            num_warps=compiled.metadata.num_warps,
+            tensor_memory_columns=getattr(compiled.metadata, "tmem_size", None) or 0,
+        ),
+        spill_instructions=found.spills,
+        tensor_core_instructions=found.tensor_core.total(),
+        tensor_core_kind="+".join(sorted(found.tensor_core)),
+        warpgroup_mma_instructions=found.warpgroup_mma,
+        wgmma_is_serialised=found.wgmma_is_serialised,
+        bulk_copies=found.bulk_copies,
+        async_copies=found.async_copies,
+        counted_in=found.counted_in,
         seconds=round(seconds, 2),
     )
 
 
 def _compile(specimen: Specimen, target: Target) -> Any:
     names = specimen.kernel.arg_names
-    source = ASTSource(
+    source = _source_class(specimen.kernel)(
         fn=specimen.kernel,
         signature={name: specimen.signature.get(name, "constexpr") for name in names},
         constexprs=dict(specimen.constexprs),
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in specimen.aligned},
+        # By position among the declared arguments: what a descriptor expands to does not count. Sorted, because the
+        # order goes into the key of triton's cache, and that of a set changes from run to run.
+        attrs={(position,): [["tt.divisibility", 16]] for position in sorted(map(names.index, specimen.aligned))},
     )
     options = {"num_warps": specimen.num_warps, "num_stages": specimen.num_stages, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", target.capability, 32), options=options)
 
 
-def _inspect(cubin: bytes) -> tuple[int, int, str]:
-    """Registers per thread, stack bytes per thread, and machine code ("" where the disassembler does not know it)."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = _run_tool("cuobjdump", "-res-usage", file.name)
-        sass = _run_tool("nvdisasm", "-c", file.name)
-    resources = _RESOURCES.search(usage.stdout)
-    if resources is None:
-        raise RuntimeError(f"cuobjdump must report registers and stack, got {(usage.stdout + usage.stderr)!r}")
-    return int(resources["registers"]), int(resources["stack"]), sass.stdout if sass.returncode == 0 else ""
+def _source_class(kernel: Any) -> type[ASTSource]:
+    if not kernel.is_gluon():
+        return ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
-
-def _run_tool(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools that come with triton."""
-    return subprocess.run([str(_TOOLS / tool), *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    return GluonASTSource

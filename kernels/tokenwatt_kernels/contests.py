@@ -31,6 +31,7 @@ class Contest:
 
     terms: how many terms the longest sum of one output has.
     contenders: OURS and at least one baseline.
+    configuration: what our kernel chose for this problem, such as its tile.
     """
 
     family: str
@@ -39,6 +40,7 @@ class Contest:
     terms: int
     work: Work
     contenders: Mapping[str, Contender]
+    configuration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Result:
 
     flop_per_s and bytes_per_s divide the problem's unavoidable work by the median time.
     time_over_ours: median time as a multiple of our kernel's; above 1 ours is faster.
+    configuration: the contest's, on the row of our kernel.
     """
 
     family: str
@@ -61,6 +64,8 @@ class Result:
     flop_per_s: float | None = None
     bytes_per_s: float | None = None
     time_over_ours: float | None = None
+    samples: int | None = None
+    configuration: str = ""
 
     def as_row(self) -> dict[str, object]:
         """The fields by name, for JSON."""
@@ -121,13 +126,27 @@ def _measured(contest: Contest, name: str, timing: Timing, ours: Timing | None) 
         flop_per_s=contest.work.flop / timing.median_s,
         bytes_per_s=contest.work.bytes / timing.median_s,
         time_over_ours=timing.median_s / ours.median_s if ours else None,
+        samples=timing.samples,
+        configuration=_configuration(contest, name),
     )
 
 
 def _result(
     contest: Contest, name: str, status: Literal["unavailable", "disagrees"], reasons: tuple[str, ...]
 ) -> Result:
-    return Result(contest.family, contest.problem, contest.dtype_name, name, status, reasons)
+    return Result(
+        contest.family,
+        contest.problem,
+        contest.dtype_name,
+        name,
+        status,
+        reasons,
+        configuration=_configuration(contest, name),
+    )
+
+
+def _configuration(contest: Contest, name: str) -> str:
+    return contest.configuration if name == OURS else ""
 
 
 def _rms_distance(found: Tensor, judge: Tensor) -> float:

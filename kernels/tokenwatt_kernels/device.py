@@ -15,6 +15,12 @@ def capability(device: torch.device) -> int:
 
 
 @cache
+def name(device: torch.device) -> str:
+    """What the driver calls the board, such as "NVIDIA H200"."""
+    return torch.cuda.get_device_name(device)
+
+
+@cache
 def multiprocessors(device: torch.device) -> int:
     """Number of streaming multiprocessors: 132 for an H200."""
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -24,3 +30,19 @@ def check_supported(device: torch.device) -> None:
     """Raise unless `device` is one that the public functions dispatch on."""
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"tensors must be on a cpu or cuda device, got {device}")
+
+
+def check_float8(device: torch.device, *, is_mixed: bool) -> None:
+    """Raise unless the GPU multiplies float8, or, if `is_mixed`, turns it into another type.
+
+    Before 3.9, triton writes code for the latter that sm_89 does not have.
+    """
+    import triton
+
+    found = capability(device)
+    has_mixed = found >= 90 or tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
+    if found < 89 or (is_mixed and not has_mixed):
+        raise ValueError(
+            "float8_e4m3fn needs a GPU of sm_89, or sm_90 with triton < 3.9 and queries of another dtype, "
+            f"got sm_{found} and triton {triton.__version__}"
+        )

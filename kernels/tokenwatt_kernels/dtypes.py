@@ -30,6 +30,7 @@ class Dtype:
     max_floor: allowed largest error of a short sum, as a fraction of the truth's largest value, on top of twice torch's
         own error.
     rms_floor: allowed RMS error of a short sum, as a fraction of the truth's RMS.
+    out_name: torch name of what the kernels answer in.
     """
 
     bytes: int
@@ -37,6 +38,12 @@ class Dtype:
     has_tensor_core_path: bool
     max_floor: float
     rms_floor: float
+    out_name: str
+
+    @property
+    def out_bytes(self) -> int:
+        """Size of one element of an answer."""
+        return DTYPES[self.out_name].bytes
 
     def max_allowance(self, terms: int) -> float:
         """max_floor, or more where outputs sum so many terms that fp32 accumulation needs it."""
@@ -47,9 +54,12 @@ class Dtype:
         return max(self.rms_floor, FP32_ROUNDING * math.sqrt(terms))
 
 
-# The max floors are one rounding step of the type at the truth's largest value: 2^-23 (doubled), 2^-11 and 2^-8.
+# The max floors are one rounding step of the type at the truth's largest value: 2^-23 (doubled), 2^-11, 2^-8 and 2^-4.
+# float8 is for attention, where each weight of the sum is rounded by at most 2^-4 of itself, 2^-4 / sqrt(3) = 0.036 in
+# RMS at worst, and the rounded weights leave that share of the answer.
 DTYPES: dict[str, Dtype] = {
-    "float32": Dtype(4, "fp32", False, max_floor=2.4e-7, rms_floor=1e-6),
-    "float16": Dtype(2, "fp16", True, max_floor=4.9e-4, rms_floor=1e-3),
-    "bfloat16": Dtype(2, "bf16", True, max_floor=3.9e-3, rms_floor=4e-3),
+    "float32": Dtype(4, "fp32", False, max_floor=2.4e-7, rms_floor=1e-6, out_name="float32"),
+    "float16": Dtype(2, "fp16", True, max_floor=4.9e-4, rms_floor=1e-3, out_name="float16"),
+    "bfloat16": Dtype(2, "bf16", True, max_floor=3.9e-3, rms_floor=4e-3, out_name="bfloat16"),
+    "float8_e4m3fn": Dtype(1, "fp8e4nv", True, max_floor=6.25e-2, rms_floor=3.6e-2, out_name="bfloat16"),
 }

@@ -1,8 +1,8 @@
 """Triton's interpreter, checked before it is trusted, for a process that runs under TRITON_INTERPRET=1.
 
-Two faults are known. Releases before 3.7 cannot use a run-time loop bound with numpy >= 2.4, and all releases so far
-multiply bfloat16 bit patterns instead of numbers and truncate where the GPU rounds. Each repair is applied only if its
-self-test fails, and must then make it pass; a release without the fault is left as it is.
+Three faults are known. Releases before 3.7 cannot use a run-time loop bound with numpy >= 2.4, and all releases so far
+multiply bfloat16 bit patterns instead of numbers, and round wrongly to bfloat16 and float8. Each repair is applied only
+if its self-test fails, and must then make it pass; a release without the fault is left as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ def _count_kernel(bound_ptr, out_ptr):
 
 
 @triton.jit
+def _float8_kernel(a_ptr, out_ptr):
+    index = tl.arange(0, SIDE * SIDE)
+    tl.store(out_ptr + index, tl.load(a_ptr + index).to(tl.float8e4nv))
+
+
+@triton.jit
 def _bfloat16_kernel(a_ptr, out_ptr):
     index = tl.arange(0, SIDE)
     tile = index[:, None] * SIDE + index[None, :]
@@ -42,7 +48,11 @@ def enable() -> None:
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError("TRITON_INTERPRET must be 1 before triton is imported, to run kernels without a GPU")
-    for works, repair in ((_loops_work, _repair_loops), (_bfloat16_works, _repair_bfloat16)):
+    for works, repair in (
+        (_loops_work, _repair_loops),
+        (_bfloat16_works, _repair_bfloat16),
+        (_float8_works, _repair_float8),
+    ):
         if works():
             continue
         repair()
@@ -69,6 +79,14 @@ def _bfloat16_works() -> bool:
     out = torch.empty(side, side, dtype=torch.bfloat16)
     _bfloat16_kernel[(1,)](a, out)
     return torch.equal(out, (a.float() @ a.float().T).to(torch.bfloat16))
+
+
+def _float8_works() -> bool:
+    """Whether fp32 becomes float8 as torch rounds it, and beyond its range the largest float8 as on a GPU."""
+    a = torch.linspace(-1.0, 1.0, SIDE.value**2) * 500.0
+    out = torch.empty(a.shape, dtype=torch.float8_e4m3fn)
+    _float8_kernel[(1,)](a, out)
+    return torch.equal(out.float(), _to_float8(a).float())
 
 
 def _repair_loops() -> None:
@@ -104,6 +122,26 @@ def _repair_bfloat16() -> None:
         return binary(self, lhs, rhs, op)
 
     builder.create_dot, builder.cast_impl, builder.binary_op = exact_dot, rounding_cast, refusing_binary
+
+
+def _repair_float8() -> None:
+    """Carry a rounded significand into the exponent, which the interpreter forgets."""
+    builder = interpreter.InterpreterBuilder
+    convert = builder.create_fp_to_fp
+
+    def rounding_convert(self, src, dst_type, rounding_mode):
+        if dst_type.scalar != tl.float8e4nv:
+            return convert(self, src, dst_type, rounding_mode)
+        values = torch.from_numpy(np.atleast_1d(_widened(src).data.astype(np.float32)))
+        bits = _to_float8(values).view(torch.uint8).numpy().reshape(src.data.shape)
+        return interpreter.TensorHandle(bits, tl.float8e4nv)
+
+    builder.create_fp_to_fp = rounding_convert
+
+
+def _to_float8(values: torch.Tensor) -> torch.Tensor:
+    """float8 e4m3, rounded to nearest even; what is out of range becomes +-448."""
+    return values.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
 
 
 def _widened(handle: interpreter.TensorHandle) -> interpreter.TensorHandle:

@@ -1,8 +1,15 @@
-"""The GPU generations that the kernels compile for. Plain data: importing this needs neither torch nor triton."""
+"""The GPU generations that the kernels compile for. Plain data: importing this needs neither torch nor triton.
+
+Limits of a block and of a multiprocessor: CUDA C++ Programming Guide, table "Technical Specifications per Compute
+Capability". That table does not list sm_107 yet: its shared memory, warps and blocks are those of sm_100.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+REGISTERS_PER_SM = 65_536
+"""32-bit registers of a multiprocessor, the same in every generation below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,16 +17,21 @@ class Target:
     """One compute capability.
 
     capability: major * 10 + minor, so 90 is sm_90.
-    shared_limit_bytes: the most shared memory that one thread block may ask for
-        (CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability").
+    shared_limit_bytes: the most shared memory that one thread block may ask for.
     min_triton: the oldest supported triton release that compiles for it.
     example: one GPU of this generation.
+    warps_per_sm, blocks_per_sm: the most that a multiprocessor holds at a time.
+    tensor_memory_columns: tensor memory of a multiprocessor; 0 where there is none
+        (PTX ISA, "Tensor Memory Addressing"; sm_107: the limit that triton 3.9 enforces).
     """
 
     capability: int
     shared_limit_bytes: int
     min_triton: tuple[int, int]
     example: str
+    warps_per_sm: int
+    blocks_per_sm: int
+    tensor_memory_columns: int = 0
 
     @property
     def name(self) -> str:
@@ -30,14 +42,14 @@ class Target:
 TARGETS: dict[int, Target] = {
     target.capability: target
     for target in (
-        Target(80, 166_912, (3, 6), "A100"),
-        Target(86, 101_376, (3, 6), "RTX A6000"),
-        Target(89, 101_376, (3, 6), "L40S"),
-        Target(90, 232_448, (3, 6), "H200"),
-        Target(100, 232_448, (3, 6), "B200"),
-        Target(103, 232_448, (3, 6), "B300"),
-        Target(107, 232_448, (3, 9), "Rubin"),
-        Target(120, 101_376, (3, 6), "RTX PRO 6000"),
+        Target(80, 166_912, (3, 6), "A100", 64, 32),
+        Target(86, 101_376, (3, 6), "RTX A6000", 48, 16),
+        Target(89, 101_376, (3, 6), "L40S", 48, 24),
+        Target(90, 232_448, (3, 6), "H200", 64, 32),
+        Target(100, 232_448, (3, 6), "B200", 64, 32, 512),
+        Target(103, 232_448, (3, 6), "B300", 64, 32, 512),
+        Target(107, 232_448, (3, 9), "Rubin", 64, 32, 576),
+        Target(120, 101_376, (3, 6), "RTX PRO 6000", 48, 24),
     )
 }
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tokenwatt_kernels import commands, testing
+from tokenwatt_kernels import commands, mutation, testing
 from tokenwatt_kernels.__main__ import main
 from tokenwatt_kernels.families import FAMILIES, part, select
 
@@ -59,11 +59,42 @@ def test_compile_ends_with_a_summary(monkeypatch, capsys, statuses, code, summar
 
 
 def test_check_names_what_failed(monkeypatch, capsys):
-    verdict = testing.Verdict("case", "float32", "cpu", "failed", ("reason",), 1.0, 0.0, 0.5, 1.0, 0.5)
+    verdict = testing.Verdict("case", "float32", "cpu", "failed", ("reason",), 1.0, 0.0, 0.5, 1.0, 0.25)
+    mutants = [
+        mutation.MutantVerdict("is right", "matmul.dense", "float32", "failed", ("must reject",), ()),
+        mutation.MutantVerdict("is wrong", "matmul.dense", "float32", "passed", (), ("too far off",)),
+    ]
     monkeypatch.setattr(commands, "check", lambda *_: iter([verdict]))
-    monkeypatch.setenv("TRITON_INTERPRET", "0")  # restores what main sets
+    monkeypatch.setattr(commands, "check_mutants", lambda *_: iter(mutants))
     assert main(["check", "--device", "cpu"]) == 1
-    assert capsys.readouterr().out.splitlines()[1:] == ["    reason", "1 of 1 FAILED: case float32"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "    reason"
+    assert lines[2].startswith("ACCEPTED mutant matmul.dense is right")
+    assert lines[4].startswith("rejected mutant matmul.dense is wrong")
+    # Errors: 1.0 of 0.5 is 200 %, 1.0 of 0.25 is 400 %.
+    assert lines[5] == (
+        "1 of 1 FAILED: case float32, worst error 400 % of its limit (case float32); 1 of 2 mutants rejected, "
+        "NOT: matmul.dense is right"
+    )
+
+
+def test_work_writes_its_table_between_the_markers(tmp_path, capsys):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- work table: begin -->\n<!-- work table: end -->\nb\n")
+    ceilings = ["--flop-per-s", "1e12", "--bytes-per-s", "1e9"]
+    assert main(["work", "matmul.dense", *ceilings, "--markdown", str(path)]) == 0
+    # The first bench problem is 2 * m * n * k flop; at 1e12 flop/s and 1e9 byte/s the limits meet at 1000 flop/byte.
+    text = capsys.readouterr().out
+    assert text.startswith("bfloat16 at 1 TFLOP/s and 0.001 TB/s; the two limits meet at 1000 flop/byte.")
+    assert path.read_text() == f"a\n<!-- work table: begin -->\n\n{text}\n<!-- work table: end -->\nb\n"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "much"])
+def test_ceilings_are_positive_numbers(number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["work", "--flop-per-s", number])
+    assert stopped.value.code == 2
+    assert f"must be a number > 0, got {number}" in capsys.readouterr().err
 
 
 def test_no_names_select_every_family():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
-from tokenwatt_kernels import contests, timing
+from tokenwatt_kernels import __main__, commands, contests, timing
 from tokenwatt_kernels.attention.decode.contest import contest as decode_contest
-from tokenwatt_kernels.attention.decode.problems import DecodeProblem
+from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.prefill.contest import contest as prefill_contest
-from tokenwatt_kernels.attention.prefill.problems import PrefillProblem
+from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
+from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.contests import Contender, Contest
 from tokenwatt_kernels.matmul.dense.contest import contest as matmul_contest
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
@@ -65,23 +69,76 @@ def test_contest_without_a_baseline_is_refused():
         contests.run(make_contest(absent=no_kernel))
 
 
-@pytest.mark.parametrize(
-    "contest",
-    [
-        prefill_contest(PrefillProblem("p", (9, 9), 4, 2, 16), "float32", CPU, baselines=("sdpa_math",)),
-        decode_contest(DecodeProblem("d", (9, 9), 4, 2, 16, page_size=4), "float32", CPU, baselines=("sdpa_math",)),
-        matmul_contest(MatmulProblem("m", 3, 5, 7), "float32", CPU),
-    ],
-    ids=lambda contest: contest.family,
+FP8 = "float8_e4m3fn"
+ON_CPU = ("sdpa_math", "flex")
+# On a GPU it is compiled.
+unfused_flex = pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile:UserWarning:torch.nn.attention.flex_attention"
 )
-def test_real_contests_agree(contest):
+
+
+@unfused_flex
+@pytest.mark.parametrize(
+    ("problem", "dtype_name", "baselines"),
+    [
+        (prompts("causal", (9, 9), 4, 2, 16), "float32", ON_CPU),
+        (prompts("not causal", (9, 9), 4, 2, 16, causal=False), "float32", ON_CPU),
+        (prompts("values 32", (9,), 4, 4, 48, value_dim=32), "bfloat16", ON_CPU),
+        (prompts("window sinks", (40, 40), 4, 2, 16, window=7, has_sinks=True), "float32", ("flex",)),
+        (prompts("softcap", (9, 9), 4, 2, 16, softcap=2.0), "float32", ("flex",)),
+        (chunks("chunk", (9, 9), (20, 20), 4, 2, 16), "float32", ON_CPU),
+        (chunks("chunk window", (9,), (40,), 4, 2, 16, window=7), "float32", ("flex",)),
+        (chunks("pages", (9, 9), (20, 20), 4, 2, 16, page_size=4), "float16", ON_CPU),
+        (prompts("float8", (9, 9), 4, 2, 16), FP8, ("sdpa_math_bf16", "flex_bf16")),
+        (prompts("float8 head scales", (9, 9), 4, 2, 16, scales="head"), FP8, ("sdpa_math_bf16", "flex_bf16")),
+    ],
+    ids=lambda value: value.name if isinstance(value, AttentionProblem) else "",
+)
+def test_prefill_contests_agree(problem, dtype_name, baselines):
+    contest = prefill_contest(problem, dtype_name, CPU, names=ON_CPU)
+    assert measured(contest) == ("tokenwatt", *baselines)
+
+
+@unfused_flex
+@pytest.mark.parametrize(
+    ("problem", "dtype_name", "baselines"),
+    [
+        (tokens("plain", (9, 9), 4, 2, 16, page_size=4), "float32", ON_CPU),
+        (tokens("window sinks", (40, 40), 4, 2, 16, window=7, has_sinks=True), "float32", ("flex",)),
+        (tokens("softcap", (9, 9), 4, 2, 16, softcap=2.0), "float32", ("flex",)),
+        (tokens("verify", (9, 9), 4, 2, 16, queries=3), "float32", ON_CPU),
+        (tokens("float8 cache", (9, 9), 4, 2, 16, kv_dtype=FP8), "bfloat16", ("sdpa_math_bf16", "flex_bf16")),
+        (
+            tokens("head scales", (9,), 4, 2, 16, kv_dtype=FP8, scales="head"),
+            "float16",
+            ("sdpa_math_bf16", "flex_bf16"),
+        ),
+        (latents("latent", (9, 9), 4, 48, 32, page_size=4), "float32", ON_CPU),
+    ],
+    ids=lambda value: value.name if isinstance(value, AttentionProblem) else "",
+)
+def test_decode_contests_agree(problem, dtype_name, baselines):
+    contest = decode_contest(problem, dtype_name, CPU, names=ON_CPU)
+    assert measured(contest) == ("tokenwatt", *baselines)
+
+
+def test_matmul_contest_agrees():
+    assert len(measured(matmul_contest(MatmulProblem("m", 3, 5, 7), "float32", CPU))) == 2
+
+
+def measured(contest):
+    """Who took part, all of them in agreement."""
     found = contests.run(contest, sampler=lambda function: [1.0, 1.0])
-    assert [row.status for row in found] == ["measured", "measured"]
+    assert [row.reasons for row in found if row.status != "measured"] == []
+    return tuple(row.contender for row in found)
 
 
-def test_contest_of_unequal_lengths_is_refused():
-    with pytest.raises(ValueError, match=r"lengths must all be equal for a contest, got \(1, 2\)"):
-        prefill_contest(PrefillProblem("p", (1, 2), 1, 1, 16), "float32", CPU)
+@pytest.mark.parametrize("contest", [prefill_contest, decode_contest])
+def test_contest_of_unequal_lengths_is_refused(contest):
+    with pytest.raises(ValueError, match=r"sequences must all be equally long for a contest, got \(1, 2\)"):
+        contest(tokens("p", (1, 2), 1, 1, 16), "float32", CPU)
+    with pytest.raises(ValueError, match="sequences must all be equally long for a contest"):
+        contest(chunks("p", (1, 2), (3, 3), 1, 1, 16, page_size=4), "float32", CPU)
 
 
 def test_functions_are_timed_forwards_then_backwards():
@@ -164,3 +221,61 @@ def test_without_a_head_start_the_events_would_time_the_host(monkeypatch):
     monkeypatch.setattr(timing, "HEAD_START", 0.0)
     samples = timing.cold_l2_samples(lambda: gpu.queue(500e-6, 2e-6))
     assert min(samples) > 400e-6
+
+
+def one_by_one(function, calls):
+    return lambda: [function() for _ in range(calls)]
+
+
+@pytest.mark.parametrize("call_s", [1e-6, 2e-3, 0.2])
+def test_a_loop_is_fed_bounded_and_counted(monkeypatch, call_s):
+    gpu = FakeGpu().install(monkeypatch)
+    monkeypatch.setattr(timing, "in_one_launch", one_by_one)
+    ahead_s = []
+
+    def call():
+        gpu.queue(2e-7, call_s)
+        ahead_s.append(gpu.gpu_s - gpu.host_s)
+
+    loop = timing.loop(call, call_s, lambda: gpu.host_s, window_s=0.3, margin_s=0.1)
+    # The margins and the window end with the first block of 50 ms, or of one call, that fills them.
+    block_s = 1.01 * max(timing.BLOCK_S, call_s)
+    assert 0.1 <= loop.start_s <= 0.1 + block_s
+    assert 0.3 <= loop.end_s - loop.start_s <= 0.3 + block_s
+    assert gpu.host_s >= loop.end_s + 0.1
+    assert max(ahead_s) <= block_s
+    # The device was busy all the time but for the first launch of each block.
+    assert loop.calls * call_s == pytest.approx(loop.end_s - loop.start_s, rel=1e-3)
+    assert loop.queueing_s == pytest.approx(loop.calls * 2e-7)
+
+
+def test_a_loop_says_how_long_its_host_was_busy(monkeypatch):
+    gpu = FakeGpu().install(monkeypatch)
+    monkeypatch.setattr(timing, "in_one_launch", one_by_one)
+    # 100 us of the host for 10 us of the device: but for the last call of each block, the host is the whole time.
+    loop = timing.loop(lambda: gpu.queue(100e-6, 10e-6), 10e-6, lambda: gpu.host_s, window_s=0.3)
+    assert loop.queueing_s > 0.99 * (loop.end_s - loop.start_s)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU captures them")
+def test_calls_that_cannot_be_captured_are_queued_one_by_one():
+    calls = []
+    timing.in_one_launch(lambda: calls.append(1), 3)()
+    assert calls == [1, 1, 1]
+
+
+def test_the_row_of_our_kernel_says_its_configuration():
+    contest = replace(make_contest(peer=lambda: ANSWER, absent=no_kernel), configuration="tile 64")
+    found = contests.run(contest, sampler=lambda function: [1.0, 1.0])
+    assert [(row.configuration, row.samples) for row in found] == [("tile 64", 8), ("", 8), ("", None)]
+
+
+def test_bench_without_a_harness_prints_times(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "_device", lambda _: CPU)
+    monkeypatch.setattr(commands, "check", lambda *_: iter(()))
+    monkeypatch.setattr(commands, "bench", lambda *_: iter([make_contest(peer=lambda: ANSWER)]))
+    monkeypatch.setattr(contests, "run", partial(contests.run, sampler=lambda function: [2e-6, 2e-6]))
+    assert __main__.main(["bench", "matmul.dense"]) == 0
+    ours, peer = capsys.readouterr().out.splitlines()
+    assert ours.split()[:6] == ["measured", "problem", "float32", "tokenwatt", "2.0", "us"]
+    assert "1.00 x our time" in peer

@@ -10,10 +10,16 @@ import pytest
 import torch
 
 from tokenwatt_kernels import testing
+from tokenwatt_kernels.attention.cases import attention_cases
+from tokenwatt_kernels.attention.decode.problems import tokens
+from tokenwatt_kernels.attention.inputs import make_inputs
+from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import FAMILIES, part
+from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 
 CPU = torch.device("cpu")
+FP8 = "float8_e4m3fn"
 TRUTH = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64).reshape(3, 4)
 
 
@@ -110,18 +116,146 @@ def test_float32_limits_allow_a_sequential_sum_and_little_more(terms):
 def test_only_float32_limits_grow_with_the_terms(family):
     problems = part(family, "problems")
     terms = {p.terms for p in (*problems.GATE_PROBLEMS, *problems.GPU_GATE_PROBLEMS, *problems.BENCH_PROBLEMS)}
-    for name in ("float16", "bfloat16"):
+    for name in ("float16", "bfloat16", FP8):
         dtype = DTYPES[name]
         assert {(dtype.max_allowance(n), dtype.rms_limit(n)) for n in terms} == {(dtype.max_floor, dtype.rms_floor)}
-    # What the interpreter sums is short: there float32 stays at its RMS floor too.
-    assert {DTYPES["float32"].rms_limit(p.terms) for p in problems.GATE_PROBLEMS} == {1e-6}
+    # What the interpreter sums is short, at most 2000 terms: 2^-24 * sqrt(2000) = 2.7e-6.
+    assert max(DTYPES["float32"].rms_limit(p.terms) for p in problems.GATE_PROBLEMS) < 2.7e-6
 
 
 def test_terms_are_the_longest_sum():
-    from tokenwatt_kernels.attention.decode.problems import DecodeProblem
-    from tokenwatt_kernels.attention.prefill.problems import PrefillProblem
-    from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-
     assert MatmulProblem("m", 3, 5, 7).terms == 7
-    assert PrefillProblem("p", (17, 63), 1, 1, head_dim=16).terms == 63
-    assert DecodeProblem("d", (0, 15), 1, 1, head_dim=32).terms == 32
+    assert prompts("p", (17, 63), 1, 1, head_dim=16).terms == 63
+    assert chunks("p", (17,), (63,), 1, 1, head_dim=16).terms == 63
+    assert tokens("d", (0, 15), 1, 1, head_dim=32).terms == 32
+
+
+@pytest.mark.parametrize(("dtype_name", "out_dtype"), [(FP8, torch.bfloat16), ("float16", torch.float16)])
+def test_answers_of_float8_are_bfloat16(dtype_name, out_dtype):
+    seen = []
+
+    def launch(out, truth):
+        seen.append(out.dtype)
+        out.copy_(truth)
+
+    assert reasons(launch, dtype_name) == ""
+    assert seen == [out_dtype] * 2
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.11, "passed"), (0.15, "failed")])
+def test_float8_error_limit(error, verdict):
+    # Largest value 2: the floor is 2^-4 * 2 = 0.125, and bfloat16 rounds by at most 2 * 2^-9 = 0.004, twice. One number
+    # that is wrong by 0.11 moves the RMS by 0.11 / sqrt(12) = 0.032, which is 0.025 of the truth's 1.26.
+    def launch(out, truth):
+        out.copy_(truth)
+        out[0, 0] -= error
+
+    found = testing.check(make_case(launch, FP8))
+    assert found.status == verdict
+    assert 0.125 <= found.max_abs_limit <= 0.125 + 2 * 0.004
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_a_case_runs_as_often_as_it_is_asked_to(runs):
+    count = itertools.count(1)
+
+    def launch(out, truth):
+        out.copy_(truth)
+        next(count)
+
+    assert testing.check(make_case(launch), runs=runs).status == "passed"
+    assert next(count) == runs + 1
+
+
+def test_one_run_is_still_held_against_the_truth_and_its_guards():
+    def launch(out, truth):
+        out.copy_(truth + 1)
+        out.as_strided((1,), (1,), 0).zero_()
+
+    found = testing.check(make_case(launch), runs=1)
+    assert len(found.reasons) == 3
+    assert "must stay untouched" in found.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("slack_axis", "buffer_shape", "strides"),
+    [
+        # 2 guard rows before and after the first axis; 16 columns, or one head, or one key, more.
+        (-1, (7, 2, 20), (40, 20, 1)),
+        (-2, (7, 3, 4), (12, 4, 1)),
+    ],
+)
+def test_slack_lies_at_the_end_of_its_axis(slack_axis, buffer_shape, strides):
+    guarded = testing.guarded_empty((3, 2, 4), torch.float16, CPU, slack_axis=slack_axis)
+    assert tuple(guarded.buffer.shape) == buffer_shape
+    assert guarded.view.shape == (3, 2, 4)
+    assert guarded.view.stride() == strides
+    assert guarded.buffer.isnan().all()
+    guarded.view.zero_()
+    assert not guarded.is_breached()
+    guarded.buffer[3, -1, -1] = 0
+    assert guarded.is_breached()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
+def test_guards_are_nan_in_every_dtype(dtype):
+    guarded = testing.guarded_empty((1, 2), dtype, CPU)
+    assert guarded.buffer.dtype == dtype
+    assert guarded.buffer.float().isnan().all()
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("attention.")])
+def test_inputs_are_nan_wherever_the_answer_must_not_look(family):
+    for problem in part(family, "problems").GATE_PROBLEMS:
+        inputs = make_inputs(problem, "float16", CPU)
+        assert inputs.reference(torch.float32)[0].isfinite().all(), problem.name
+        k = inputs.keys.k
+        # Slack of one head after each key.
+        assert k.stride(-3) == (problem.kv_heads + 1) * problem.head_dim
+        slack = k.as_strided(
+            (*k.shape[:-2], problem.head_dim), (*k.stride()[:-2], 1), k.storage_offset() + k.shape[-2] * k.stride(-2)
+        )
+        assert slack.isnan().all()
+        if problem.page_size:
+            is_key = ~k.isnan().any(dim=(-1, -2))
+            assert is_key.sum() == sum(problem.contexts)
+            assert not is_key[: problem.spare_pages].any()
+
+
+def test_float8_inputs_are_nan_behind_the_context_too():
+    problem = tokens("float8", (5, 18), 2, 1, 16, kv_dtype=FP8)
+    k = make_inputs(problem, "bfloat16", CPU).keys.k.float()
+    assert (~k.isnan().any(dim=(-1, -2))).sum() == 5 + 18
+    assert torch.isfinite(k).sum() == (5 + 18) * 16
+
+
+def test_log_sums_of_nothing_are_compared_too():
+    # Two queries for one key: the first sees nothing, and its log-sum-exp of -inf is held against -1000.
+    problem = chunks("nothing", (2,), (1,), 1, 1, 16, checks_lse=True)
+    inputs = make_inputs(problem, "float32", CPU)
+
+    def verdicts(change):
+        def launch(out, log_sum):
+            answer, lse = inputs.reference(torch.float32)
+            out.copy_(answer)
+            if log_sum is not None:
+                log_sum.copy_(change(lse))
+
+        return [testing.check(case, runs=1) for case in attention_cases("case", problem, "float32", inputs, launch)]
+
+    assert [(v.case, v.status) for v in verdicts(lambda lse: lse)] == [("case", "passed"), ("case lse", "passed")]
+    assert [v.status for v in verdicts(lambda lse: lse.nan_to_num(neginf=0.0))] == ["passed", "failed"]
+    assert [v.status for v in verdicts(lambda lse: lse + 0.01)] == ["passed", "failed"]
+
+
+def test_a_case_without_log_sums_is_one_case():
+    problem = prompts("plain", (2,), 1, 1, 16)
+    inputs = make_inputs(problem, FP8, CPU)
+
+    def launch(out, log_sum):
+        assert log_sum is None
+        out.copy_(inputs.reference(torch.float32)[0])
+
+    (case,) = attention_cases("case", problem, FP8, inputs, launch)
+    assert testing.check(case, runs=1).status == "passed"
+    assert inputs.options.q_scale is not None

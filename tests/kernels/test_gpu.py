@@ -1,15 +1,28 @@
-"""The gate and the far pages on a real GPU."""
+"""The gate, the far pages and the public attention functions on a real GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from tokenwatt_kernels import commands
-from tokenwatt_kernels.attention.decode.call import decode_attention
-from tokenwatt_kernels.attention.decode.reference import decode_attention_reference
+from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
+from tokenwatt_kernels.attention.decode.problems import latents, tokens
+from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
+from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
+from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.reference import attention_reference
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.families import FAMILIES
+from tokenwatt_kernels.families import FAMILIES, part
+
+FP8 = "float8_e4m3fn"
+CPU = torch.device("cpu")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,16 +30,30 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype_name", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
+def skip_unless_it_has(dtype_name: str) -> None:
+    if dtype_name == FP8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 begins with sm_89")
+
+
+def int32(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype_name"),
+    [(family, dtype_name) for family in FAMILIES for dtype_name in part(family, "problems").DTYPE_NAMES],
+)
 def test_shipped_kernels_pass_on_the_gpu(family, dtype_name):
+    skip_unless_it_has(dtype_name)
     verdicts = list(commands.check([family], [dtype_name], torch.device("cuda")))
     assert verdicts
     assert [verdict for verdict in verdicts if verdict.status != "passed"] == []
 
 
-def test_decode_reaches_pages_past_2_to_the_31_elements():
-    # Pages of 16 * 8 * 128 = 2^14 elements: page 2^17 begins at element 2^31. Two caches of 4.3 GB each.
+@pytest.fixture
+def far_caches() -> Iterator[tuple[int, Tensor, Tensor]]:
+    """A page that begins at element 2^31, and two caches of 4.3 GB each that end with it; only that page is filled."""
+    # Pages of 16 * 8 * 128 = 2^14 elements: page 2^17 begins at element 2^31.
     page_shape, far = (16, 8, 128), 2**17
     needed_bytes = 2 * (far + 1) * 2**14 * 2
     if torch.cuda.mem_get_info()[0] < 1.2 * needed_bytes:
@@ -34,9 +61,138 @@ def test_decode_reaches_pages_past_2_to_the_31_elements():
     k_cache, v_cache = (torch.empty(far + 1, *page_shape, dtype=torch.float16, device="cuda") for _ in range(2))
     for cache in (k_cache, v_cache):
         cache[far].normal_()
+    yield far, k_cache, v_cache
+    del k_cache, v_cache, cache
+    torch.cuda.empty_cache()
+
+
+def over_one_page(q: Tensor, k_page: Tensor, v_page: Tensor) -> Tensor:
+    """The reference over the 16 keys of one page."""
+    return attention_reference(q, k_page, v_page, [0, len(q)], [0, 16], Options())[0]
+
+
+def test_decode_reaches_pages_past_2_to_the_31_elements(far_caches):
+    far, k_cache, v_cache = far_caches
     q = torch.randn(1, 32, 128, dtype=torch.float16, device="cuda")
-    context_lens = torch.tensor([16], dtype=torch.int32, device="cuda")
-    out = decode_attention(q, k_cache, v_cache, torch.tensor([[far]], dtype=torch.int32, device="cuda"), context_lens)
-    first = torch.zeros(1, 1, dtype=torch.int32, device="cuda")
-    expected = decode_attention_reference(q, k_cache[far:], v_cache[far:], first, context_lens, 128**-0.5)
-    torch.testing.assert_close(out, expected, rtol=1e-3, atol=4e-3)
+    out = decode_attention(q, k_cache, v_cache, int32(far)[None], int32(16))
+    torch.testing.assert_close(out, over_one_page(q, k_cache[far], v_cache[far]), rtol=1e-3, atol=4e-3)
+
+
+def test_paged_prefill_reaches_pages_past_2_to_the_31_elements(far_caches):
+    far, k_cache, v_cache = far_caches
+    q = torch.randn(9, 32, 128, dtype=torch.float16, device="cuda")
+    out = paged_prefill_attention(q, k_cache, v_cache, int32(far)[None], int32(16), int32(0, 9), 9)
+    torch.testing.assert_close(out, over_one_page(q, k_cache[far], v_cache[far]), rtol=1e-3, atol=4e-3)
+
+
+def through_the_public_function(problem: AttentionProblem, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The answer [Tq, Hq, Dv] and its log-sum-exp [Tq, Hq], from the function that an engine would call."""
+    q, keys, options = inputs.q, inputs.keys, inputs.options
+    lse = torch.full(q.shape[:2], float("nan"), device=q.device)
+    longest = max(problem.queries)
+    if keys.block_table is None or keys.context_lens is None:
+        out = prefill_attention(
+            q, keys.k, keys.v, inputs.query_starts, longest, cu_seqlens_k=keys.starts, options=options, lse=lse
+        )
+        return out, lse
+    cache = (keys.k, keys.v, keys.block_table, keys.context_lens)
+    if not problem.name.startswith("decode"):
+        return paged_prefill_attention(q, *cache, inputs.query_starts, longest, options=options, lse=lse), lse
+    q, lse = (tensor.unflatten(0, (-1, longest)) for tensor in (q, lse))
+    if problem.is_latent:
+        options = replace(options, scale=problem.head_dim**-0.5)
+        out = mla_decode_attention(
+            q, keys.k, keys.block_table, keys.context_lens, value_dim=problem.values, options=options, lse=lse
+        )
+    else:
+        out = decode_attention(q, *cache, options=options, lse=lse)
+    return out.flatten(0, 1), lse.flatten(0, 1)
+
+
+SINKS = {"window": 20, "has_sinks": True}
+PROBLEMS = (
+    prompts("prompts", (70, 0, 129), 8, 2, 64),
+    prompts("prompts not causal", (70, 33), 8, 2, 64, causal=False),
+    prompts("prompts window sinks", (70, 129), 8, 2, 64, **SINKS),
+    prompts("prompts softcap", (70,), 4, 2, 128, softcap=5.0),
+    prompts("prompts 192 values 128", (70,), 4, 4, 192, value_dim=128),
+    chunks("chunks", (5, 70), (300, 70), 8, 2, 64),
+    chunks("chunks in pages", (5, 70), (300, 70), 8, 2, 96, page_size=16, **SINKS),
+    chunks("chunks in long pages", (5, 70), (300, 70), 8, 2, 128, page_size=128),
+    chunks("chunks of float8 pages", (5, 70), (300, 70), 8, 2, 64, page_size=16, kv_dtype=FP8, scales="head"),
+    tokens("decode", (300, 0, 17), 8, 2, 128),
+    tokens("decode window sinks", (300, 17), 8, 2, 64, **SINKS),
+    tokens("decode softcap", (300, 17), 8, 2, 64, softcap=5.0),
+    tokens("decode verify", (300, 17), 8, 2, 128, queries=5, page_size=64),
+    tokens("decode float8", (300, 17), 8, 2, 128, kv_dtype=FP8, scales="head"),
+    latents("decode latent", (300, 17), 16, 576, 512, page_size=64),
+)
+CASES = [
+    *((problem, dtype_name) for problem in PROBLEMS for dtype_name in ("float16", "bfloat16")),
+    (prompts("prompts float8", (70, 129), 8, 2, 64, scales="head"), FP8),
+]
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtype_name"), CASES, ids=[f"{problem.name}-{dtype_name}" for problem, dtype_name in CASES]
+)
+def test_public_functions_equal_the_reference_on_the_cpu(problem, dtype_name):
+    skip_unless_it_has(problem.kv_dtype or dtype_name)
+    on_gpu, on_cpu = (make_inputs(problem, dtype_name, device) for device in (torch.device("cuda"), CPU))
+    out, lse = through_the_public_function(problem, on_gpu)
+    expected_out, expected_lse = on_cpu.reference(torch.float64)
+    # A rounding step at the largest answer, once for the weights and once for the answer.
+    limit = 2 * DTYPES[dtype_name].max_floor * float(expected_out.abs().max())
+    assert out.dtype == getattr(torch, DTYPES[dtype_name].out_name)
+    torch.testing.assert_close(out.cpu().double(), expected_out, rtol=0, atol=limit)
+    torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=1e-5, atol=1e-4)
+
+
+def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
+    problem = tokens("decode", (700, 33, 1), 32, 8, 128, has_sinks=True)
+    inputs = make_inputs(problem, "bfloat16", torch.device("cuda"), poisoned=False)
+    keys, lengths = inputs.keys, inputs.keys.context_lens
+    assert keys.block_table is not None
+    assert lengths is not None
+    # Every sequence may use every page, so that any length below is within the table.
+    pages = torch.arange(len(keys.k), dtype=torch.int32, device="cuda").repeat(3, 1)
+    lse = torch.empty(inputs.q.shape[:2], device="cuda")
+
+    def attend() -> Tensor:
+        return decode_attention(inputs.q, keys.k, keys.v, pages, lengths, options=inputs.options, lse=lse)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        attend()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attend()
+    for changed in ((700, 33, 1), (1, 2, 700), (0, 0, 0), (16, 17, 640)):
+        lengths.copy_(int32(*changed))
+        inputs.q.normal_()
+        graph.replay()
+        replayed, replayed_lse = captured.clone(), lse.clone()
+        assert torch.equal(replayed, attend()), changed
+        assert torch.equal(replayed_lse, lse), changed
+
+
+@pytest.fixture
+def no_sync() -> Iterator[Callable[[str], None]]:
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode("default")
+
+
+# Torch says so once when the mode is set.
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_no_call_waits_for_the_gpu(problem, no_sync):
+    skip_unless_it_has(problem.kv_dtype or "bfloat16")
+    inputs = make_inputs(problem, "bfloat16", torch.device("cuda"))
+    first, _ = through_the_public_function(problem, inputs)  # compiles
+    torch.cuda.synchronize()
+    no_sync("error")
+    second, _ = through_the_public_function(problem, inputs)
+    no_sync("default")
+    assert torch.equal(first, second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenwatt.power.board import BoardEnergy, board_energy, package_energy_j, relative_difference
 from tokenwatt.power.meter import RAPL_PREFIX
@@ -43,6 +43,13 @@ class Energy:
     """Hottest board at its last sample in the window."""
     throttle_reasons: tuple[str, ...] = ()
     """Every NVML reason seen in the window, sorted."""
+
+    def doubted(self, doubt: Reason) -> Energy:
+        """The same with one more reason: what was `valid` is `suspect`."""
+        status = EnergyStatus.SUSPECT if self.status is EnergyStatus.VALID else self.status
+        return replace(
+            self, status=status, reasons=tuple(reason for reason in Reason if reason in {*self.reasons, doubt})
+        )
 
 
 def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> Energy:

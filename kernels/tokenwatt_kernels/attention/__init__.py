@@ -1,1 +1,1 @@
-"""Attention for a packed batch of prompts (`prefill`) and for one new token per sequence (`decode`)."""
+"""Attention for prompts (`prefill`), for one or a few new tokens per sequence (`decode`), and for both at once."""

@@ -7,7 +7,6 @@ apart, as JSON.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from unittest.mock import patch
 
@@ -23,6 +22,8 @@ from tokenwatt.workloads import Request
 from tokenwatt_kernels import interpreter
 from tokenwatt_kernels.attention.decode import kernel as decode_kernel
 from tokenwatt_kernels.attention.decode import tiles as decode_tiles
+from tokenwatt_kernels.attention.keys import Keys
+from tokenwatt_kernels.attention.options import DEFAULT
 from tokenwatt_kernels.attention.prefill import kernel as prefill_kernel
 from tokenwatt_kernels.attention.prefill import tiles as prefill_tiles
 from tokenwatt_kernels.matmul.dense import kernel as matmul_kernel
@@ -41,8 +42,8 @@ def interpreted_prefill(
 ) -> torch.Tensor:
     """Same for prefill attention."""
     out = torch.empty(q.shape, dtype=q.dtype)
-    scale = 1 / math.sqrt(q.shape[2])
-    prefill_kernel.launch(q, k, v, cu_seqlens, max_seqlen, scale, out, prefill_tiles.INTERPRETER_TILES[0])
+    keys = Keys(k, v, starts=cu_seqlens)
+    prefill_kernel.launch(q, keys, cu_seqlens, max_seqlen, DEFAULT, out, None, prefill_tiles.INTERPRETER_TILES[0])
     return out
 
 
@@ -51,9 +52,9 @@ def interpreted_decode(
 ) -> torch.Tensor:
     """Same for decode attention."""
     out = torch.empty(q.shape, dtype=q.dtype)
-    tile, splits = decode_tiles.INTERPRETER_TILES[0]
-    scale = 1 / math.sqrt(q.shape[2])
-    decode_kernel.launch(q, keys, values, block_table, context_lens, scale, out, tile, splits)
+    cache = Keys(keys, values, block_table=block_table, context_lens=context_lens)
+    tile, programs = decode_tiles.INTERPRETER_TILES[0]
+    decode_kernel.launch(q, 1, cache, DEFAULT, out, None, tile, programs)
     return out
 
 

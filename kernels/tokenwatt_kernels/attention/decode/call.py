@@ -1,4 +1,4 @@
-"""Attention of one new token per sequence over a paged key/value cache."""
+"""Attention of one or a few new tokens per sequence over a paged cache."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device
-from tokenwatt_kernels.arguments import (
-    check_device,
-    check_heads,
-    check_matches,
-    check_size,
-    check_tensor,
-    resolve_scale,
-)
-from tokenwatt_kernels.attention.decode.reference import decode_attention_reference
-from tokenwatt_kernels.attention.decode.tiles import choose, choose_splits
+from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, FLOAT_DTYPES, check_size, check_tensor
+from tokenwatt_kernels.attention import options as softmax
+from tokenwatt_kernels.attention.copies import copied_keys
+from tokenwatt_kernels.attention.decode.tiles import DecodeKey, DecodeTile, make_key, tile_on
+from tokenwatt_kernels.attention.keys import Keys, check_lse, check_paged
+from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.attention.reference import reference_answer
 
 
 def decode_attention(
@@ -25,50 +22,120 @@ def decode_attention(
     block_table: Tensor,
     context_lens: Tensor,
     *,
-    scale: float | None = None,
+    options: Options = softmax.DEFAULT,
+    lse: Tensor | None = None,
 ) -> Tensor:
-    """Grouped-query attention of one query token per sequence over its cached tokens.
+    """Grouped-query attention of a few query tokens per sequence over its cached keys.
 
-    q: [B, Hq, D], one of float32, float16 or bfloat16; Hq a multiple of Hkv, D a power of two from 16 to 256.
-    k_cache, v_cache: [pages, page_size, Hkv, D], in the dtype of q and with the same strides.
-    block_table: [B, max_pages] int32; entry [b, i] is the page of tokens i*page_size .. of sequence b. Entries past
+    q: [B, Hq, D], or [B, Q, Hq, D] for Q tokens per sequence (speculative decoding), of which the last stands at the
+        last cached key; one of float32, float16 or bfloat16. Hq is a multiple of Hkv, D a power of two from 16 or the
+        sum of two such (96, 192).
+    k_cache: [pages, page_size, Hkv, D]; v_cache: the same with Dv; in the dtype of q, or float8_e4m3fn.
+    block_table: [B, max_pages] int32; entry [b, i] is the page of keys i * page_size .. of sequence b. Entries behind
         the context are never read.
-    context_lens: [B] int32, the tokens in the cache, the current one included. 0 gives an output row of zeros.
-    scale: factor of the scores before the softmax, > 0; None means 1/sqrt(D).
+    context_lens: [B] int32, the keys in the cache, those of the new tokens included.
+    options: scale, window, softcap, sinks and float8 scales. Queries see no key behind their own position.
+    lse: [B, Hq] or [B, Q, Hq] fp32, to be filled with the natural log-sum-exp of the scores, unless None.
 
-    Returns [B, Hq, D] in the dtype of q: the Triton kernel's answer on CUDA, the torch reference's on a CPU.
+    Returns q's shape with Dv in place of D, in the dtype of q: the Triton kernel's answer on CUDA, the torch
+    reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
     Raises TypeError or ValueError, before any launch, for arguments other than these. The values in block_table and
-    context_lens are not read back from the device, so they are trusted.
+    context_lens are not read back from the device, so they are trusted, and a CUDA graph may capture the call.
     """
-    check_tensor("q", q, ("B", "Hq", "D"))
-    check_tensor("k_cache", k_cache, ("pages", "page_size", "Hkv", "D"))
-    check_tensor("v_cache", v_cache, ("pages", "page_size", "Hkv", "D"))
-    check_tensor("block_table", block_table, ("B", "max_pages"), (torch.int32,))
-    check_tensor("context_lens", context_lens, ("B",), (torch.int32,))
-    sequences, query_heads, head_dim = q.shape
-    _, page_size, kv_heads, _ = k_cache.shape
-    check_heads(query_heads, kv_heads, head_dim)
-    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        check_matches(name, cache, "q", q)
-        check_size(name, "D", cache.shape[3], head_dim)
-    if v_cache.shape != k_cache.shape or v_cache.stride() != k_cache.stride():
-        raise ValueError(
-            f"v_cache must have the shape and strides of k_cache, {list(k_cache.shape)} and {k_cache.stride()}, "
-            f"got {list(v_cache.shape)} and {v_cache.stride()}"
-        )
-    for name, tensor in (("block_table", block_table), ("context_lens", context_lens)):
-        check_device(name, tensor, "q", q)
-        check_size(name, "B", tensor.shape[0], sequences)
-    scale = resolve_scale(scale, head_dim)
+    _check_queries(q, lse)
+    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, q.shape[0])
+    return _answer(q, keys, options, lse)
+
+
+def mla_decode_attention(
+    q: Tensor,
+    latent_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    *,
+    value_dim: int,
+    options: Options,
+    lse: Tensor | None = None,
+) -> Tensor:
+    """decode_attention over a cache of latents, whose first value_dim elements are key and value at once.
+
+    q: [B, Hq, D] or [B, Q, Hq, D], already multiplied by the key up-projection: D = 576 and value_dim = 512 in
+        DeepSeek-V3. latent_cache: [pages, page_size, 1, D].
+    options: with a scale, because D is not the dimension that the model's scale belongs to.
+
+    Returns q's shape with value_dim in place of D. Everything else is as in decode_attention.
+    """
+    _check_queries(q, lse)
+    if options.scale is None:
+        raise ValueError("options must have a scale: 1/sqrt(D) of the latent is not the model's, got None")
+    check_tensor("latent_cache", latent_cache, ("pages", "page_size", "1", "D"), CACHE_DTYPES)
+    check_size("latent_cache", "heads", latent_cache.shape[2], 1)
+    check_size("latent_cache", "D", latent_cache.shape[3], q.shape[-1])
+    if not 0 < value_dim <= q.shape[-1]:
+        raise ValueError(f"value_dim must be from 1 to D = {q.shape[-1]}, got {value_dim}")
+    keys = check_paged(q, latent_cache, latent_cache[..., :value_dim], block_table, context_lens, q.shape[0])
+    return _answer(q, keys.with_values_as_keys(), options, lse)
+
+
+def key_for(q: Tensor, queries: int, keys: Keys) -> DecodeKey:
+    """What the tile for queries [B * Q, Hq, D], Q = `queries`, depends on besides the GPU."""
+    return make_key(
+        queries * (q.shape[1] // keys.heads),
+        q.shape[-1],
+        keys.value_dim,
+        keys.k.element_size(),
+        values_are_keys=keys.values_are_keys,
+        copied_keys=copied_keys(keys.allow_descriptors),
+    )
+
+
+def tile_for(q: Tensor, queries: int, keys: Keys) -> DecodeTile:
+    """The tile for queries [B * Q, Hq, D] on a GPU, Q = `queries`."""
+    return tile_on(device.name(q.device), device.capability(q.device), key_for(q, queries, keys))
+
+
+def _check_queries(q: Tensor, lse: Tensor | None) -> None:
+    axes = ("B", "Q", "Hq", "D") if isinstance(q, Tensor) and q.dim() == 4 else ("B", "Hq", "D")
+    check_tensor("q", q, axes, FLOAT_DTYPES)
     device.check_supported(q.device)
+    check_lse(q, lse)
+
+
+def _answer(q: Tensor, keys: Keys, options: Options, lse: Tensor | None) -> Tensor:
+    """attend with the axes of q: [B, Hq, D] or [B, Q, Hq, D]."""
+    queries = q.shape[1] if q.dim() == 4 else 1
+    if queries == 0:
+        raise ValueError("q must have Q >= 1 queries per sequence, got 0")
+    rows = q.flatten(0, -3)
+    out = attend(rows, queries, keys, options, None if lse is None else lse.view(rows.shape[:-1]))
+    return out.view(*q.shape[:-1], keys.value_dim)
+
+
+def attend(
+    q: Tensor,
+    queries: int,
+    keys: Keys,
+    options: Options,
+    lse: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The answer for checked queries [B * Q, Hq, D], in `out` if given: the launch that the public functions share."""
+    softmax.check(options, q, keys.heads)
+    if not options.causal:
+        raise ValueError("options must be causal for decode attention, got causal=False")
+    if options.q_scale is not None:
+        raise ValueError("q_scale must be None for decode attention, whose queries are not float8, got a tensor")
+    if out is None:
+        out = torch.empty(*q.shape[:2], keys.value_dim, dtype=q.dtype, device=q.device)
     if q.device.type == "cpu":
-        return decode_attention_reference(q, k_cache, v_cache, block_table, context_lens, scale)
+        return reference_answer(q, keys, range(0, len(q) + 1, queries), options, out, lse)
+
+    if keys.k.dtype == FLOAT8:
+        device.check_float8(q.device, is_mixed=q.dtype != FLOAT8)
 
     from tokenwatt_kernels.attention.decode.kernel import launch
 
-    tile = choose(query_heads // kv_heads, head_dim, q.element_size(), device.capability(q.device))
-    max_context = block_table.shape[1] * page_size
-    splits = choose_splits(sequences, kv_heads, max_context, tile.block_n, device.multiprocessors(q.device))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    launch(q, k_cache, v_cache, block_table, context_lens, scale, out, tile, splits)
+    tile = tile_for(q, queries, keys)
+    programs = tile.programs_per_multiprocessor * device.multiprocessors(q.device)
+    launch(q, queries, keys, options, out, lse, tile, programs)
     return out

@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from tokenwatt_kernels.attention.decode.call import decode_attention
-from tokenwatt_kernels.attention.decode.problems import DecodeProblem
-from tokenwatt_kernels.attention.decode.work import work
-from tokenwatt_kernels.attention.sdpa import sdpa_contenders
+from tokenwatt_kernels import device as device_facts
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.attention import baselines
+from tokenwatt_kernels.attention.decode.call import attend, key_for, tile_for
+from tokenwatt_kernels.attention.decode.tiles import FAMILY
+from tokenwatt_kernels.attention.inputs import make_inputs
+from tokenwatt_kernels.attention.keys import Keys
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.work import work
 from tokenwatt_kernels.contests import OURS, Contender, Contest
 
 
 def contest(
-    problem: DecodeProblem,
-    dtype_name: str,
-    device: torch.device,
-    baselines: tuple[str, ...] = ("sdpa_cudnn", "sdpa_flash", "sdpa_efficient"),
+    problem: AttentionProblem, dtype_name: str, device: torch.device, names: tuple[str, ...] = baselines.NAMES
 ) -> Contest:
-    """A problem of equally long contexts. The baselines' gather is not timed, which favours them."""
-    batch, context = len(problem.context_lens), problem.context_lens[0]
-    if set(problem.context_lens) != {context}:
-        raise ValueError(f"context_lens must all be equal for a contest, got {problem.context_lens}")
-    generator = torch.Generator(device).manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=getattr(torch, dtype_name))
-
-    pages = -(-context // problem.page_size)
-    cache_shape = (batch * pages, problem.page_size, problem.kv_heads, problem.head_dim)
-    q = random(batch, problem.query_heads, problem.head_dim)
-    k_cache, v_cache = random(*cache_shape), random(*cache_shape)
-    order = torch.randperm(batch * pages, generator=generator, device=device)
-    block_table = order.to(torch.int32).unflatten(0, (batch, pages))
-    context_lens = torch.full((batch,), context, dtype=torch.int32, device=device)
-    k, v = (_gather(cache, block_table, context) for cache in (k_cache, v_cache))
+    """A problem of equally long sequences. No fused baseline takes the width of a latent: there the plain one plays."""
+    if len(set(zip(problem.queries, problem.contexts, strict=True))) != 1:
+        raise ValueError(
+            f"sequences must all have as many queries and keys, got {problem.queries} and {problem.contexts}"
+        )
+    inputs = make_inputs(problem, dtype_name, device, poisoned=False)
+    keys, queries = inputs.keys, problem.queries[0]
+    if problem.is_latent and device.type == "cuda":
+        names = (*names, "sdpa_math")
     return Contest(
-        family="attention.decode",
+        family=FAMILY,
         problem=problem.name,
         dtype_name=dtype_name,
         terms=problem.terms,
-        work=work(problem, q.element_size()),
+        work=work(problem, dtype_name),
         contenders={
-            OURS: Contender(lambda: decode_attention(q, k_cache, v_cache, block_table, context_lens)),
-            **sdpa_contenders(
-                q.unsqueeze(2), k, v, causal=False, in_our_layout=lambda out: out.squeeze(2), names=baselines
-            ),
+            OURS: Contender(lambda: attend(inputs.q, queries, keys, inputs.options)),
+            **baselines.contenders(problem, inputs, names),
         },
+        configuration=_configuration(inputs.q, queries, keys) if device.type == "cuda" else "",
     )
 
 
-def _gather(cache: Tensor, block_table: Tensor, context: int) -> Tensor:
-    """The paged cache as contiguous [B, Hkv, context, D]."""
-    return cache[block_table].flatten(1, 2)[:, :context].transpose(1, 2).contiguous()
+def _configuration(q: torch.Tensor, queries: int, keys: Keys) -> str:
+    tile = tile_for(q, queries, keys)
+    return f"{tile.name} ({tables.origin(device_facts.name(q.device), FAMILY, key_for(q, queries, keys), tile)})"

@@ -1,75 +1,225 @@
-"""Tile sizes and the number of context splits of the decode kernel."""
+"""Tile sizes of decode and how many programs share its work: one predicate, one choice, and what is worth measuring."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.attention.copies import copied_keys
+from tokenwatt_kernels.attention.heads import is_power_of_two, row_block, value_block
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import target_for
 
-MIN_ROWS = 16  # tl.dot's smallest side
-MAX_SPLITS = 64
-PROGRAMS_PER_MULTIPROCESSOR = 2
-MIN_STEPS_PER_SPLIT = 4
+FAMILY = "attention.decode"
+FLOAT8_CAPABILITY = 89
+DESCRIPTOR_CAPABILITY = 90
+MOST_PROGRAMS_PER_MULTIPROCESSOR = 4
+REGISTERS_PER_MULTIPROCESSOR = 65_536
+WIDE_VALUES = 256  # elements; beyond it the answer of 64 rows does not fit the registers
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeTile:
-    """block_n cached tokens per step, in num_warps warps; num_stages as triton's software pipeliner takes it."""
+    """block_m rows meet block_n cached keys at a time, in num_warps warps, with num_stages K and V tiles in flight.
 
+    edge_n: keys of a step where a mask is needed, if whole steps are copied by the hardware (`descriptors`).
+    programs_per_multiprocessor: how many programs the batch is shared among, for each multiprocessor.
+    least_steps: no program gets fewer steps, as long as there are any.
+    parts_at_once: partial answers that a combining program holds.
+    """
+
+    block_m: int
     block_n: int
+    edge_n: int
     num_warps: int
     num_stages: int
+    programs_per_multiprocessor: int
+    least_steps: int = 1
+    parts_at_once: int = 16
+    descriptors: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as 16x64 e64 w4 s2 p3."""
+        least = f" l{self.least_steps}" if self.least_steps > 1 else ""
+        copies = " desc" if self.descriptors else ""
+        size = f"{self.block_m}x{self.block_n} e{self.edge_n} w{self.num_warps} s{self.num_stages}"
+        return f"{size} p{self.programs_per_multiprocessor}{least}{copies}"
 
 
-# (tile, splits): small enough that the gate's tiny problems cross several tiles and leave some splits empty.
-INTERPRETER_TILES = ((DecodeTile(16, 4, 1), 4), (DecodeTile(32, 4, 1), 1))
+@dataclass(frozen=True, slots=True)
+class DecodeKey:
+    """What a tile depends on besides the GPU: rows, widths of keys and values, and how they lie in memory.
 
-# In order of preference. More stages than two fetch block-table entries earlier, not more tiles: K and V addresses
-# depend on those entries, and triton keeps one K and one V tile in shared memory whatever the number of stages.
-_HALF_PRECISION = (DecodeTile(64, 4, 2), DecodeTile(32, 4, 2), DecodeTile(16, 4, 2))
-# fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
-_FULL_PRECISION = (DecodeTile(16, 8, 2),)
-
-
-def block_rows(group: int) -> int:
-    """Rows of the tile that holds all query heads of one KV head: a power of two, at least 16."""
-    return max(MIN_ROWS, 1 << (group - 1).bit_length())
-
-
-def shared_bytes(tile: DecodeTile, group: int, head_dim: int, element_bytes: int) -> int:
-    """Shared memory of one program at most: the query tile, and K and V tiles for every stage."""
-    return (block_rows(group) + 2 * tile.num_stages * tile.block_n) * head_dim * element_bytes
-
-
-def is_valid(tile: DecodeTile, group: int, head_dim: int, element_bytes: int, shared_limit_bytes: int) -> bool:
-    """Whether the kernel can be compiled with this tile: a power of two, tl.dot's minimum, and shared memory."""
-    return (
-        tile.block_n >= 16
-        and tile.block_n & (tile.block_n - 1) == 0
-        and tile.num_warps in (1, 2, 4, 8)
-        and tile.num_stages >= 1
-        and shared_bytes(tile, group, head_dim, element_bytes) <= shared_limit_bytes
-    )
-
-
-def choose(group: int, head_dim: int, element_bytes: int, capability: int) -> DecodeTile:
-    """The tile for G query heads per KV head, a head dimension and an element size on a GPU of `capability`."""
-    limit = target_for(capability).shared_limit_bytes
-    for tile in _FULL_PRECISION if element_bytes == 4 else _HALF_PRECISION:
-        if is_valid(tile, group, head_dim, element_bytes, limit):
-            return tile
-    raise ValueError(
-        f"no decode tile fits group={group}, head_dim={head_dim}, element_bytes={element_bytes} in {limit} bytes"
-    )
-
-
-def choose_splits(sequences: int, kv_heads: int, max_context: int, block_n: int, multiprocessors: int) -> int:
-    """How many programs share one sequence's context: a power of two, at most 64.
-
-    Enough to give every multiprocessor two programs, but none that would walk fewer than four tiles.
-    max_context is what the block table can hold, because the lengths themselves are on the device.
+    rows: of the tile that holds the query rows of a KV head (queries times group), or part of them.
+    element_bytes: of a cached key. copied_keys: the longest step of keys that the hardware may copy; 0 for none.
     """
-    wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // max(1, sequences * kv_heads)
-    useful = max_context // (MIN_STEPS_PER_SPLIT * block_n)
-    limit = max(1, min(wanted, useful, MAX_SPLITS))
-    return 1 << (limit.bit_length() - 1)
+
+    rows: int
+    head_dim: int
+    value_dim: int
+    element_bytes: int
+    values_are_keys: bool
+    copied_keys: int
+
+
+KEY = DecodeKey
+KERNELS: dict[str, type[DecodeTile]] = {"triton": DecodeTile}
+
+# (tile, programs): small enough that the gate's tiny problems are cut in the middle of segments, steps and batches.
+INTERPRETER_TILES = (
+    (DecodeTile(16, 16, 16, 4, 1, 1, parts_at_once=2), 5),
+    (DecodeTile(16, 32, 16, 4, 1, 1, least_steps=2, descriptors=True), 3),
+)
+
+
+def shared_bytes(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, *, values_are_keys: bool) -> int:
+    """Shared memory of one program at most: the query tile in 16 bits or more, and K and V tiles for every stage."""
+    widths = head_dim + (0 if values_are_keys else value_block(value_dim))
+    stages = tile.num_stages + (tile.block_m >= 64)  # warpgroup-wide instructions read one tile more
+    return tile.block_m * head_dim * max(2, element_bytes) + stages * tile.block_n * widths * element_bytes
+
+
+def is_valid(
+    tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, capability: int, *, values_are_keys: bool
+) -> bool:
+    """Whether the kernel compiles with this tile for a GPU of `capability`: powers of two and shared memory."""
+    needed = shared_bytes(tile, head_dim, value_dim, element_bytes, values_are_keys=values_are_keys)
+    return (
+        all(side >= 16 and is_power_of_two(side) for side in (tile.block_m, tile.block_n, tile.edge_n))
+        and tile.edge_n <= tile.block_n
+        and tile.num_warps in (1, 2, 4, 8)
+        and min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) >= 1
+        and (not tile.descriptors or capability >= DESCRIPTOR_CAPABILITY)
+        and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
+        and needed <= target_for(capability).shared_limit_bytes
+    )
+
+
+def _fitting(
+    tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, capability: int, *, values_are_keys: bool
+) -> int:
+    """Programs whose tiles fit the shared memory and the registers of a multiprocessor together, at most four."""
+    needed = shared_bytes(tile, head_dim, value_dim, element_bytes, values_are_keys=values_are_keys)
+    fitting = target_for(capability).shared_limit_bytes // needed
+    by_registers = _fitting_registers(tile, head_dim, value_dim, element_bytes)
+    return max(1, min(fitting, by_registers, MOST_PROGRAMS_PER_MULTIPROCESSOR)) if fitting else 0
+
+
+def _fitting_registers(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int) -> int:
+    """Programs whose threads have the registers that they take. Found by compiling."""
+    accumulators = tile.block_m * (tile.block_n + value_block(value_dim)) // (32 * tile.num_warps)
+    if element_bytes == 1:
+        accumulators = accumulators * 3 // 2  # keys and values pass through registers to become 16 bits wide
+    registers = 128 if accumulators <= 16 else 168 if accumulators <= 24 else 256
+    return REGISTERS_PER_MULTIPROCESSOR // (32 * tile.num_warps * registers)
+
+
+def _block_m(rows: int, value_dim: int, element_bytes: int) -> int:
+    if element_bytes == 4:
+        return row_block(rows, 16)
+    return row_block(rows, 32 if value_block(value_dim) > WIDE_VALUES else 64)
+
+
+def choose(
+    rows: int, head_dim: int, value_dim: int, element_bytes: int, capability: int, *, values_are_keys: bool = False
+) -> DecodeTile:
+    """The tile for `rows` query rows per KV head (queries times group) on a GPU of `capability` (90 for sm_90).
+
+    element_bytes: of a cached key. As many programs share a multiprocessor as its memory holds, at most four: they keep
+    the memory busy while one of them waits or computes.
+    """
+    is_wide = value_block(value_dim) > WIDE_VALUES
+    block_m = _block_m(rows, value_dim, element_bytes)
+    # Heads in two parts, or padded, need masks and pointers that four warps have no registers for.
+    is_odd = not is_power_of_two(head_dim)
+    num_warps = 8 if is_wide or is_odd or element_bytes == 4 else 4
+    num_stages = (
+        3 if max(head_dim, value_dim) <= 64 else 2
+    )  # of narrow heads more tiles fit, and more bytes should be in flight
+    # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
+    widths = (16,) if element_bytes == 4 else (32, 16) if is_odd else (64, 32, 16)
+    for programs in (2, 1):
+        for block_n in widths:
+            tile = DecodeTile(block_m, block_n, block_n, num_warps, num_stages, programs)
+            if not is_valid(tile, head_dim, value_dim, element_bytes, capability, values_are_keys=values_are_keys):
+                continue
+            fitting = _fitting(tile, head_dim, value_dim, element_bytes, capability, values_are_keys=values_are_keys)
+            if fitting >= programs:
+                return replace(tile, programs_per_multiprocessor=fitting)
+    raise ValueError(
+        f"no decode tile of sm_{capability} holds {rows} rows, keys of {head_dim} and values of {value_dim} elements "
+        f"of {element_bytes} bytes"
+    )
+
+
+def make_key(
+    rows: int, head_dim: int, value_dim: int, element_bytes: int, *, values_are_keys: bool, copied_keys: int
+) -> DecodeKey:
+    """The key for `rows` query rows per KV head: those that take the same tile share it."""
+    return DecodeKey(
+        _block_m(rows, value_dim, element_bytes), head_dim, value_dim, element_bytes, values_are_keys, copied_keys
+    )
+
+
+def key_of(problem: AttentionProblem, dtype_name: str) -> DecodeKey:
+    """The key of a problem whose tensors lie as a serving engine's do."""
+    return make_key(
+        problem.queries[0] * problem.group,
+        problem.head_dim,
+        problem.values,
+        DTYPES[problem.kv_dtype or dtype_name].bytes,
+        values_are_keys=problem.is_latent,
+        # A value that is part of a latent has the distances of the latent, which hardware copies do not take.
+        copied_keys=0 if problem.is_latent else copied_keys(lambda keys: problem.page_size % keys == 0),
+    )
+
+
+def default(key: DecodeKey, capability: int) -> DecodeTile:
+    """The tile for a key where none has been measured."""
+    return choose(
+        key.rows, key.head_dim, key.value_dim, key.element_bytes, capability, values_are_keys=key.values_are_keys
+    )
+
+
+def is_valid_on(tile: DecodeTile, key: DecodeKey, capability: int) -> bool:
+    """Whether the kernel compiles with this tile for a GPU of `capability`, and takes keys that lie like this."""
+    arguments = (key.head_dim, key.value_dim, key.element_bytes, capability)
+    return (not tile.descriptors or tile.block_n <= key.copied_keys) and is_valid(
+        tile, *arguments, values_are_keys=key.values_are_keys
+    )
+
+
+def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
+    """The tiles worth measuring, the default first: every shape, and of the best guess every way to share the work."""
+    first = default(key, capability)
+    lengths = dict.fromkeys((first.block_n, *((32, 64, 128) if key.element_bytes < 4 else (16, 32))))
+    shapes = product(lengths, (4, 8), (2, 3, 4), (False, True))
+    found = [first]
+    for block_n, num_warps, num_stages, descriptors in shapes:
+        edge_n = min(32, block_n) if descriptors else block_n
+        tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
+        if is_valid_on(tile, key, capability):
+            found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
+    sharing = product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4))
+    found += [replace(first, programs_per_multiprocessor=programs, least_steps=least) for programs, least in sharing]
+    return tuple(dict.fromkeys(found))
+
+
+def _fitting_key(tile: DecodeTile, key: DecodeKey, capability: int) -> int:
+    return _fitting(
+        tile, key.head_dim, key.value_dim, key.element_bytes, capability, values_are_keys=key.values_are_keys
+    )
+
+
+@cache
+def tile_on(gpu_name: str, capability: int, key: DecodeKey) -> DecodeTile:
+    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
+    measured = tables.find(gpu_name, FAMILY, key)
+    if measured is not None:
+        return measured
+    tables.tell_if_unknown(gpu_name, capability)
+    return default(key, capability)

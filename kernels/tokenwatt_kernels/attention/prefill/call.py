@@ -1,4 +1,4 @@
-"""Causal attention over a packed batch of prompts."""
+"""Attention of prompts and parts of prompts, over packed keys or over a paged cache."""
 
 from __future__ import annotations
 
@@ -6,56 +6,95 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device
-from tokenwatt_kernels.arguments import (
-    check_device,
-    check_heads,
-    check_matches,
-    check_size,
-    check_tensor,
-    resolve_scale,
-)
-from tokenwatt_kernels.attention.prefill.reference import prefill_attention_reference
-from tokenwatt_kernels.attention.prefill.tiles import choose
+from tokenwatt_kernels.arguments import FLOAT8
+from tokenwatt_kernels.attention import options as softmax
+from tokenwatt_kernels.attention.keys import Keys, check_packed, check_paged, check_queries
+from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.attention.prefill.variants import launch, tile_for
+from tokenwatt_kernels.attention.reference import reference_answer
 
 
 def prefill_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    cu_seqlens_k: Tensor | None = None,
+    options: Options = softmax.DEFAULT,
+    lse: Tensor | None = None,
 ) -> Tensor:
-    """Causal grouped-query attention of every sequence in a packed batch.
+    """Grouped-query attention of every sequence in a packed batch.
 
-    q: [T, Hq, D], k and v: [T, Hkv, D], one of float32, float16 or bfloat16. T is the sum of the sequence lengths,
-        Hq a multiple of Hkv, D a power of two from 16 to 256.
-    cu_seqlens: [B + 1] int32 on the same device; sequence b owns rows cu_seqlens[b]:cu_seqlens[b + 1].
-    max_seqlen: at least the longest sequence. It sizes the launch; rows beyond it are not computed.
-    scale: factor of the scores before the softmax, > 0; None means 1/sqrt(D).
+    q: [Tq, Hq, D], k: [Tk, Hkv, D], v: [Tk, Hkv, Dv], all float32, float16, bfloat16 or float8_e4m3fn. Hq is a multiple
+        of Hkv, D a power of two from 16 or the sum of two such (96, 192).
+    cu_seqlens: [B + 1] int32 on the same device; sequence b owns query rows cu_seqlens[b]:cu_seqlens[b + 1].
+    max_seqlen: at least the largest number of queries of a sequence. It sizes the launch; rows beyond it are not
+        computed.
+    cu_seqlens_k: the same for the rows of k and v; None means that of the queries. The last query of a sequence stands
+        at the position of its last key, so that a prompt can be continued in chunks.
+    options: scale, mask, softcap, sinks and float8 scales.
+    lse: [Tq, Hq] fp32, to be filled with the natural log-sum-exp of the scores, unless None.
 
-    Returns [T, Hq, D] in the dtype of q: the Triton kernel's answer on CUDA, the torch reference's on a CPU.
-    Raises TypeError or ValueError, before any launch, for arguments other than these. The values in cu_seqlens are not
+    Returns [Tq, Hq, Dv] in the dtype of q, bfloat16 for float8: the Triton kernel's answer on CUDA, the torch
+    reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
+    Raises TypeError or ValueError, before any launch, for arguments other than these. The values of cu_seqlens are not
     read back from the device, so they are trusted.
     """
-    check_tensor("q", q, ("T", "Hq", "D"))
-    check_tensor("k", k, ("T", "Hkv", "D"))
-    check_tensor("v", v, ("T", "Hkv", "D"))
-    check_tensor("cu_seqlens", cu_seqlens, ("B + 1",), (torch.int32,))
-    tokens, query_heads, head_dim = q.shape
-    check_heads(query_heads, k.shape[1], head_dim)
-    for name, tensor in (("k", k), ("v", v)):
-        check_matches(name, tensor, "q", q)
-        check_size(name, "T", tensor.shape[0], tokens)
-        check_size(name, "D", tensor.shape[2], head_dim)
-    check_size("v", "Hkv", v.shape[1], k.shape[1])
-    check_device("cu_seqlens", cu_seqlens, "q", q)
-    if cu_seqlens.numel() == 0:
-        raise ValueError("cu_seqlens must have at least one element, got shape [0]")
-    if max_seqlen < 0:
-        raise ValueError(f"max_seqlen must be >= 0, got {max_seqlen}")
-    scale = resolve_scale(scale, head_dim)
-    device.check_supported(q.device)
+    check_queries(q, cu_seqlens, max_seqlen, lse)
+    starts = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    keys = check_packed(q, k, v, starts, cu_seqlens.numel() - 1)
+    if cu_seqlens_k is None and k.shape[0] != q.shape[0]:
+        raise ValueError(f"k must have Tk = {q.shape[0]} like q, unless cu_seqlens_k is given, got {k.shape[0]}")
+    return attend(q, keys, cu_seqlens, max_seqlen, options, lse)
+
+
+def paged_prefill_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    options: Options = softmax.DEFAULT,
+    lse: Tensor | None = None,
+) -> Tensor:
+    """prefill_attention with keys in the pages of a cache: a chunk of each prompt over all of it that is cached.
+
+    k_cache: [pages, page_size, Hkv, D]; v_cache: the same with Dv; in the dtype of q, or float8_e4m3fn.
+    block_table: [B, max_pages] int32; entry [b, i] is the page of keys i * page_size .. of sequence b. Entries behind
+        the context are never read.
+    context_lens: [B] int32, the keys of each sequence, those of the queries included.
+
+    Everything else is as in prefill_attention. The values of block_table and context_lens are trusted too.
+    """
+    check_queries(q, cu_seqlens, max_seqlen, lse)
+    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, cu_seqlens.numel() - 1)
+    return attend(q, keys, cu_seqlens, max_seqlen, options, lse)
+
+
+def attend(
+    q: Tensor,
+    keys: Keys,
+    query_starts: Tensor,
+    max_queries: int,
+    options: Options,
+    lse: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The answer for checked queries and keys, in `out` if given: the launch that the public functions share."""
+    softmax.check(options, q, keys.heads)
+    if out is None:
+        out_dtype = torch.bfloat16 if q.dtype == FLOAT8 else q.dtype
+        out = torch.empty(*q.shape[:2], keys.value_dim, dtype=out_dtype, device=q.device)
     if q.device.type == "cpu":
-        return prefill_attention_reference(q, k, v, cu_seqlens, scale)
+        return reference_answer(q, keys, query_starts.tolist(), options, out, lse)
 
-    from tokenwatt_kernels.attention.prefill.kernel import launch
+    if keys.k.dtype == FLOAT8:
+        device.check_float8(q.device, is_mixed=q.dtype != FLOAT8)
 
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    launch(q, k, v, cu_seqlens, max_seqlen, scale, out, choose(head_dim, q.element_size(), device.capability(q.device)))
+    launch(q, keys, query_starts, max_queries, options, out, lse, tile_for(q, keys, options))
     return out

@@ -1,61 +1,50 @@
-"""Prefill problems made concrete: poisoned inputs, the kernel to launch, the reference to hold it to."""
+"""Prefill problems made concrete for the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from torch import Tensor
 
-from tokenwatt_kernels import device as device_facts
-from tokenwatt_kernels.attention.prefill import kernel
-from tokenwatt_kernels.attention.prefill.problems import PrefillProblem
-from tokenwatt_kernels.attention.prefill.reference import prefill_attention_reference
-from tokenwatt_kernels.attention.prefill.tiles import INTERPRETER_TILES, PrefillTile, choose
-from tokenwatt_kernels.testing import Case, guarded_randn
+from tokenwatt_kernels.attention.cases import attention_cases
+from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
+from tokenwatt_kernels.attention.prefill import variants
+from tokenwatt_kernels.attention.prefill.tiles import INTERPRETER_TILES, Tile
+from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.testing import Case
 
 
 def cases(
-    problem: PrefillProblem,
+    problem: AttentionProblem,
     dtype_name: str,
     device: torch.device,
     seed: int = 0,
-    launch: Callable[..., None] = kernel.launch,
-) -> list[Case]:
-    """One case per tile: the shipped one on a GPU, the small ones in the interpreter."""
-    dtype = getattr(torch, dtype_name)
-    generator = torch.Generator().manual_seed(seed)
-    tokens, head_dim = sum(problem.lengths), problem.head_dim
-    q, k, v = (
-        guarded_randn((tokens, heads, head_dim), dtype, device, generator)
-        for heads in (problem.query_heads, problem.kv_heads, problem.kv_heads)
-    )
-    cu_seqlens = torch.tensor([0, *accumulate(problem.lengths)], dtype=torch.int32, device=device)
-    scale = head_dim**-0.5
+    launch: Callable[..., None] = variants.launch,
+    tiles: Iterable[Tile] | None = None,
+) -> Iterator[Case]:
+    """With `tiles`. None: small ones in the interpreter; on a GPU that of a launch, and the warp-specialised kernel's.
 
-    def reference(in_dtype: torch.dtype) -> torch.Tensor:
-        return prefill_attention_reference(q.to(in_dtype), k.to(in_dtype), v.to(in_dtype), cu_seqlens, scale)
-
-    return [
-        Case(
-            name=f"attention.prefill {problem.name} {tile.block_m}x{tile.block_n}",
-            dtype_name=dtype_name,
-            device=device,
-            out_shape=tuple(q.shape),
-            terms=problem.terms,
-            launch=partial(_launch_into, launch, (q, k, v, cu_seqlens, max(problem.lengths), scale), tile),
-            reference=reference,
-        )
-        for tile in _tiles(head_dim, q.element_size(), device)
-    ]
+    Tiles whose kernel does not take the problem are left out.
+    """
+    inputs = make_inputs(problem, dtype_name, device, seed)
+    q, keys, options = inputs.q, inputs.keys, inputs.options
+    if tiles is None and device.type == "cpu":
+        tiles = INTERPRETER_TILES
+    elif tiles is None:
+        shipped = variants.tile_for(q, keys, options)
+        tiles = dict.fromkeys((shipped, *(tile for width, tile in TILES.items() if width == problem.head_dim)))
+    for tile in tiles:
+        if variants.takes(tile, q, keys, options):
+            name = f"attention.prefill {problem.name} {tile.name}"
+            yield from attention_cases(name, problem, dtype_name, inputs, _launcher(launch, problem, inputs, tile))
 
 
-def _launch_into(launch: Callable[..., None], arguments: tuple, tile: PrefillTile, out: torch.Tensor) -> None:
-    launch(*arguments, out, tile)
+def _launcher(
+    launch: Callable[..., None], problem: AttentionProblem, inputs: Inputs, tile: Tile
+) -> Callable[[Tensor, Tensor | None], None]:
+    def run(out: Tensor, log_sum: Tensor | None) -> None:
+        launch(inputs.q, inputs.keys, inputs.query_starts, max(problem.queries), inputs.options, out, log_sum, tile)
 
-
-def _tiles(head_dim: int, element_bytes: int, device: torch.device) -> Sequence[PrefillTile]:
-    if device.type == "cpu":
-        return INTERPRETER_TILES
-    return (choose(head_dim, element_bytes, device_facts.capability(device)),)
+    return run

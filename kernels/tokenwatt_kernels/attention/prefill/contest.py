@@ -1,46 +1,65 @@
-"""Prefill attention against PyTorch's attention backends."""
+"""Prefill attention against PyTorch's attention implementations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.attention.prefill.call import prefill_attention
-from tokenwatt_kernels.attention.prefill.problems import PrefillProblem
-from tokenwatt_kernels.attention.prefill.work import work
-from tokenwatt_kernels.attention.sdpa import sdpa_contenders
+from tokenwatt_kernels import device as device_facts
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.attention import baselines
+from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
+from tokenwatt_kernels.attention.prefill import variants
+from tokenwatt_kernels.attention.prefill.call import attend
+from tokenwatt_kernels.attention.prefill.tiles import FAMILY
+from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.work import work
 from tokenwatt_kernels.contests import OURS, Contender, Contest
 
 
 def contest(
-    problem: PrefillProblem,
-    dtype_name: str,
-    device: torch.device,
-    baselines: tuple[str, ...] = ("sdpa_cudnn", "sdpa_flash", "sdpa_efficient"),
+    problem: AttentionProblem, dtype_name: str, device: torch.device, names: tuple[str, ...] = baselines.NAMES
 ) -> Contest:
     """A problem of equally long sequences, which is what the baselines take without padding."""
-    batch, length = len(problem.lengths), problem.lengths[0]
-    if set(problem.lengths) != {length}:
-        raise ValueError(f"lengths must all be equal for a contest, got {problem.lengths}")
-    generator = torch.Generator(device).manual_seed(0)
-
-    def random(heads: int) -> Tensor:
-        shape = (batch * length, heads, problem.head_dim)
-        return torch.randn(shape, generator=generator, device=device, dtype=getattr(torch, dtype_name))
-
-    q, k, v = random(problem.query_heads), random(problem.kv_heads), random(problem.kv_heads)
-    cu_seqlens = torch.arange(batch + 1, device=device, dtype=torch.int32) * length
-    per_sequence = [tensor.unflatten(0, (batch, length)).transpose(1, 2) for tensor in (q, k, v)]
+    if len(set(zip(problem.queries, problem.contexts, strict=True))) != 1:
+        raise ValueError(
+            f"sequences must all have as many queries and keys, got {problem.queries} and {problem.contexts}"
+        )
+    inputs = make_inputs(problem, dtype_name, device, poisoned=False)
+    keys, starts, longest = inputs.keys, inputs.query_starts, max(problem.queries)
     return Contest(
-        family="attention.prefill",
+        family=FAMILY,
         problem=problem.name,
         dtype_name=dtype_name,
         terms=problem.terms,
-        work=work(problem, q.element_size()),
+        work=work(problem, dtype_name),
         contenders={
-            OURS: Contender(lambda: prefill_attention(q, k, v, cu_seqlens, length)),
-            **sdpa_contenders(
-                *per_sequence, causal=True, in_our_layout=lambda out: out.transpose(1, 2).flatten(0, 1), names=baselines
-            ),
+            OURS: Contender(lambda: attend(inputs.q, keys, starts, longest, inputs.options)),
+            **_warp_specialised(problem, inputs),
+            **baselines.contenders(problem, inputs, names),
         },
+        configuration=_configuration(inputs) if device.type == "cuda" else "",
     )
+
+
+def _warp_specialised(problem: AttentionProblem, inputs: Inputs) -> dict[str, Contender]:
+    """The warp-specialised kernel, where there is one and it takes the problem: a launch takes it only from a table."""
+    tile = TILES.get(problem.head_dim)
+    if tile is None or not inputs.q.is_cuda or not variants.takes(tile, inputs.q, inputs.keys, inputs.options):
+        return {}
+    q, keys, starts, longest = inputs.q, inputs.keys, inputs.query_starts, max(problem.queries)
+
+    def run() -> Tensor:
+        out = torch.empty(*q.shape[:2], problem.values, dtype=q.dtype, device=q.device)
+        variants.launch(q, keys, starts, longest, inputs.options, out, None, tile)
+        return out
+
+    return {"tokenwatt_ws": Contender(run)}
+
+
+def _configuration(inputs: Inputs) -> str:
+    q, keys = inputs.q, inputs.keys
+    tile = variants.tile_for(q, keys, inputs.options)
+    origin = tables.origin(device_facts.name(q.device), FAMILY, variants.key_for(q, keys), tile)
+    return f"{tile.name} ({origin})"

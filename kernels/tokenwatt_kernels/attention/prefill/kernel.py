@@ -1,116 +1,147 @@
-"""Causal prefill attention with an online softmax.
+"""Prefill attention: many queries per sequence, over contiguous or paged keys.
 
 Shapes
-    T tokens of all sequences, Hq query heads, Hkv key/value heads, D head dimension, G = Hq / Hkv
-    M query rows of one program (BLOCK_M), N keys of one step (BLOCK_N)
+    Tq queries of all sequences, Hq query heads, Hkv key/value heads, D and Dv their dimensions, G = Hq / Hkv
+    M rows of one program (BLOCK_M): the G heads of one KV head, query after query; N keys of one step (BLOCK_N)
 
-One program owns M rows of one query head of one sequence. Tiles left of the diagonal need no mask, tiles on it do, and
-tiles right of it are never visited. Scores live in the log2 domain, and the sum of weights divides once, at the end.
+One program owns M rows of one KV head of one sequence. Steps that every row sees in full need no mask; steps at the
+diagonal, at the edge of the window and at the end of the context do; the others are never visited.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwatt_kernels.arguments import FLOAT8
+from tokenwatt_kernels.attention import online_softmax as softmax
+from tokenwatt_kernels.attention.heads import key_parts, value_block
+from tokenwatt_kernels.attention.keys import Keys
+from tokenwatt_kernels.attention.options import Options, scale_stride
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 
 
-@triton.jit
-def _attend(
-    acc, row_sum, row_max, q, k_ptr, v_ptr, rows, start, end, length, scale_log2, k_stride_t, v_stride_t,
-    MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Fold keys start..end-1 into the running softmax of `rows`; k_ptr and v_ptr point at key `start`."""
-    dims = tl.arange(0, HEAD_DIM)
-    steps = tl.arange(0, BLOCK_N)
-    for first in range(start, end, BLOCK_N):
-        columns = first + steps
-        k_ptrs = k_ptr + steps[:, None] * k_stride_t + dims[None, :]
-        v_ptrs = v_ptr + steps[:, None] * v_stride_t + dims[None, :]
-        k = tl.load(k_ptrs, mask=columns[:, None] < length, other=0.0) if MASKED else tl.load(k_ptrs)  # [N, D]
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")  # [M, N]
-        if MASKED:
-            scores = tl.where(columns[None, :] <= rows[:, None], scores, float("-inf"))
-        # Finite from the first step on: column 0 is visible to every row.
-        new_max = tl.maximum(row_max, tl.max(scores, 1) * scale_log2)
-        weights = tl.exp2(scores * scale_log2 - new_max[:, None])
-        rescale = tl.exp2(row_max - new_max)
-        row_sum = row_sum * rescale + tl.sum(weights, 1)
-        acc = acc * rescale[:, None]
-        v = tl.load(v_ptrs, mask=columns[:, None] < length, other=0.0) if MASKED else tl.load(v_ptrs)  # [N, D]
-        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [M, D]
-        row_max = new_max
-        k_ptr += BLOCK_N * k_stride_t
-        v_ptr += BLOCK_N * v_stride_t
-    return acc, row_sum, row_max, k_ptr, v_ptr
-
-
-@triton.jit
+# The width of the block table and the window must not mean another compilation.
+@triton.jit(do_not_specialize=["table_stride_b", "window"])
 def prefill_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, cu_seqlens_ptr, scale_log2,
-    q_stride_t, q_stride_h, k_stride_t, k_stride_h, v_stride_t, v_stride_h, out_stride_t, out_stride_h,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, k_desc, k_tail_desc, v_desc, out_ptr, log_sum_ptr, query_starts_ptr, key_starts_ptr,
+    context_lens_ptr, table_ptr, sinks_ptr, q_scale_ptr, k_scale_ptr, v_scale_ptr, factor, cap, window, query_heads,
+    q_stride_t, q_stride_h, k_stride_p, k_stride_t, k_stride_h, v_stride_p, v_stride_t, v_stride_h,
+    out_stride_t, out_stride_h, table_stride_b, q_scale_stride, k_scale_stride, v_scale_stride,
+    GROUP: tl.constexpr, KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr,
+    V_BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, CAUSAL: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (query tiles of the longest sequence, Hq, sequences)."""
+    """Grid: (row tiles of the longest sequence, Hkv, sequences)."""
     # The rows with the most keys start first, so that the last wave is short.
     first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
-    head = tl.program_id(1)
+    kv_head = tl.program_id(1)
     sequence = tl.program_id(2)
-    first_token = tl.load(cu_seqlens_ptr + sequence)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - first_token
-    if first_row >= length:
+    first_query = tl.load(query_starts_ptr + sequence)
+    queries = tl.load(query_starts_ptr + sequence + 1) - first_query
+    if first_row >= queries * GROUP:
         return
 
-    token = first_token.to(tl.int64)
-    tile_token = (first_token + first_row).to(tl.int64)
-    k_ptr += token * k_stride_t + (head // GROUP) * k_stride_h
-    v_ptr += token * v_stride_t + (head // GROUP) * v_stride_h
-    q_ptr += tile_token * q_stride_t + head * q_stride_h
-    out_ptr += tile_token * out_stride_t + head * out_stride_h
+    if PAGE_SIZE == 0:
+        first_key = tl.load(key_starts_ptr + sequence)
+        context = tl.load(key_starts_ptr + sequence + 1) - first_key
+        table_row_ptr = table_ptr
+    else:
+        first_key = 0
+        context = tl.load(context_lens_ptr + sequence)
+        table_row_ptr = table_ptr + sequence.to(tl.int64) * table_stride_b
+    k_ptr += kv_head * k_stride_h + tl.cast(first_key, tl.int64) * k_stride_t
+    v_ptr += kv_head * v_stride_h + tl.cast(first_key, tl.int64) * v_stride_t
 
-    tile_rows = tl.arange(0, BLOCK_M)
-    dims = tl.arange(0, HEAD_DIM)
-    rows = first_row + tile_rows
-    row_is_real = rows[:, None] < length
-    q = tl.load(q_ptr + tile_rows[:, None] * q_stride_t + dims[None, :], mask=row_is_real, other=0.0)  # [M, D]
+    rows = first_row + tl.arange(0, BLOCK_M)
+    is_real = rows < queries * GROUP
+    heads = kv_head * GROUP + rows % GROUP
+    tokens = (first_query + rows // GROUP).to(tl.int64)
+    positions = context - queries + rows // GROUP
+    q_rows = tokens * q_stride_t + heads * q_stride_h
+    q = softmax.load_queries(q_ptr, q_rows, is_real, 0, KEY_MAIN)  # [M, KEY_MAIN]
+    q_tail = q
+    if KEY_TAIL > 0:
+        q_tail = softmax.load_queries(q_ptr, q_rows, is_real, KEY_MAIN, KEY_TAIL)  # [M, KEY_TAIL]
+    factor *= softmax.head_scale(q_scale_ptr, kv_head, q_scale_stride)
+    factor *= softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride)
 
-    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    row_sum = tl.zeros([BLOCK_M], tl.float32)
-    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    diagonal = first_row // BLOCK_N * BLOCK_N
-    end = tl.minimum(first_row + BLOCK_M, length)
-    acc, row_sum, row_max, k_ptr, v_ptr = _attend(
-        acc, row_sum, row_max, q, k_ptr, v_ptr, rows, 0, diagonal, length, scale_log2, k_stride_t, v_stride_t,
-        MASKED=False, HEAD_DIM=HEAD_DIM, BLOCK_N=BLOCK_N,
+    # No row sees a key before start or after end, and every row sees all keys from whole_start to whole_end.
+    first_position = context - queries + first_row // GROUP
+    last_position = context - queries + (tl.minimum(first_row + BLOCK_M, queries * GROUP) - 1) // GROUP
+    start = 0
+    whole_start = 0
+    end = context
+    whole_end = context // BLOCK_N * BLOCK_N
+    if CAUSAL:
+        end = tl.maximum(tl.minimum(last_position + 1, context), 0)
+        whole_end = tl.maximum(tl.minimum(first_position + 1, context), 0) // BLOCK_N * BLOCK_N
+    if WINDOWED:
+        start = tl.maximum(first_position - window + 1, 0) // BLOCK_N * BLOCK_N
+        whole_start = tl.cdiv(tl.maximum(last_position - window + 1, 0), BLOCK_N) * BLOCK_N
+        whole_end = tl.maximum(whole_end, whole_start)
+
+    acc, row_sum, row_max = softmax.first_state(sinks_ptr, heads, is_real, BLOCK_M, V_BLOCK, WEIGHT_SHIFT)
+    for phase in tl.static_range(2):  # whole steps, then the edges, which need a mask
+        acc, row_sum, row_max = softmax.attend(
+            acc, row_sum, row_max, q, q_tail, k_ptr, v_ptr, k_desc, k_tail_desc, v_desc, table_row_ptr, positions,
+            whole_start if phase == 0 else start, whole_end if phase == 0 else end,
+            whole_start, 0 if phase == 0 else whole_end - whole_start,
+            context, first_key, kv_head, factor, cap, window, k_stride_p, k_stride_t, v_stride_p, v_stride_t,
+            MASKED=phase == 1, CAUSAL=CAUSAL, WINDOWED=WINDOWED, CAPPED=CAPPED, PAGE_SIZE=PAGE_SIZE,
+            DESCRIPTORS=DESCRIPTORS and phase == 0, VALUES_ARE_KEYS=False, WEIGHT_SHIFT=WEIGHT_SHIFT,
+            KEY_MAIN=KEY_MAIN, KEY_TAIL=KEY_TAIL, VALUE_DIM=VALUE_DIM, V_BLOCK=V_BLOCK,
+            BLOCK_N=BLOCK_N if phase == 0 else EDGE_N,
+        )  # fmt: skip
+
+    out, log_sum = softmax.finish(acc, row_sum, row_max, WEIGHT_SHIFT)
+    out *= softmax.head_scale(v_scale_ptr, kv_head, v_scale_stride)
+    softmax.store_answer(
+        out_ptr, log_sum_ptr, out, log_sum, tokens, heads, is_real, query_heads, out_stride_t, out_stride_h,
+        VALUE_DIM, V_BLOCK,
     )  # fmt: skip
-    acc, row_sum, row_max, k_ptr, v_ptr = _attend(
-        acc, row_sum, row_max, q, k_ptr, v_ptr, rows, diagonal, end, length, scale_log2, k_stride_t, v_stride_t,
-        MASKED=True, HEAD_DIM=HEAD_DIM, BLOCK_N=BLOCK_N,
-    )  # fmt: skip
 
-    out = acc / row_sum[:, None]
-    out_ptrs = out_ptr + tile_rows[:, None] * out_stride_t + dims[None, :]
-    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_is_real)
+
+def pipeline_stages(num_stages: int, page_size: int) -> int:
+    """What triton's pipeliner is asked for: it halves the distance where an address depends on another load."""
+    return 2 * num_stages - 1 if page_size else num_stages
 
 
 def launch(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float, out: Tensor, tile: PrefillTile
+    q: Tensor,
+    keys: Keys,
+    query_starts: Tensor,
+    max_queries: int,
+    options: Options,
+    out: Tensor,
+    log_sum: Tensor | None,
+    tile: PrefillTile,
 ) -> None:
-    """Write the attention of checked arguments into out [T, Hq, D]."""
-    tokens, query_heads, head_dim = q.shape
-    sequences = cu_seqlens.numel() - 1
-    if tokens == 0 or sequences == 0 or max_seqlen == 0:
+    """Write the attention of checked arguments into out [Tq, Hq, Dv] and, unless None, log_sum [Tq, Hq] (natural)."""
+    queries, query_heads, head_dim = q.shape
+    sequences = query_starts.numel() - 1
+    if queries == 0 or sequences == 0 or max_queries == 0:
         return
-    grid = (triton.cdiv(max_seqlen, tile.block_m), query_heads, sequences)
+    group = query_heads // keys.heads
+    main, tail = key_parts(head_dim)
+    descriptors = keys.descriptors(tile.block_n) if tile.descriptors else (None, None, None)
+    grid = (triton.cdiv(max_queries * group, tile.block_m), keys.heads, sequences)
     with torch.cuda.device_of(q):
         prefill_kernel[grid](
-            q, k, v, out, cu_seqlens, scale * math.log2(math.e),
-            q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
-            GROUP=query_heads // k.shape[1], HEAD_DIM=head_dim, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-            num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
+            q, keys.k, keys.v, *descriptors, out, log_sum, query_starts, keys.starts, keys.context_lens,
+            keys.block_table, options.sinks, options.q_scale, options.k_scale, options.v_scale,
+            options.factor(head_dim), options.cap, options.window or 0, query_heads,
+            q.stride(0), q.stride(1), *keys.strides(keys.k), *keys.strides(keys.v),
+            out.stride(0), out.stride(1), 0 if keys.block_table is None else keys.block_table.stride(0),
+            *(scale_stride(scale) for scale in (options.q_scale, options.k_scale, options.v_scale)),
+            GROUP=group, KEY_MAIN=main, KEY_TAIL=tail, VALUE_DIM=keys.value_dim, V_BLOCK=value_block(keys.value_dim),
+            PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors, CAUSAL=options.causal,
+            WINDOWED=options.window is not None, CAPPED=options.softcap is not None,
+            WEIGHT_SHIFT=softmax.FLOAT8_WEIGHT_SHIFT if q.dtype == FLOAT8 else 0,
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, EDGE_N=tile.edge_n,
+            num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages, keys.page_size),
+            enable_fp_fusion=True,
         )  # fmt: skip

@@ -1,79 +1,200 @@
-"""Tile sizes of the prefill kernel: one valid choice per head dimension, element size and GPU generation."""
+"""Tile sizes of prefill: what a tile depends on, one predicate, one choice, and what is worth measuring."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys
+from tokenwatt_kernels.attention.heads import is_power_of_two, value_block
+from tokenwatt_kernels.attention.prefill import warp_specialised_tiles
+from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpecialisedTile
+from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import target_for
+
+FAMILY = "attention.prefill"
+
+FLOAT8_CAPABILITY = 89
+DESCRIPTOR_CAPABILITY = 90
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillTile:
-    """block_m query rows meet block_n keys at a time, in num_warps warps, with num_stages K/V tiles in flight."""
+    """block_m rows meet block_n keys at a time, in num_warps warps, with num_stages K and V tiles in shared memory.
+
+    edge_n: keys of a step at the diagonal, at the edge of a window and at the end of a context: masks take registers.
+    descriptors: whole steps are copied by the hardware (sm_90 on), where the tensors allow it.
+    """
 
     block_m: int
     block_n: int
+    edge_n: int
     num_warps: int
     num_stages: int
+    descriptors: bool = False
 
+    @property
+    def name(self) -> str:
+        """Such as 128x128 e64 w8 s2 desc."""
+        copies = " desc" if self.descriptors else ""
+        return f"{self.block_m}x{self.block_n} e{self.edge_n} w{self.num_warps} s{self.num_stages}{copies}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillKey:
+    """What a tile depends on besides the GPU: widths of keys and values, and how they lie in memory.
+
+    element_bytes: of a query. copied_keys: the longest step of keys that the hardware may copy; 0 for none.
+    """
+
+    head_dim: int
+    value_dim: int
+    element_bytes: int
+    copied_keys: int
+
+
+Tile = PrefillTile | WarpSpecialisedTile
+KEY = PrefillKey
+KERNELS: dict[str, type[Tile]] = {"triton": PrefillTile, "warp_specialised": WarpSpecialisedTile}
 
 # Small enough that the gate's tiny problems cross several tiles in both directions.
-INTERPRETER_TILES = (PrefillTile(32, 16, 4, 1), PrefillTile(16, 32, 4, 1))
+INTERPRETER_TILES = (PrefillTile(32, 16, 16, 4, 1), PrefillTile(16, 32, 16, 4, 1, descriptors=True))
 
-# A thread has 255 registers, and pointers and masks take many: with 128 accumulators triton 3.6 spills on sm_90.
-MAX_ACCUMULATORS_PER_THREAD = 96
+# fp32 registers of a thread for its share of scores and answer. Warp-wide instructions need more beside them, twice
+# that for keys in two parts; pointers take some too, and hardware copies almost none. Found by compiling: what ships
+# does not spill.
+MOST_ACCUMULATORS_OF_WARPS = 80
+MOST_ACCUMULATORS = 96
+MOST_ACCUMULATORS_WITH_DESCRIPTORS = 160
 
 # By the width of the tensor-core instructions, in order of preference. sm_90 to sm_107 have warpgroup-wide ones (wgmma,
 # tcgen05); sm_80 to sm_89 and sm_120 have warp-wide ones only, whose accumulators need more registers.
-_HALF_PRECISION = {
+_TENSOR_CORES = {
     "warp": (
-        PrefillTile(128, 64, 8, 2),
-        PrefillTile(64, 64, 8, 2),
-        PrefillTile(64, 32, 8, 2),
+        PrefillTile(128, 64, 64, 8, 2),
+        PrefillTile(128, 32, 32, 8, 2),
+        PrefillTile(64, 64, 32, 8, 2),
+        PrefillTile(64, 32, 32, 8, 2),
+        PrefillTile(32, 32, 32, 8, 1),
     ),
     "warpgroup": (
-        PrefillTile(128, 128, 8, 2),
-        PrefillTile(128, 64, 8, 3),
-        PrefillTile(128, 64, 8, 2),
-        PrefillTile(64, 64, 8, 2),
-        PrefillTile(64, 32, 8, 2),
+        PrefillTile(128, 128, 64, 8, 3),
+        PrefillTile(128, 128, 32, 8, 2),
+        PrefillTile(128, 64, 32, 8, 3),
+        PrefillTile(128, 64, 32, 8, 2),
+        PrefillTile(64, 64, 32, 8, 2),
+        PrefillTile(64, 32, 32, 8, 1),
     ),
 }
-# fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, so wide heads need small
-# tiles. One tile for head dimensions up to 64 and up to 256.
-_FULL_PRECISION = {64: PrefillTile(32, 32, 8, 1), 256: PrefillTile(16, 16, 8, 1)}
+# fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k.
+_FULL_PRECISION = (PrefillTile(32, 32, 32, 8, 1), PrefillTile(16, 16, 16, 8, 1))
+_FULL_PRECISION_WIDEST = (64, 256)
 
 
-def shared_bytes(tile: PrefillTile, head_dim: int, element_bytes: int) -> int:
+def shared_bytes(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int) -> int:
     """Shared memory of one program: the Q tile, and K and V tiles for every stage."""
-    return (tile.block_m + 2 * tile.num_stages * tile.block_n) * head_dim * element_bytes
+    widths = head_dim + value_block(value_dim)
+    return (tile.block_m * head_dim + tile.num_stages * tile.block_n * widths) * element_bytes
 
 
-def accumulators_per_thread(tile: PrefillTile, head_dim: int) -> int:
-    """fp32 registers that one thread needs for its share of the scores and of the output."""
-    return tile.block_m * (tile.block_n + head_dim) // (32 * tile.num_warps)
+def accumulators_per_thread(tile: PrefillTile, value_dim: int) -> int:
+    """fp32 registers that one thread needs for its share of the scores and of the answer."""
+    return tile.block_m * (tile.block_n + value_block(value_dim)) // (32 * tile.num_warps)
 
 
-def is_valid(tile: PrefillTile, head_dim: int, element_bytes: int, shared_limit_bytes: int) -> bool:
-    """Whether the kernel compiles with this tile, without spills: powers of two >= 16, registers, shared memory."""
-    sides = (tile.block_m, tile.block_n)
+def generation(capability: int) -> str:
+    """The width of a GPU's tensor-core instructions: "warpgroup" or "warp"."""
+    return "warpgroup" if 90 <= capability < 120 else "warp"
+
+
+def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int, capability: int) -> bool:
+    """Whether the kernel compiles with this tile for a GPU of `capability`: powers of two, registers, shared memory."""
+    sides = (tile.block_m, tile.block_n, tile.edge_n)
+    most_accumulators = MOST_ACCUMULATORS_WITH_DESCRIPTORS if tile.descriptors else MOST_ACCUMULATORS
+    if generation(capability) == "warp":
+        most_accumulators = MOST_ACCUMULATORS_OF_WARPS if is_power_of_two(head_dim) else MOST_ACCUMULATORS_OF_WARPS // 2
     return (
-        all(side >= 16 and side & (side - 1) == 0 for side in sides)
+        all(side >= 16 and is_power_of_two(side) for side in sides)
+        and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and tile.num_stages >= 1
-        and accumulators_per_thread(tile, head_dim) <= MAX_ACCUMULATORS_PER_THREAD
-        and shared_bytes(tile, head_dim, element_bytes) <= shared_limit_bytes
+        and (not tile.descriptors or capability >= DESCRIPTOR_CAPABILITY)
+        and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
+        and accumulators_per_thread(tile, value_dim) <= most_accumulators
+        and shared_bytes(tile, head_dim, value_dim, element_bytes) <= target_for(capability).shared_limit_bytes
     )
 
 
-def choose(head_dim: int, element_bytes: int, capability: int) -> PrefillTile:
-    """The tile for a head dimension and element size on a GPU of `capability` (90 for sm_90)."""
+def choose(head_dim: int, value_dim: int, element_bytes: int, capability: int, *, descriptors: bool) -> PrefillTile:
+    """The tile for keys of head_dim and values of value_dim elements on a GPU of `capability` (90 for sm_90).
+
+    descriptors: whether the tensors allow hardware copies; they are used where the GPU has them.
+    """
     if element_bytes == 4:
-        candidates = tuple(tile for widest, tile in _FULL_PRECISION.items() if head_dim <= widest)
+        widest = max(head_dim, value_dim)
+        candidates = tuple(
+            tile for tile, limit in zip(_FULL_PRECISION, _FULL_PRECISION_WIDEST, strict=True) if widest <= limit
+        )
     else:
-        candidates = _HALF_PRECISION["warpgroup" if 90 <= capability < 120 else "warp"]
-    limit = target_for(capability).shared_limit_bytes
+        copies = descriptors and capability >= DESCRIPTOR_CAPABILITY
+        candidates = tuple(replace(tile, descriptors=copies) for tile in _TENSOR_CORES[generation(capability)])
     for tile in candidates:
-        if is_valid(tile, head_dim, element_bytes, limit):
+        if is_valid(tile, head_dim, value_dim, element_bytes, capability):
             return tile
-    raise ValueError(f"no prefill tile fits head_dim={head_dim}, element_bytes={element_bytes} in {limit} bytes")
+    raise ValueError(
+        f"no prefill tile of sm_{capability} holds keys of {head_dim} and values of {value_dim} elements of "
+        f"{element_bytes} bytes"
+    )
+
+
+def key_of(problem: AttentionProblem, dtype_name: str) -> PrefillKey:
+    """The key of a problem whose tensors lie as a serving engine's do."""
+    return PrefillKey(
+        head_dim=problem.head_dim,
+        value_dim=problem.values,
+        element_bytes=DTYPES[dtype_name].bytes,
+        copied_keys=copied_keys(lambda keys: problem.page_size % keys == 0),
+    )
+
+
+def default(key: PrefillKey, capability: int) -> PrefillTile:
+    """The tile for a key where none has been measured. Hardware copies are asked for first."""
+    arguments = (key.head_dim, key.value_dim, key.element_bytes, capability)
+    tile = choose(*arguments, descriptors=True)
+    return tile if tile.block_n <= key.copied_keys else choose(*arguments, descriptors=False)
+
+
+def is_valid_on(tile: Tile, key: PrefillKey, capability: int) -> bool:
+    """Whether the tile's kernel compiles with it for a GPU of `capability`, and takes keys that lie like this."""
+    arguments = (key.head_dim, key.value_dim, key.element_bytes, capability)
+    if isinstance(tile, WarpSpecialisedTile):
+        return key.copied_keys == max(LENGTHS) and warp_specialised_tiles.is_valid(tile, *arguments)
+    return (not tile.descriptors or tile.block_n <= key.copied_keys) and is_valid(tile, *arguments)
+
+
+def candidates(key: PrefillKey, capability: int) -> tuple[Tile, ...]:
+    """The tiles worth measuring, the default first and the warp-specialised one last."""
+    if key.element_bytes == 4:
+        sizes = product((16, 32, 64), (16, 32), (16, 32), (4, 8), (1, 2), (False,))
+    else:
+        sizes = product((64, 128), (32, 64, 128), (32, 64), (4, 8), (2, 3), (True, False))
+    tiles = [PrefillTile(*size) for size in sizes]
+    if key.element_bytes < 4 and generation(capability) == "warpgroup":
+        # Four warps multiply 64 rows together; eight would have to divide them by columns.
+        tiles = [tile for tile in tiles if tile.block_m >= 16 * tile.num_warps]
+    special = warp_specialised_tiles.TILES.get(key.head_dim)
+    valid = [tile for tile in (*tiles, *filter(None, [special])) if is_valid_on(tile, key, capability)]
+    return tuple(dict.fromkeys([default(key, capability), *valid]))
+
+
+@cache
+def tile_on(gpu_name: str, capability: int, key: PrefillKey) -> Tile:
+    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
+    measured = tables.find(gpu_name, FAMILY, key)
+    if measured is not None:
+        return measured
+    tables.tell_if_unknown(gpu_name, capability)
+    return default(key, capability)

@@ -8,7 +8,12 @@ from torch import Tensor
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import check_matches, check_size, check_tensor
 from tokenwatt_kernels.matmul.dense.cpu import matmul_on_cpu
-from tokenwatt_kernels.matmul.dense.tiles import choose
+from tokenwatt_kernels.matmul.dense.tiles import MatmulTile, make_key, tile_on
+
+
+def tile_for(a: Tensor) -> MatmulTile:
+    """The tile for a [M, K] on a GPU."""
+    return tile_on(device.name(a.device), device.capability(a.device), make_key(a.shape[0], a.element_size()))
 
 
 def matmul(a: Tensor, weight: Tensor) -> Tensor:
@@ -30,5 +35,5 @@ def matmul(a: Tensor, weight: Tensor) -> Tensor:
     from tokenwatt_kernels.matmul.dense.kernel import launch
 
     out = torch.empty(a.shape[0], weight.shape[0], dtype=a.dtype, device=a.device)
-    launch(a, weight, out, choose(a.shape[0], a.element_size(), device.capability(a.device)))
+    launch(a, weight, out, tile_for(a))
     return out

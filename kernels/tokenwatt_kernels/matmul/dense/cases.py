@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels.matmul.dense import kernel
+from tokenwatt_kernels.matmul.dense.call import tile_for
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.matmul.dense.reference import matmul_reference
-from tokenwatt_kernels.matmul.dense.tiles import INTERPRETER_TILES, MatmulTile, choose
+from tokenwatt_kernels.matmul.dense.tiles import INTERPRETER_TILES, MatmulTile
 from tokenwatt_kernels.testing import Case, guarded_randn
 
 
@@ -22,8 +22,9 @@ def cases(
     device: torch.device,
     seed: int = 0,
     launch: Callable[..., None] = kernel.launch,
+    tiles: Sequence[MatmulTile] | None = None,
 ) -> list[Case]:
-    """One case per tile: the shipped one on a GPU, the small ones in the interpreter."""
+    """With `tiles`. None: the tile of a launch on a GPU, small ones in the interpreter."""
     dtype = getattr(torch, dtype_name)
     generator = torch.Generator().manual_seed(seed)
     a = guarded_randn((problem.m, problem.k), dtype, device, generator)
@@ -42,7 +43,7 @@ def cases(
             launch=partial(_launch_into, launch, a, weight, tile),
             reference=reference,
         )
-        for tile in _tiles(problem.m, a.element_size(), device)
+        for tile in (_launched(a) if tiles is None else tiles)
     ]
 
 
@@ -50,7 +51,5 @@ def _launch_into(launch: Callable[..., None], a: Tensor, weight: Tensor, tile: M
     launch(a, weight, out, tile)
 
 
-def _tiles(rows: int, element_bytes: int, device: torch.device) -> Sequence[MatmulTile]:
-    if device.type == "cpu":
-        return INTERPRETER_TILES
-    return (choose(rows, element_bytes, device_facts.capability(device)),)
+def _launched(a: Tensor) -> Sequence[MatmulTile]:
+    return INTERPRETER_TILES if a.device.type == "cpu" else (tile_for(a),)

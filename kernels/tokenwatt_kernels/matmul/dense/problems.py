@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DTYPE_NAMES = ("float32", "float16", "bfloat16")
+
 
 @dataclass(frozen=True, slots=True)
 class MatmulProblem:

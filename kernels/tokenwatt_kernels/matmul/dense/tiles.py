@@ -1,10 +1,19 @@
-"""Tile sizes of the matmul kernel: one valid choice per row count, element size and GPU generation."""
+"""Tile sizes of dense matmul: what a tile depends on, one predicate, one choice, and what is worth measuring."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.targets import target_for
+
+FAMILY = "matmul.dense"
+MANY_ROWS = 0
+"""Stands in a key for every number of rows beyond the bounded ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,27 @@ class MatmulTile:
     group_m: int
     num_warps: int
     num_stages: int
+
+    @property
+    def name(self) -> str:
+        """Such as 128x128x64 g8 w8 s4."""
+        sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        return f"{sides} g{self.group_m} w{self.num_warps} s{self.num_stages}"
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulKey:
+    """What a tile depends on besides the GPU.
+
+    rows: the most rows M that take the tile, or MANY_ROWS.
+    """
+
+    rows: int
+    element_bytes: int
+
+
+KEY = MatmulKey
+KERNELS: dict[str, type[MatmulTile]] = {"triton": MatmulTile}
 
 
 # Small enough that the gate's tiny problems cross several tiles in every direction.
@@ -66,3 +96,55 @@ def choose(rows: int, element_bytes: int, capability: int) -> MatmulTile:
             if is_valid(tile, element_bytes, limit):
                 return tile
     raise ValueError(f"no matmul tile fits rows={rows}, element_bytes={element_bytes} in {limit} bytes")
+
+
+def make_key(rows: int, element_bytes: int) -> MatmulKey:
+    """The key for M = `rows`: rows that `choose` gives the same tile share it."""
+    bounds = _FULL_PRECISION if element_bytes == 4 else _HALF_PRECISION
+    return MatmulKey(
+        next((bound for bound, _ in bounds if bound is not None and rows <= bound), MANY_ROWS), element_bytes
+    )
+
+
+def key_of(problem: MatmulProblem, dtype_name: str) -> MatmulKey:
+    """The key of a problem."""
+    return make_key(problem.m, DTYPES[dtype_name].bytes)
+
+
+def default(key: MatmulKey, capability: int) -> MatmulTile:
+    """The tile for a key where none has been measured."""
+    return choose(key.rows or 2**31, key.element_bytes, capability)
+
+
+def is_valid_on(tile: MatmulTile, key: MatmulKey, capability: int) -> bool:
+    """Whether the kernel compiles with this tile for a GPU of `capability`."""
+    return is_valid(tile, key.element_bytes, target_for(capability).shared_limit_bytes)
+
+
+def candidates(key: MatmulKey, capability: int) -> tuple[MatmulTile, ...]:
+    """The tiles worth measuring, the default first. Few rows stream the weight; many keep the multipliers busy."""
+    first = default(key, capability)
+    if key.element_bytes == 4:
+        sizes = product((first.block_m,), (32, 64, 128), (16, 32), (first.group_m,), (4, 8), (2, 3))
+    elif key.rows == MANY_ROWS:
+        sizes = product((64, 128, 256), (64, 128, 256), (32, 64), (8,), (4, 8), (3, 4))
+    else:
+        sizes = product((first.block_m,), (32, 64, 128), (64, 128, 256), (1,), (4, 8), (3, 4, 5))
+    tiles = [MatmulTile(*size) for size in sizes]
+    worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and _is_balanced(tile)]
+    return tuple(dict.fromkeys([first, *worth]))
+
+
+def _is_balanced(tile: MatmulTile) -> bool:
+    """Whether a thread has some fp32 accumulators, and registers left for the rest."""
+    return 4 <= tile.block_m * tile.block_n // (32 * tile.num_warps) <= 128
+
+
+@cache
+def tile_on(gpu_name: str, capability: int, key: MatmulKey) -> MatmulTile:
+    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
+    measured = tables.find(gpu_name, FAMILY, key)
+    if measured is not None:
+        return measured
+    tables.tell_if_unknown(gpu_name, capability)
+    return default(key, capability)

@@ -1,0 +1,182 @@
+"""One invocation of the kernels' bench: the gate, then every contest timed and metered, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenwatt import power, store
+from tokenwatt.bench import Observer
+from tokenwatt.clock import RunClock
+from tokenwatt.environment import describe, measure_ceilings
+from tokenwatt.errors import GateError, UserError, unknown_name
+from tokenwatt.record import EnergyStatus, Environment, KernelTiming, PowerRecord, Reason
+from tokenwatt.rows import energy_columns
+from tokenwatt_kernels import commands
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.families import FAMILIES
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokenwatt_kernels.contests import Contest, Result
+
+DEFAULT_DTYPE = "bfloat16"
+MARGIN_S = 0.6
+"""A loop goes on so long on both sides of its window: ten readings each, which average a counter's lag to some 5 ms."""
+HOST_BOUND_SHARE = 0.95
+"""A host that spends more of the window than this on queueing may have kept the device waiting."""
+
+
+@dataclass(slots=True)
+class KernelRun:
+    """The rows of one invocation and the folder that they are kept in."""
+
+    run_id: str
+    folder: Path
+    timings: list[KernelTiming] = field(default_factory=list)
+    power: list[PowerRecord] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write everything so far; timings last, so that a row is there only with its readings."""
+        store.write(self.power, PowerRecord, self.folder)
+        store.write(self.timings, KernelTiming, self.folder)
+
+
+def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: Path, observer: Observer) -> KernelRun:
+    """Time and meter every contest of `families` (none: all), writing to `<results>/<run_id>/` after each contender.
+
+    Raises:
+        UserError: an unknown name, or no CUDA GPU; nothing has been measured then.
+        GateError: a kernel fails its gate, so none is timed.
+        KeyboardInterrupt: passed on, like the error of a contest that fails; the rows before it are written.
+    """
+    for kind, names, known in (("family", families, FAMILIES), ("dtype", dtype_names, DTYPES)):
+        for name in names:
+            if name not in known:
+                raise unknown_name(kind, name, known)
+    families, dtype_names = families or tuple(FAMILIES), dtype_names or (DEFAULT_DTYPE,)
+    device, gpu_uuid = _gpu()
+    clock = RunClock()
+    run_id = clock.new_run_id()
+    run = KernelRun(run_id, results / run_id)
+    with power.open_meters((gpu_uuid,)) as meters:
+        run.save()
+        observer.begin("gate", 0.0)
+        _pass_gate(families, dtype_names, device)
+        observer.end(None)
+        for dtype_name in dtype_names:
+            observer.begin(f"ceilings of this machine, {dtype_name}", 0.0)
+            environment = _environment(gpu_uuid, dtype_name)
+            observer.end(None)
+            bench = _Bench(run, meters, clock, environment)
+            for contest in commands.bench(families, (dtype_name,), device):
+                observer.begin(f"{contest.family} {contest.problem} {dtype_name}", 0.0)
+                bench.measure(contest)
+                observer.end(None)
+                del contest  # its tensors, before the next one makes its own
+    return run
+
+
+def _gpu() -> tuple[torch.device, str]:
+    """The GPU that kernels run on, and its NVML UUID."""
+    for package in ("torch", "triton"):
+        if find_spec(package) is None:
+            raise UserError(f"kernels bench needs {package}; install it with: pip install 'tokenwatt[bench]'")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("kernels bench needs a CUDA GPU, found none; `check` and `compile` work without one")
+    return torch.device("cuda"), f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
+def _pass_gate(families: Sequence[str], dtype_names: Sequence[str], device: torch.device) -> None:
+    verdicts = commands.check(families, dtype_names, device)
+    red = [f"{verdict.case} {verdict.dtype}" for verdict in verdicts if verdict.status == "failed"]
+    if red:
+        raise GateError(
+            f"nothing is timed, because these fail the gate: {', '.join(red)}; see `tokenwatt kernels check`"
+        )
+
+
+def _environment(gpu_uuid: str, dtype_name: str) -> Environment:
+    import torch
+    import triton
+
+    return describe("cuda", (gpu_uuid,), torch.__version__, triton.__version__, measure_ceilings("cuda", dtype_name))
+
+
+@dataclass(slots=True)
+class _Bench:
+    """The contests of one dtype: what all of their rows share."""
+
+    run: KernelRun
+    meters: power.Meters
+    clock: RunClock
+    environment: Environment
+
+    def measure(self, contest: Contest) -> None:
+        """Time all contenders in turns, then meter one after the other, filing each."""
+        from tokenwatt_kernels import contests
+
+        measured_at = datetime.now(UTC)
+        for result in contests.run(contest):
+            place = {
+                "run_id": self.run.run_id,
+                "measurement_id": f"{self.run.run_id}/{len(self.run.timings)}",
+            }
+            columns = {
+                **self.environment.model_dump(),
+                **place,
+                **_timing_columns(contest, result),
+                "measured_at": measured_at,
+                "run_began_at": self.clock.began_at,
+                "power_scope": self.meters.scope,
+            }
+            if result.median_s is not None and self.meters.scope is not None:
+                function = contest.contenders[result.contender].run
+                columns |= self._meter(function, result.median_s, place)
+            self.run.timings.append(KernelTiming.model_validate(columns))
+            self.run.save()
+
+    def _meter(self, function: Callable[[], object], median_s: float, place: dict[str, Any]) -> dict[str, Any]:
+        """Columns of the energy of a loop of calls. A meter that fails spoils the energy, not the time."""
+        from tokenwatt_kernels import timing
+
+        sampler = power.Sampler(self.meters.meters, self.clock)
+        try:
+            with sampler:
+                loop = timing.loop(function, median_s, self.clock, margin_s=MARGIN_S)
+        except power.MeterError as error:
+            lost = power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
+            return {**energy_columns(lost), "reasons": (str(error),)}
+        finally:
+            self.run.power += [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples]
+        window_s = loop.end_s - loop.start_s
+        energy = power.integrate(sampler.samples, loop.start_s, loop.end_s)
+        if loop.queueing_s > HOST_BOUND_SHARE * window_s:
+            energy = energy.doubted(Reason.HOST_BOUND)
+        window = {"window_start_s": loop.start_s, "window_s": window_s, "window_calls": loop.calls}
+        return {**energy_columns(energy), **window}
+
+
+def _timing_columns(contest: Contest, result: Result) -> dict[str, Any]:
+    return {
+        "family": result.family,
+        "problem": result.problem,
+        "dtype": result.dtype,
+        "contender": result.contender,
+        "configuration": result.configuration,
+        "status": result.status,
+        "reasons": result.reasons,
+        "flop": contest.work.flop,
+        "bytes": contest.work.bytes,
+        "median_s": result.median_s,
+        "low_s": result.low_s,
+        "high_s": result.high_s,
+        "samples": result.samples,
+    }

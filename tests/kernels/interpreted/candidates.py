@@ -1,0 +1,62 @@
+"""Candidate tiles through the gate of `tune`, interpreted. Prints {candidate: the reason against it, or null}."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tokenwatt_kernels import interpreter
+from tokenwatt_kernels.attention.decode.problems import tokens
+from tokenwatt_kernels.attention.decode.tiles import DecodeTile
+from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
+from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
+from tokenwatt_kernels.families import part
+from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
+from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
+from tokenwatt_kernels.trials import Trials
+from tokenwatt_kernels.tune import Job
+
+DTYPE = "float32"
+# Siblings for a GPU take the interpreter minutes.
+SMALLER = (
+    ("attention.prefill", "LENGTHS", (45, 1, 20)),
+    ("attention.decode", "CONTEXTS", (70, 0, 3, 40)),
+    ("matmul.dense", "MOST_ROWS", 48),
+    ("matmul.dense", "MOST_COLUMNS", 48),
+    ("matmul.dense", "MOST_TERMS", 80),
+)
+PREFILL = PrefillTile(32, 32, 16, 4, 2, descriptors=True)
+DECODE = DecodeTile(16, 32, 16, 4, 2, 2, least_steps=2, descriptors=True)
+MATMUL = MatmulTile(32, 32, 32, 2, 4, 2)
+CANDIDATES = {
+    "prefill": ("attention.prefill", prompts("p", (4096,), 2, 1, 16), PREFILL),
+    "prefill of a window over pages": (
+        "attention.prefill",
+        chunks("w", (512,), (4096,), 2, 1, 16, page_size=24, window=20, has_sinks=True),
+        replace(PREFILL, descriptors=False),
+    ),
+    "prefill that copies across pages": ("attention.prefill", chunks("c", (5,), (9,), 2, 1, 16, page_size=16), PREFILL),
+    "decode": ("attention.decode", tokens("d", (4096,) * 8, 4, 2, 16, page_size=32), DECODE),
+    "decode of two tokens": ("attention.decode", tokens("v", (4096,), 4, 2, 16, queries=2, page_size=64), DECODE),
+    "decode that copies across pages": ("attention.decode", tokens("c", (4096,), 4, 2, 16), DECODE),
+    "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
+}
+
+
+def main() -> dict[str, Any]:
+    """What `Trials.check` says about each candidate."""
+    for family, name, value in SMALLER:
+        setattr(part(family, "tuning"), name, value)
+    trials = Trials(torch.device("cpu"))
+    return {
+        name: trials.check(Job(family, None, ((problem, DTYPE),)), tile)
+        for name, (family, problem, tile) in CANDIDATES.items()
+    }
+
+
+if __name__ == "__main__":
+    interpreter.enable()
+    print(json.dumps(main()))
