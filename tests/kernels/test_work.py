@@ -113,11 +113,18 @@ def test_keys_are_counted_as_one_by_one(lengths, causal, window):
         if not (causal and key > position) and not (window is not None and key <= position - window)
     ]
     assert problem.visible_keys() == len(meetings)
-    assert problem.needed_keys() == len(set(meetings))
+    assert sum(problem.needed_keys()) == len(set(meetings))
     # 64 flop for each meeting; 64 bytes for each query and each key that is seen.
     assert attention_work(problem, "float16") == Work(
         flop=64 * len(meetings), bytes=64 * (sum(queries) + len(set(meetings)))
     )
+
+
+def test_pages_are_counted_for_each_sequence():
+    # Two contexts of 5 on pages of 4 are 2 pages each: 2 lengths and 4 entries of 4 bytes, 24.
+    # Keys and values 2*10*16 elements, q and out 2*2*16: 384 elements of 2 bytes, 768.
+    problem = tokens("pages", (5, 5), 1, 1, 16, page_size=4)
+    assert attention_work(problem, "float16").bytes == 768 + 24
 
 
 def test_matmul_counts_multiplications_and_additions():

@@ -204,3 +204,36 @@ def _check_pair(q: Tensor, k_name: str, k: Tensor, v_name: str, v: Tensor) -> No
             raise TypeError(f"{name} must have the dtype of q, {q.dtype}, or {FLOAT8}, got {tensor.dtype}")
     if v.dtype != k.dtype:
         raise TypeError(f"{v_name} must have the dtype of {k_name}, {k.dtype}, got {v.dtype}")
+
+
+def check_values(keys: Keys, q: Tensor, query_starts: Sequence[int]) -> None:
+    """Raise ValueError unless lengths and pages lie within their tensors, and queries within q.
+
+    It reads them back to the host. So calls on a CPU do this always, and calls on a GPU, which must not wait for it,
+    never: there it is for the caller who does not trust the numbers.
+    """
+    _check_starts("cu_seqlens", list(query_starts), q.shape[0])
+    if keys.block_table is None or keys.context_lens is None:
+        _check_starts("cu_seqlens_k", keys.bounds(), keys.k.shape[0])
+        return
+    pages, page_size = keys.k.shape[:2]
+    room = keys.block_table.shape[1] * page_size
+    if keys.context_lens.numel() == 0:
+        return
+    shortest, longest = (int(bound) for bound in torch.aminmax(keys.context_lens))
+    if shortest < 0 or longest > room:
+        raise ValueError(
+            f"context_lens must be from 0 to the {room} keys of a block_table row, got {shortest}..{longest}"
+        )
+    used_pages = (keys.context_lens + page_size - 1) // page_size
+    columns = torch.arange(keys.block_table.shape[1], device=used_pages.device)
+    used = keys.block_table[columns[None, :] < used_pages[:, None]]
+    if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < pages:
+        raise ValueError(
+            f"block_table must name pages 0 to {pages - 1} of the cache, got {int(used.min())}..{int(used.max())}"
+        )
+
+
+def _check_starts(name: str, starts: Sequence[int], rows: int) -> None:
+    if list(starts) != sorted(starts) or starts[0] < 0 or starts[-1] > rows:
+        raise ValueError(f"{name} must rise from 0 to at most {rows}, got {list(starts)}")

@@ -10,8 +10,8 @@ the end.
 
 Keys are found in one of three ways. PAGE_SIZE 0: contiguous, the sequence's first key at row `first_key`. Otherwise
 through the sequence's row of the block table: one entry for a step where a page holds whole steps, else one per key.
-With DESCRIPTORS the hardware copies whole tiles of [slots, Hkv * D] (sm_90 on). Such a tile knows no end of a context,
-behind which anything may lie, and 0 * NaN is NaN: so where keys must be masked, pointers are used.
+With DESCRIPTORS the hardware copies whole tiles of [slots, Hkv * D] (sm_90 to sm_107). Such a tile knows no end of a
+context, behind which anything may lie, and 0 * NaN is NaN: so where keys must be masked, pointers are used.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels.arguments import FLOAT8
-from tokenwatt_kernels.attention.keys import Keys
+from tokenwatt_kernels.attention.keys import Keys, check_values
 from tokenwatt_kernels.attention.options import Options
 
 
@@ -35,7 +35,11 @@ def attention_reference(
 def reference_answer(
     q: Tensor, keys: Keys, query_starts: Sequence[int], options: Options, out: Tensor, lse: Tensor | None
 ) -> Tensor:
-    """Fill `out` and, unless None, `lse` on a CPU: with the reference in the dtype of q, in fp32 for float8."""
+    """Fill `out` and, unless None, `lse` on a CPU: with the reference in the dtype of q, in fp32 for float8.
+
+    Raises ValueError for lengths and pages outside their tensors.
+    """
+    check_values(keys, q, query_starts)
     wide = torch.float32 if q.dtype == FLOAT8 else q.dtype
     k, v = (keys.packed(tensor).to(wide) for tensor in (keys.k, keys.v))
     answer, log_sum = attention_reference(q.to(wide), k, v, query_starts, keys.bounds(), options)

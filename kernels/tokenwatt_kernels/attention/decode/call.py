@@ -40,7 +40,8 @@ def decode_attention(
     Returns q's shape with Dv in place of D, in the dtype of q: the Triton kernel's answer on CUDA, the torch
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
     Raises TypeError or ValueError, before any launch, for arguments other than these. The values in block_table and
-    context_lens are not read back from the device, so they are trusted, and a CUDA graph may capture the call.
+    context_lens are checked on a CPU; a GPU's are not read back, so they are trusted (`keys.check_values` reads them),
+    and a CUDA graph may capture the call.
     """
     _check_queries(q, lse)
     keys = check_paged(q, k_cache, v_cache, block_table, context_lens, q.shape[0])

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.attention.copies import copied_keys
+from tokenwatt_kernels.attention.copies import copied_keys, has_copies
 from tokenwatt_kernels.attention.heads import is_power_of_two, row_block, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
@@ -15,7 +15,6 @@ from tokenwatt_kernels.targets import target_for
 
 FAMILY = "attention.decode"
 FLOAT8_CAPABILITY = 89
-DESCRIPTOR_CAPABILITY = 90
 MOST_PROGRAMS_PER_MULTIPROCESSOR = 4
 REGISTERS_PER_MULTIPROCESSOR = 65_536
 WIDE_VALUES = 256  # elements; beyond it the answer of 64 rows does not fit the registers
@@ -93,7 +92,7 @@ def is_valid(
         and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) >= 1
-        and (not tile.descriptors or capability >= DESCRIPTOR_CAPABILITY)
+        and (not tile.descriptors or has_copies(capability))
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and needed <= target_for(capability).shared_limit_bytes
     )

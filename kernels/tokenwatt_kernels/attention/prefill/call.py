@@ -39,8 +39,8 @@ def prefill_attention(
 
     Returns [Tq, Hq, Dv] in the dtype of q, bfloat16 for float8: the Triton kernel's answer on CUDA, the torch
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
-    Raises TypeError or ValueError, before any launch, for arguments other than these. The values of cu_seqlens are not
-    read back from the device, so they are trusted.
+    Raises TypeError or ValueError, before any launch, for arguments other than these. The values of cu_seqlens are
+    checked on a CPU; a GPU's are not read back, so they are trusted (`keys.check_values` reads them).
     """
     check_queries(q, cu_seqlens, max_seqlen, lse)
     starts = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys
+from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys, has_copies
 from tokenwatt_kernels.attention.heads import is_power_of_two, value_block
 from tokenwatt_kernels.attention.prefill import warp_specialised_tiles
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpecialisedTile
@@ -18,7 +18,6 @@ from tokenwatt_kernels.targets import target_for
 FAMILY = "attention.prefill"
 
 FLOAT8_CAPABILITY = 89
-DESCRIPTOR_CAPABILITY = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class PrefillTile:
     """block_m rows meet block_n keys at a time, in num_warps warps, with num_stages K and V tiles in shared memory.
 
     edge_n: keys of a step at the diagonal, at the edge of a window and at the end of a context: masks take registers.
-    descriptors: whole steps are copied by the hardware (sm_90 on), where the tensors allow it.
+    descriptors: whole steps are copied by the hardware (sm_90 to sm_107), where the tensors allow it.
     """
 
     block_m: int
@@ -84,7 +83,7 @@ _TENSOR_CORES = {
         PrefillTile(128, 128, 64, 8, 3),
         PrefillTile(128, 128, 32, 8, 2),
         PrefillTile(128, 64, 32, 8, 3),
-        PrefillTile(128, 64, 32, 8, 2),
+        PrefillTile(128, 64, 16, 8, 2),
         PrefillTile(64, 64, 32, 8, 2),
         PrefillTile(64, 32, 32, 8, 1),
     ),
@@ -121,7 +120,7 @@ def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: in
         and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and tile.num_stages >= 1
-        and (not tile.descriptors or capability >= DESCRIPTOR_CAPABILITY)
+        and (not tile.descriptors or has_copies(capability))
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and accumulators_per_thread(tile, value_dim) <= most_accumulators
         and shared_bytes(tile, head_dim, value_dim, element_bytes) <= target_for(capability).shared_limit_bytes
@@ -139,7 +138,7 @@ def choose(head_dim: int, value_dim: int, element_bytes: int, capability: int, *
             tile for tile, limit in zip(_FULL_PRECISION, _FULL_PRECISION_WIDEST, strict=True) if widest <= limit
         )
     else:
-        copies = descriptors and capability >= DESCRIPTOR_CAPABILITY
+        copies = descriptors and has_copies(capability)
         candidates = tuple(replace(tile, descriptors=copies) for tile in _TENSOR_CORES[generation(capability)])
     for tile in candidates:
         if is_valid(tile, head_dim, value_dim, element_bytes, capability):
