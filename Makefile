@@ -37,9 +37,10 @@ report: $(STAMP) ## write results/report.html from the runs under results/raw/
 fleet: $(STAMP) ## print the gigawatt table and write results/fleet.parquet
 	@$(BIN)/tokenwatt fleet
 
-kernels: $(STAMP) ## check the kernels against their references and compile them for every target
+kernels: $(STAMP) ## check the kernels, compile them for every target, and write the tables of kernels/README.md
 	@$(BIN)/tokenwatt kernels check
-	@$(BIN)/tokenwatt kernels compile
+	@$(BIN)/tokenwatt kernels compile --dtype bfloat16 --dtype float8_e4m3fn --markdown kernels/README.md
+	@$(BIN)/tokenwatt kernels work --markdown kernels/README.md
 
 demo: $(STAMP) ## the whole path on a scripted engine, in seconds, into results/raw/
 	@$(BIN)/tokenwatt bench demo
@@ -63,7 +64,8 @@ silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel 
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
 	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu -W default tests
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench
+	for family in attention.prefill attention.decode matmul.dense; do \
+	  PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench $$family || exit; done
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu
 
 constraints: $(STAMP) ## pin what is installed now in constraints.txt

@@ -100,14 +100,15 @@ def kernels(
     action: Annotated[
         str,
         typer.Argument(
-            metavar="check|compile|bench|tune", help="Gate, compile report, times and joules, or tiles for this GPU."
+            metavar="check|compile|bench|tune|work",
+            help="Gate, compile report, times and joules, tiles for this GPU, or least times.",
         ),
     ],
 ) -> None:
     """Check the Triton kernels, compile them for every target, time and meter them, or find this GPU's fastest tiles.
 
-    Further arguments are passed on: kernel families, --dtype, --json; for bench also --results, for tune --output. All
-    but bench run in a process of their own, because the interpreter must be chosen before Triton is imported.
+    Further arguments are passed on: kernel families, --dtype, --json; `python -m tokenwatt_kernels ACTION --help` lists
+    them, and for bench there is --results. All but bench run in a process of their own: they need no harness.
     """
     if action == "bench":
         raise typer.Exit(bench_kernels(context.args, prog_name="tokenwatt kernels bench", standalone_mode=False) or 0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+import tokenwatt_kernels
 from tokenwatt_kernels import commands, mutation, testing
 from tokenwatt_kernels.__main__ import main
 from tokenwatt_kernels.families import FAMILIES, part, select
+
+README = Path(tokenwatt_kernels.__file__).parents[1] / "README.md"
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
 
@@ -87,6 +91,11 @@ def test_work_writes_its_table_between_the_markers(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith("bfloat16 at 1 TFLOP/s and 0.001 TB/s; the two limits meet at 1000 flop/byte.")
     assert path.read_text() == f"a\n<!-- work table: begin -->\n\n{text}\n<!-- work table: end -->\nb\n"
+
+
+def test_readme_has_the_work_of_today(capsys):
+    assert main(["work"]) == 0
+    assert capsys.readouterr().out in README.read_text(), "run `make kernels`"
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "nan", "inf", "much"])
