@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenwatt_kernels.compiling import CompileReport, Specimen
     from tokenwatt_kernels.contests import Contest
-    from tokenwatt_kernels.mutation import MutantVerdict
+    from tokenwatt_kernels.mutation import Mutant, MutantVerdict
     from tokenwatt_kernels.testing import Verdict
 
 T = TypeVar("T")
@@ -42,7 +42,11 @@ def check(
         problems = part(family, "problems")
         chosen = problems.GATE_PROBLEMS + (() if device.type == "cpu" else problems.GPU_GATE_PROBLEMS)
         for problem in chosen:
-            tasks += [(family, problem, dtype_name, device.type) for dtype_name in _supported(problems, dtype_names)]
+            tasks += [
+                (family, problem, dtype_name, device.type)
+                for dtype_name in _supported(problems, dtype_names)
+                if problems.takes(problem, dtype_name, _capability(device))
+            ]
     for verdicts in _run(_check_one, tasks, device, jobs):
         yield from verdicts
 
@@ -53,6 +57,7 @@ def check_mutants(families: Sequence[str], device: torch.device, jobs: int = 1) 
         (family, mutant, mutant.dtype_name, device.type)
         for family in families
         for mutant in part(family, "mutants").MUTANTS
+        if _takes_mutant(family, mutant, _capability(device))
     ]
     yield from _run(_judge_one, tasks, device, jobs)
 
@@ -100,6 +105,19 @@ def _prepare_interpreter() -> None:
 
     torch.set_num_threads(1)
     interpreter.enable()
+
+
+def _takes_mutant(family: str, mutant: Mutant, capability: int | None) -> bool:
+    problems = part(family, "problems")
+    problem = next(known for known in problems.GATE_PROBLEMS if known.name == mutant.problem)
+    return problems.takes(problem, mutant.dtype_name, capability)
+
+
+def _capability(device: torch.device) -> int | None:
+    """That of a GPU; None for the interpreter."""
+    from tokenwatt_kernels import device as device_facts
+
+    return None if device.type == "cpu" else device_facts.capability(device)
 
 
 def _supported(problems: ModuleType, dtype_names: Sequence[str]) -> list[str]:
@@ -156,4 +174,6 @@ def bench(families: Sequence[str], dtype_names: Sequence[str], device: torch.dev
         problems = part(family, "problems")
         for problem in problems.BENCH_PROBLEMS:
             for dtype_name in _supported(problems, dtype_names):
+                if not problems.takes(problem, dtype_name, _capability(device)):
+                    continue
                 yield part(family, "contest").contest(problem, dtype_name, device)

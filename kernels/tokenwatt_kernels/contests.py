@@ -76,8 +76,10 @@ def run(contest: Contest, sampler: Sampler = cold_l2_samples) -> list[Result]:
     """Check every contender against the first baseline that runs, then time those that agree with it."""
     answers, rejected = _answers(contest)
     baselines = [name for name in answers if name != OURS]
-    if OURS not in answers or not baselines:
-        raise RuntimeError(f"{contest.problem} needs our kernel and a baseline, got {sorted(answers)}; {rejected}")
+    if not baselines:
+        reason = "no baseline runs here, so nothing says that our answer is right"
+        rejected[OURS] = _result(contest, OURS, "unavailable", (reason,))
+        return [rejected[name] for name in _order(contest)]
     judge = baselines[0]
     limit = 2 * DTYPES[contest.dtype_name].rms_limit(contest.terms)
     for name in [*answers]:

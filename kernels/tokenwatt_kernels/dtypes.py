@@ -1,10 +1,11 @@
 """The element types of the kernels, and how close each must come to the truth.
 
-Every kernel accumulates in fp32, so its error grows with the number n of terms that one output sums. Each addition
-rounds by at most u = 2^-24 of the partial sum, by u/sqrt(3) in RMS at worst. After j random terms the partial sum is
-sqrt(j) in size, so n additions one after another leave sqrt(1 + 2 + ... + n) * u/sqrt(3) = n * u/sqrt(6), which is
-u * sqrt(n/6) of the result. Splitting the sum, as tiles do, only makes it smaller. The allowance is u * sqrt(n),
-sqrt(6) = 2.4 times that, or the floor of the type where that is larger: for fp16 and bf16 up to n = 2^26, so always.
+Every kernel accumulates in fp32 (of float8, the tensor cores of sm_89 and sm_90 keep some 14 bits), so its error grows
+with the number n of terms that one output sums. Each addition rounds by at most u = 2^-24 of the partial sum, by
+u/sqrt(3) in RMS at worst. After j random terms the partial sum is sqrt(j) in size, so n additions one after another
+leave sqrt(1 + 2 + ... + n) * u/sqrt(3) = n * u/sqrt(6), which is u * sqrt(n/6) of the result. Splitting the sum, as
+tiles do, only makes it smaller. The allowance is u * sqrt(n), sqrt(6) = 2.4 times that, or the floor of the type where
+that is larger: for fp16 and bf16 up to n = 2^26, so always.
 
 The same share of the largest answer bounds the largest error: of random data, the largest error is to the RMS error as
 the largest answer is to the RMS answer, or nearly. In attention n is the longer of two sums, over keys in p.v and over

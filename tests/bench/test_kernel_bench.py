@@ -88,6 +88,13 @@ def interrupted(device: Any) -> dict[str, Callable[[], Any]]:
     return {"tokenwatt": ctrl_c, "peer": Call(device)}
 
 
+def broken(device: Any) -> dict[str, Callable[[], Any]]:
+    def fail() -> None:
+        raise RuntimeError("launch failed")
+
+    return {"tokenwatt": fail, "peer": Call(device)}
+
+
 def alone(device: Any) -> dict[str, Callable[[], Any]]:
     return {"tokenwatt": Call(device)}
 
@@ -222,11 +229,21 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch, capfd):
 
 
 def test_a_contest_that_fails_keeps_what_was_measured(tmp_path, monkeypatch):
-    PretendGpu(problems={"first": two, "second": alone}).install(monkeypatch.setattr)
+    PretendGpu(problems={"first": two, "second": broken}).install(monkeypatch.setattr)
     monkeypatch.setattr("sys.argv", ["tokenwatt", "kernels", "bench", "--results", str(tmp_path)])
-    with pytest.raises(RuntimeError, match="second needs our kernel and a baseline"):
+    with pytest.raises(RuntimeError, match="launch failed"):
         cli.main()
     assert [row["problem"] for row in kernel_rows(tmp_path)] == ["first", "first"]
+
+
+def test_a_contest_without_a_baseline_is_a_row_without_a_number(tmp_path, monkeypatch):
+    PretendGpu(problems={"first": alone, "second": two}).install(monkeypatch.setattr)
+    monkeypatch.setattr("sys.argv", ["tokenwatt", "kernels", "bench", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    rows = [(row["problem"], row["status"]) for row in kernel_rows(tmp_path)]
+    assert rows == [("first", "unavailable"), ("second", "measured"), ("second", "measured")]
 
 
 class Meter:

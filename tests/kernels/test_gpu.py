@@ -145,7 +145,9 @@ def test_public_functions_equal_the_reference_on_the_cpu(problem, dtype_name):
     limit = 2 * DTYPES[dtype_name].max_floor * float(expected_out.abs().max())
     assert out.dtype == getattr(torch, DTYPES[dtype_name].out_name)
     torch.testing.assert_close(out.cpu().double(), expected_out, rtol=0, atol=limit)
-    torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=1e-5, atol=1e-4)
+    # Of float8 sums, Hopper's tensor cores keep some 14 bits.
+    rtol, atol = (1e-3, 5e-3) if dtype_name == "float8_e4m3fn" else (1e-5, 1e-4)
+    torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=rtol, atol=atol)
 
 
 def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():

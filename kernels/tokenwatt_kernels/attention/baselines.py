@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -32,18 +33,21 @@ def contenders(problem: AttentionProblem, inputs: Inputs, names: tuple[str, ...]
     """The named baselines that take the problem's options. SDPA takes causality alone, FlexAttention all of them.
 
     Sequences must be equally long. Paged keys are gathered and float8 becomes bfloat16 before the clock starts, which
-    favours the baselines, except that the latter doubles the bytes that they read: their names end in _bf16.
+    favours the baselines, except that the latter doubles the bytes that they read: their names end in _bf16. Latents of
+    one query per sequence are keys of one head, whose query heads become queries that see everything.
     """
     q, k, v = _dense(problem, inputs)
     suffix = "_bf16" if torch.float8_e4m3fn in (inputs.q.dtype, inputs.keys.k.dtype) else ""
-    options = inputs.options
+    options, in_our_layout = inputs.options, _in_our_layout
+    if problem.is_latent and set(problem.queries) == {1}:
+        q, options, in_our_layout = q.transpose(1, 2), replace(options, causal=False), _heads_as_queries
     is_plain = options.window is None and options.softcap is None and options.sinks is None
     found = {}
     for name in names:
         if name == FLEX:
-            found[name + suffix] = Contender(_flex(q, k, v, options), _in_our_layout)
+            found[name + suffix] = Contender(_flex(q, k, v, options), in_our_layout)
         elif is_plain:
-            found[name + suffix] = Contender(_sdpa(q, k, v, options, SDPA_BACKENDS[name]), _in_our_layout)
+            found[name + suffix] = Contender(_sdpa(q, k, v, options, SDPA_BACKENDS[name]), in_our_layout)
     return found
 
 
@@ -73,12 +77,22 @@ def _in_our_layout(answer: Tensor) -> Tensor:
     return answer.transpose(1, 2).flatten(0, 1)
 
 
+def _heads_as_queries(answer: Tensor) -> Tensor:
+    """[B, 1, Hq, Dv] -> [B, Hq, Dv]."""
+    return answer.squeeze(1)
+
+
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, options: Options, backend: SDPBackend) -> Callable[[], Tensor]:
     queries, context = q.shape[2], k.shape[2]
-    is_chunk = options.causal and 1 < queries < context
+    mask = None
+    if options.causal and 1 < queries < context:
+        mask = causal_lower_right(queries, context)
+        if backend not in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+            # Only those two know this mask; for the others it would be made anew in every call.
+            mask = torch.ones(queries, context, dtype=torch.bool, device=q.device).tril(context - queries)
     attend = partial(
         scaled_dot_product_attention, q, k, v,
-        attn_mask=causal_lower_right(queries, context) if is_chunk else None,
+        attn_mask=mask,
         is_causal=options.causal and queries == context,
         scale=options.resolved_scale(q.shape[-1]),
         enable_gqa=True,
@@ -103,20 +117,23 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Callable[[], Ten
     def capped(score: Tensor, _batch: Tensor, _head: Tensor, _query: Tensor, _key: Tensor) -> Tensor:
         return score if softcap is None else softcap * torch.tanh(score / softcap)
 
-    attend = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
     call = partial(
-        attend, q, k, v,
+        flex_attention, q, k, v,
         score_mod=None if softcap is None else capped,
         block_mask=create_block_mask(is_visible, None, None, queries, context, device=q.device),
         scale=options.resolved_scale(q.shape[-1]),
         enable_gqa=True,
     )  # fmt: skip
-    if sinks is None:
-        return call
 
-    def with_sinks() -> Tensor:
+    def attend() -> Tensor:
+        if sinks is None:
+            return cast("Tensor", call())
         out, aux = cast("tuple[Tensor, AuxOutput]", call(return_aux=AuxRequest(lse=True)))
         seen = torch.sigmoid(cast("Tensor", aux.lse) - sinks[:, None])
         return (out * seen[..., None]).to(out.dtype)
 
-    return with_sinks
+    if not q.is_cuda:
+        return attend
+    # Without a reset, the ninth problem would be one recompilation too many, and run unfused.
+    torch._dynamo.reset()
+    return torch.compile(attend, dynamic=False, fullgraph=True)

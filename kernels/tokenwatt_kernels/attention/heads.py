@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MIN_PART = 16  # tl.dot's smallest side
+MIN_FLOAT8_PART = 32  # the same along the sum, for 8-bit operands
 
 
 def is_power_of_two(number: int) -> bool:
@@ -27,10 +28,10 @@ def key_parts(head_dim: int) -> tuple[int, int]:
     return main, head_dim - main
 
 
-def is_key_dim(head_dim: int) -> bool:
-    """Whether the kernels can hold keys of this width: one or two powers of two, each at least 16."""
+def is_key_dim(head_dim: int, min_part: int = MIN_PART) -> bool:
+    """Whether the kernels can hold keys of this width: one or two powers of two, each at least min_part."""
     main, tail = key_parts(head_dim) if head_dim > 0 else (0, 0)
-    return main >= MIN_PART and (tail == 0 or (tail >= MIN_PART and is_power_of_two(tail)))
+    return main >= min_part and (tail == 0 or (tail >= min_part and is_power_of_two(tail)))
 
 
 def value_block(value_dim: int) -> int:

@@ -16,7 +16,7 @@ from tokenwatt_kernels.arguments import (
     check_size,
     check_tensor,
 )
-from tokenwatt_kernels.attention.heads import is_key_dim, key_parts, value_block
+from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, MIN_PART, is_key_dim, key_parts, value_block
 from tokenwatt_kernels.device import check_supported
 
 if TYPE_CHECKING:
@@ -194,8 +194,9 @@ def _check_pair(q: Tensor, k_name: str, k: Tensor, v_name: str, v: Tensor) -> No
     check_size(k_name, "D", k.shape[-1], head_dim)
     if kv_heads < 1 or query_heads < 1 or query_heads % kv_heads:
         raise ValueError(f"q must have a positive multiple of {k_name}'s {kv_heads} heads, got {query_heads} heads")
-    if not is_key_dim(head_dim):
-        raise ValueError(f"D must be a power of two >= 16 or the sum of two such, got {head_dim}")
+    min_part = MIN_FLOAT8_PART if q.dtype == FLOAT8 else MIN_PART
+    if not is_key_dim(head_dim, min_part):
+        raise ValueError(f"D must be a power of two >= {min_part} or the sum of two such, got {head_dim}")
     if v.shape[-1] < 1:
         raise ValueError(f"{v_name} must have Dv >= 1, got 0")
     for name, tensor in ((k_name, k), (v_name, v)):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, is_key_dim
+from tokenwatt_kernels.targets import target_for
+
 FLOAT8 = "float8_e4m3fn"
+SHARED_BYTES_OF_FP32_LATENTS = 120_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,11 @@ class AttentionProblem:
 
     @property
     def terms(self) -> int:
-        """Terms in the longest sum: over a context in p.v, or over the head dimension in q.k."""
-        return max(*self.contexts, self.head_dim)
+        """Terms in the longest sum: over a context in p.v, or over the head dimension in q.k.
+
+        A softcap c rounds every score by some c * 2^-24, as much as a sum of c^2 terms.
+        """
+        return max(*self.contexts, self.head_dim, math.ceil((self.softcap or 0.0) ** 2))
 
     @property
     def options_text(self) -> str:
@@ -94,3 +102,18 @@ def _needed_keys(queries: int, context: int, window: int | None) -> int:
     if queries == 0:
         return 0
     return context if window is None else min(context, queries + window - 1)
+
+
+def takes(problem: AttentionProblem, dtype_name: str, capability: int | None) -> bool:
+    """Whether the kernels take the problem in a dtype on a GPU of `capability`; None stands for the interpreter."""
+    has_float8 = FLOAT8 in (dtype_name, problem.kv_dtype)
+    is_mixed = has_float8 and dtype_name != FLOAT8
+    if dtype_name == FLOAT8 and not is_key_dim(problem.head_dim, MIN_FLOAT8_PART):
+        return False
+    if capability is None:
+        return True
+    if has_float8 and capability < (90 if is_mixed else 89):  # sm_89 turns float8 into 16 bits only with triton 3.9
+        return False
+    # fp32 latents fill the shared memory of the larger GPUs alone.
+    is_small = target_for(capability).shared_limit_bytes < SHARED_BYTES_OF_FP32_LATENTS
+    return not (problem.is_latent and dtype_name == "float32" and is_small)

@@ -84,7 +84,7 @@ def key_for(q: Tensor, queries: int, keys: Keys) -> DecodeKey:
         queries * (q.shape[1] // keys.heads),
         q.shape[-1],
         keys.value_dim,
-        keys.k.element_size(),
+        4 if q.element_size() == 4 else keys.k.element_size(),
         values_are_keys=keys.values_are_keys,
         copied_keys=copied_keys(keys.allow_descriptors),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels.attention.cases import attention_cases
+from tokenwatt_kernels.attention.copies import has_copies
 from tokenwatt_kernels.attention.decode import kernel
 from tokenwatt_kernels.attention.decode.call import tile_for
 from tokenwatt_kernels.attention.decode.tiles import INTERPRETER_TILES, DecodeTile
@@ -32,10 +33,32 @@ def cases(
     queries = problem.queries[0]
     if set(problem.queries) != {queries}:
         raise ValueError(f"queries must all be equal for decode, got {problem.queries}")
-    for tile, programs in _with_programs(tiles, inputs, queries):
+    yield from _cases(problem, dtype_name, inputs, launch, _with_programs(tiles, inputs, queries))
+
+
+def small_cases(
+    problem: AttentionProblem, dtype_name: str, device: torch.device, launch: Callable[..., None]
+) -> Iterator[Case]:
+    """With the interpreter's tiles and programs, on any device."""
+    inputs = make_inputs(problem, dtype_name, device)
+    tiles = INTERPRETER_TILES
+    if device.type != "cpu":
+        copies = has_copies(device_facts.capability(device))
+        tiles = tuple((tile, programs) for tile, programs in tiles if copies or not tile.descriptors)
+    yield from _cases(problem, dtype_name, inputs, launch, tiles)
+
+
+def _cases(
+    problem: AttentionProblem,
+    dtype_name: str,
+    inputs: Inputs,
+    launch: Callable[..., None],
+    tiles: Iterable[tuple[DecodeTile, int]],
+) -> Iterator[Case]:
+    for tile, programs in tiles:
         if not tile.descriptors or inputs.keys.allow_descriptors(tile.block_n):
             name = f"attention.decode {problem.name} {tile.name} programs={programs}"
-            run = _launcher(launch, queries, inputs, tile, programs)
+            run = _launcher(launch, problem.queries[0], inputs, tile, programs)
             yield from attention_cases(name, problem, dtype_name, inputs, run)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.problem import AttentionProblem, takes
+
+__all__ = ["takes"]
 
 DTYPE_NAMES = ("float32", "float16", "bfloat16")
 

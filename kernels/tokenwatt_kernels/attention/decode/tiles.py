@@ -170,7 +170,7 @@ def key_of(problem: AttentionProblem, dtype_name: str) -> DecodeKey:
         problem.queries[0] * problem.group,
         problem.head_dim,
         problem.values,
-        DTYPES[problem.kv_dtype or dtype_name].bytes,
+        4 if dtype_name == "float32" else DTYPES[problem.kv_dtype or dtype_name].bytes,
         values_are_keys=problem.is_latent,
         # A value that is part of a latent has the distances of the latent, which hardware copies do not take.
         copied_keys=0 if problem.is_latent else copied_keys(lambda keys: problem.page_size % keys == 0),

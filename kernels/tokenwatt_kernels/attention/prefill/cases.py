@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels.attention.cases import attention_cases
+from tokenwatt_kernels.attention.copies import has_copies
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
 from tokenwatt_kernels.attention.prefill import variants
-from tokenwatt_kernels.attention.prefill.tiles import INTERPRETER_TILES, Tile
+from tokenwatt_kernels.attention.prefill.tiles import INTERPRETER_TILES, PrefillTile, Tile
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
-from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
 from tokenwatt_kernels.testing import Case
 
 
@@ -39,6 +41,18 @@ def cases(
         if variants.takes(tile, q, keys, options):
             name = f"attention.prefill {problem.name} {tile.name}"
             yield from attention_cases(name, problem, dtype_name, inputs, _launcher(launch, problem, inputs, tile))
+
+
+def small_cases(
+    problem: AttentionProblem, dtype_name: str, device: torch.device, launch: Callable[..., None]
+) -> Iterator[Case]:
+    """With the interpreter's tiles, on any device; float8 on a GPU needs steps of 32 keys."""
+    tiles = INTERPRETER_TILES
+    if device.type != "cpu" and dtype_name == FLOAT8:
+        tiles = (PrefillTile(32, 32, 32, 4, 1),)
+    elif device.type != "cpu" and not has_copies(device_facts.capability(device)):
+        tiles = tuple(tile for tile in tiles if not tile.descriptors)
+    yield from cases(problem, dtype_name, device, launch=launch, tiles=tiles)
 
 
 def _launcher(

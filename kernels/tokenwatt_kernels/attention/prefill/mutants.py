@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant("gives the log-sum-exp in log2", "one_token", "log_sum * LN_2", "log_sum", SOFTMAX),
     Mutant(
         "leaves the float8 shift in the log-sum-exp",
-        "odd_lengths",
+        "odd_lengths_wide",
         "row_max + tl.log2(divisor) - WEIGHT_SHIFT",
         "row_max + tl.log2(divisor)",
         SOFTMAX,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.problem import AttentionProblem, takes
+
+__all__ = ["takes"]
 
 DTYPE_NAMES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
 
@@ -28,6 +30,7 @@ def chunks(
 GATE_PROBLEMS = (
     prompts("one_token", (1,), 1, 1, 16, checks_lse=True),
     prompts("odd_lengths", (17, 1, 63), 2, 2, 16, checks_lse=True),
+    prompts("odd_lengths_wide", (17, 1, 63), 2, 2, 32, checks_lse=True),
     prompts("group_3", (129,), 3, 1, 16),
     prompts("group_8_head_scales", (31,), 16, 2, 32, scales="head"),
     prompts("head_dim_64", (40,), 1, 1, 64),

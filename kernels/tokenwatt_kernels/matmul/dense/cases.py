@@ -47,6 +47,13 @@ def cases(
     ]
 
 
+def small_cases(
+    problem: MatmulProblem, dtype_name: str, device: torch.device, launch: Callable[..., None]
+) -> list[Case]:
+    """With the interpreter's tiles, on any device."""
+    return cases(problem, dtype_name, device, launch=launch, tiles=INTERPRETER_TILES)
+
+
 def _launch_into(launch: Callable[..., None], a: Tensor, weight: Tensor, tile: MatmulTile, out: Tensor) -> None:
     launch(a, weight, out, tile)
 

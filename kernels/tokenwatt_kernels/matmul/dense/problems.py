@@ -46,3 +46,8 @@ BENCH_PROBLEMS = (
     MatmulProblem("llama3.1-8b_unembed_m64", 64, 128_256, 4096),
     MatmulProblem("square_8192", 8192, 8192, 8192),
 )
+
+
+def takes(problem: MatmulProblem, dtype_name: str, capability: int | None) -> bool:
+    """Whether the kernel takes the problem in a dtype on a GPU of `capability`: always."""
+    return True
