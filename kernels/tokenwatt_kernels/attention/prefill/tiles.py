@@ -89,8 +89,8 @@ _TENSOR_CORES = {
     ),
 }
 # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k.
-_FULL_PRECISION = (PrefillTile(32, 32, 32, 8, 1), PrefillTile(16, 16, 16, 8, 1))
-_FULL_PRECISION_WIDEST = (64, 256)
+_FULL_PRECISION = (PrefillTile(32, 32, 32, 8, 1), PrefillTile(16, 16, 16, 8, 1), PrefillTile(16, 16, 16, 8, 2))
+_FULL_PRECISION_WIDEST = (64, 128, 256)
 
 
 def shared_bytes(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int) -> int:
