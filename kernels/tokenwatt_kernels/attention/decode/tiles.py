@@ -136,9 +136,9 @@ def choose(
     # Heads in two parts, or padded, need masks and pointers that four warps have no registers for.
     is_odd = not is_power_of_two(head_dim)
     num_warps = 8 if is_wide or is_odd or element_bytes == 4 else 4
-    num_stages = (
-        3 if max(head_dim, value_dim) <= 64 else 2
-    )  # of narrow heads more tiles fit, and more bytes should be in flight
+    widest = max(head_dim, value_dim)
+    # Of narrow heads more tiles fit, and more bytes should be in flight; wide fp32 ones leave registers for one.
+    num_stages = 3 if widest <= 64 else 1 if element_bytes == 4 and widest > 128 else 2
     # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
     widths = (16,) if element_bytes == 4 else (32, 16) if is_odd else (64, 32, 16)
     for programs in (2, 1):
