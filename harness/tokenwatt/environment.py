@@ -10,10 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tokenwatt import __version__, power
 from tokenwatt.record import Environment
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 REPEATS = 7
 GPU_REPEATS = 30
@@ -69,8 +73,10 @@ def measure_ceilings(device: str, dtype: str) -> Ceilings:
     import torch
 
     on_gpu = device == "cuda"
-    # torch multiplies float8 only with scales of its own, so those rows have the bf16 rate for a ceiling.
-    kind: torch.dtype = getattr(torch, "bfloat16" if dtype.startswith("float8") else dtype)
+    is_float8 = dtype.startswith(
+        "float8"
+    )  # torch draws, copies and adds up in 16 bits, and multiplies these with scales
+    kind: torch.dtype = torch.bfloat16 if is_float8 else getattr(torch, dtype)
     rows, columns, edge = (32768, 16384, 8192) if on_gpu else (16384, 4096, 2048)
     big = torch.empty(rows, columns, dtype=kind, device=device).normal_()
     vector = torch.empty(columns, dtype=kind, device=device).normal_()
@@ -79,7 +85,17 @@ def measure_ceilings(device: str, dtype: str) -> Ceilings:
     size_bytes = big.numel() * big.element_size()
     best_s = _best_on_gpu_s if on_gpu else _best_on_cpu_s
     copy_s, read_s = best_s(lambda: target.copy_(big)), best_s(lambda: big @ vector)
-    return Ceilings(max(2 * size_bytes / copy_s, size_bytes / read_s), 2 * edge**3 / best_s(lambda: left @ right))
+    matmul = _float8_matmul(left, right, getattr(torch, dtype)) if is_float8 else lambda: left @ right
+    return Ceilings(max(2 * size_bytes / copy_s, size_bytes / read_s), 2 * edge**3 / best_s(matmul))
+
+
+def _float8_matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The product of both in float8, answered in bf16; torch wants the right one column by column."""
+    import torch
+
+    one = torch.ones((), device=left.device)
+    a, b = left.to(dtype), right.to(dtype).t().contiguous().t()
+    return lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
 
 
 def _best_on_cpu_s(work: Callable[[], object]) -> float:

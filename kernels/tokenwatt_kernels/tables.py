@@ -6,6 +6,7 @@ tile depends on besides the GPU. What a family's keys and tiles are, its `tiles`
     KEY                                   the dataclass of a key
     KERNELS                               the dataclass of a tile for each kernel; a tile that names none is "triton"
     is_valid_on(tile, key, capability)    whether the kernel compiles with the tile
+    default(key, capability)              the tile where none has been measured
 
 Plain Python: importing this needs neither torch nor triton.
 """
@@ -80,6 +81,16 @@ def find(gpu_name: str, family: str, key: Any) -> Any | None:
 def origin(gpu_name: str, family: str, key: Any, tile: Any) -> Literal["table", "default"]:
     """Where the tile that is launched for a key comes from."""
     return "table" if find(gpu_name, family, key) == tile else "default"
+
+
+@cache
+def tile_on(family: str, gpu_name: str, capability: int, key: Any) -> Any:
+    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
+    measured = find(gpu_name, family, key)
+    if measured is not None:
+        return measured
+    tell_if_unknown(gpu_name, capability)
+    return part(family, "tiles").default(key, capability)
 
 
 @cache

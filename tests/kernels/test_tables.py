@@ -59,7 +59,7 @@ TABLE = (
 @pytest.fixture(autouse=True)
 def no_memory():
     """What was looked up in one test must not answer another."""
-    caches = (tables.for_gpu, tables.tell_if_unknown, prefill.tile_on, decode.tile_on, matmul.tile_on)
+    caches = (tables.for_gpu, tables.tell_if_unknown, tables.tile_on)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -277,8 +277,8 @@ def test_tables_are_shipped_beside_their_package():
 def test_a_gpu_without_a_table_gets_the_default_and_is_told_once(folder, caplog):
     with caplog.at_level(logging.WARNING, logger="tokenwatt_kernels"):
         for key in (PREFILL_KEY, PREFILL_KEY, replace(PREFILL_KEY, copied_keys=0)):
-            assert prefill.tile_on(GPU, 90, key) == prefill.default(key, 90)
-        assert matmul.tile_on(GPU, 90, MATMUL_KEY) == matmul.default(MATMUL_KEY, 90)
+            assert tables.tile_on("attention.prefill", GPU, 90, key) == prefill.default(key, 90)
+        assert tables.tile_on("matmul.dense", GPU, 90, MATMUL_KEY) == matmul.default(MATMUL_KEY, 90)
     assert [record.getMessage() for record in caplog.records] == [
         "no measured tiles for NVIDIA H200: safe ones for sm_90 are used; `tokenwatt kernels tune` measures better ones"
     ]
@@ -287,7 +287,7 @@ def test_a_gpu_without_a_table_gets_the_default_and_is_told_once(folder, caplog)
 def test_a_key_without_a_row_gets_the_default_and_nothing_is_said(folder, caplog):
     tables.write(TABLE, tables.path_of(GPU))
     key = replace(DECODE_KEY, rows=64)
-    assert decode.tile_on(GPU, 90, key) == decode.default(key, 90)
+    assert tables.tile_on("attention.decode", GPU, 90, key) == decode.default(key, 90)
     assert not caplog.records
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels import device
+from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, FLOAT_DTYPES, check_size, check_tensor
 from tokenwatt_kernels.attention import options as softmax
 from tokenwatt_kernels.attention.copies import copied_keys
-from tokenwatt_kernels.attention.decode.tiles import DecodeKey, DecodeTile, make_key, tile_on
+from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, make_key
 from tokenwatt_kernels.attention.keys import Keys, check_lse, check_paged
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.reference import reference_answer
@@ -92,7 +92,8 @@ def key_for(q: Tensor, queries: int, keys: Keys) -> DecodeKey:
 
 def tile_for(q: Tensor, queries: int, keys: Keys) -> DecodeTile:
     """The tile for queries [B * Q, Hq, D] on a GPU, Q = `queries`."""
-    return tile_on(device.name(q.device), device.capability(q.device), key_for(q, queries, keys))
+    key = key_for(q, queries, keys)
+    return tables.tile_on(FAMILY, device.name(q.device), device.capability(q.device), key)
 
 
 def _check_queries(q: Tensor, lse: Tensor | None) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 
-from tokenwatt_kernels import tables
 from tokenwatt_kernels.attention.copies import copied_keys, has_copies
 from tokenwatt_kernels.attention.heads import is_power_of_two, row_block, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
@@ -212,13 +210,3 @@ def _fitting_key(tile: DecodeTile, key: DecodeKey, capability: int) -> int:
     return _fitting(
         tile, key.head_dim, key.value_dim, key.element_bytes, capability, values_are_keys=key.values_are_keys
     )
-
-
-@cache
-def tile_on(gpu_name: str, capability: int, key: DecodeKey) -> DecodeTile:
-    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
-    measured = tables.find(gpu_name, FAMILY, key)
-    if measured is not None:
-        return measured
-    tables.tell_if_unknown(gpu_name, capability)
-    return default(key, capability)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 
-from tokenwatt_kernels import tables
 from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys, has_copies
 from tokenwatt_kernels.attention.heads import is_power_of_two, value_block
 from tokenwatt_kernels.attention.prefill import warp_specialised_tiles
@@ -187,13 +185,3 @@ def candidates(key: PrefillKey, capability: int) -> tuple[Tile, ...]:
     special = warp_specialised_tiles.TILES.get(key.head_dim)
     valid = [tile for tile in (*tiles, *filter(None, [special])) if is_valid_on(tile, key, capability)]
     return tuple(dict.fromkeys([default(key, capability), *valid]))
-
-
-@cache
-def tile_on(gpu_name: str, capability: int, key: PrefillKey) -> Tile:
-    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
-    measured = tables.find(gpu_name, FAMILY, key)
-    if measured is not None:
-        return measured
-    tables.tell_if_unknown(gpu_name, capability)
-    return default(key, capability)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokenwatt_kernels import device
+from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.attention.copies import copied_keys
 from tokenwatt_kernels.attention.keys import Keys
 from tokenwatt_kernels.attention.options import Options
-from tokenwatt_kernels.attention.prefill.tiles import PrefillKey, Tile, default, tile_on
+from tokenwatt_kernels.attention.prefill.tiles import FAMILY, PrefillKey, Tile, default
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpecialisedTile
 
 
@@ -20,7 +20,7 @@ def key_for(q: Tensor, keys: Keys) -> PrefillKey:
 def tile_for(q: Tensor, keys: Keys, options: Options) -> Tile:
     """The tile for queries on a GPU: the measured one if its kernel takes this call, else the default."""
     key, capability = key_for(q, keys), device.capability(q.device)
-    tile = tile_on(device.name(q.device), capability, key)
+    tile = tables.tile_on(FAMILY, device.name(q.device), capability, key)
     return tile if takes(tile, q, keys, options) else default(key, capability)
 
 

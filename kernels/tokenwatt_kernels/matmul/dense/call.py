@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels import device
+from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.arguments import check_matches, check_size, check_tensor
 from tokenwatt_kernels.matmul.dense.cpu import matmul_on_cpu
-from tokenwatt_kernels.matmul.dense.tiles import MatmulTile, make_key, tile_on
+from tokenwatt_kernels.matmul.dense.tiles import FAMILY, MatmulTile, make_key
 
 
 def tile_for(a: Tensor) -> MatmulTile:
     """The tile for a [M, K] on a GPU."""
-    return tile_on(device.name(a.device), device.capability(a.device), make_key(a.shape[0], a.element_size()))
+    key = make_key(a.shape[0], a.element_size())
+    return tables.tile_on(FAMILY, device.name(a.device), device.capability(a.device), key)
 
 
 def matmul(a: Tensor, weight: Tensor) -> Tensor:

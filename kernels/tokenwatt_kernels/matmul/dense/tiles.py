@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 
-from tokenwatt_kernels import tables
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.targets import target_for
@@ -138,13 +136,3 @@ def candidates(key: MatmulKey, capability: int) -> tuple[MatmulTile, ...]:
 def _is_balanced(tile: MatmulTile) -> bool:
     """Whether a thread has some fp32 accumulators, and registers left for the rest."""
     return 4 <= tile.block_m * tile.block_n // (32 * tile.num_warps) <= 128
-
-
-@cache
-def tile_on(gpu_name: str, capability: int, key: MatmulKey) -> MatmulTile:
-    """The tile for a key on a GPU: the measured one, else the default; a GPU without any is told about once."""
-    measured = tables.find(gpu_name, FAMILY, key)
-    if measured is not None:
-        return measured
-    tables.tell_if_unknown(gpu_name, capability)
-    return default(key, capability)
