@@ -53,6 +53,13 @@ def test_decode_reaches_pages_past_2_to_the_31_elements(run_interpreted):
     assert run_interpreted("far_pages.py") < 4e-3
 
 
+def test_bf16_queries_of_any_size_meet_float8_keys(run_interpreted):
+    # Answers are averages of values below 4 * 0.25 = 1: rounded to bf16 by at most 2^-9, after fp16 weights of 2^-11.
+    errors = run_interpreted("operands.py")
+    assert set(errors) >= {"-100", "0", "100", "two sizes", "zero", "infinity in another row"}
+    assert {name: error for name, error in errors.items() if not error < 2**-9 + 2**-11} == {}
+
+
 def test_checking_in_the_wrong_process_is_refused(run_python):
     finished = run_python("-c", "from tokenwatt_kernels import interpreter; interpreter.enable()")
     assert finished.returncode == 1

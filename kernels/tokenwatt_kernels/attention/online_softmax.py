@@ -18,14 +18,49 @@ from __future__ import annotations
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 
-# Weights are at most 1. In float8 e4m3 they are multiplied by 2^8 to use its range, which ends at 448 and is coarse
-# below 2^-6; the factor leaves again with the division by their sum.
-FLOAT8_WEIGHT_SHIFT = 8
+# Weights are at most 1. Where the products' type has a narrow range they are multiplied by a power of two, which leaves
+# again with the division by their sum: by 2^8 in float8 e4m3, which ends at 448 and is coarse below 2^-6, by 2^14 in
+# fp16, which ends at 65504 and is coarse below 2^-14.
+WEIGHT_SHIFTS = {torch.float8_e4m3fn: 8, torch.float16: 14}
 LN_2 = tl.constexpr(math.log(2))
 LOG2_E = tl.constexpr(math.log2(math.e))
+
+
+def weight_shift(query_dtype: torch.dtype, key_dtype: torch.dtype) -> int:
+    """WEIGHT_SHIFT of a call: by the type of the second product, which is that of the first (`as_operands`)."""
+    is_mixed = key_dtype == torch.float8_e4m3fn and query_dtype == torch.bfloat16
+    return WEIGHT_SHIFTS.get(torch.float16 if is_mixed else query_dtype, 0)
+
+
+@triton.jit
+def as_operands(q, q_tail, k_ptr):
+    """Queries in the type of both products, and the power of two that their scores must be multiplied by.
+
+    bf16 queries over float8 keys become fp16: the hardware turns float8 into fp16 in one instruction, and into bf16 in
+    three more. Nothing is lost, because a tile is scaled so that its largest number lies just below 2^15; then fp16
+    keeps all bits of the numbers down to 2^-29 of that one.
+    """
+    restore = 1.0
+    if k_ptr.dtype.element_ty == tl.float8e4nv and q.dtype == tl.bfloat16:
+        largest = tl.maximum(_largest(q), _largest(q_tail))
+        # Powers of two are made of exponent bits, which exceed the exponent by 127; 15 keeps `restore` normal.
+        exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
+        scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+        restore = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+        q = (q.to(tl.float32) * scale).to(tl.float16)
+        q_tail = (q_tail.to(tl.float32) * scale).to(tl.float16)
+    return q, q_tail, restore
+
+
+@triton.jit
+def _largest(q):
+    """The largest finite magnitude of a tile."""
+    magnitudes = tl.abs(q.to(tl.float32))
+    return tl.max(tl.max(tl.where(magnitudes < float("inf"), magnitudes, 0.0), 1), 0)
 
 
 @triton.jit
@@ -104,6 +139,10 @@ def attend(
             v_rows = _rows(columns, first, is_live, table_ptr, v_stride_p, v_stride_t, PAGE_SIZE, BLOCK_N)
             v = _load(v_ptr, v_rows, is_live, MASKED, 0, VALUE_DIM, V_BLOCK)  # [N, V_BLOCK]
         v = v.to(q.dtype)
+        if v_ptr.dtype.element_ty != q.dtype:
+            # Always so, and no instruction in the end. But for it, triton would fetch float8 values from shared memory
+            # in the order of the product, byte by byte, before it turns them into 16 bits.
+            v = tl.where(steps[:, None] >= 0, v, 0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")  # [M, V_BLOCK]
     return acc, row_sum, row_max
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from tokenwatt_kernels.attention.heads import key_parts, value_block
+from tokenwatt_kernels.attention.online_softmax import weight_shift
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.compiling import TRITON_VERSION, Specimen
 from tokenwatt_kernels.dtypes import DTYPES, Dtype
@@ -61,6 +64,12 @@ def compilable(problem: AttentionProblem, dtype: Dtype, target: Target) -> bool:
         return True
     is_mixed = dtype.bytes > 1
     return target.capability >= 90 or (target.capability == 89 and (not is_mixed or TRITON_VERSION >= (3, 9)))
+
+
+def shift_for(problem: AttentionProblem, dtype_name: str) -> int:
+    """WEIGHT_SHIFT of a launch."""
+    query_dtype = getattr(torch, dtype_name)
+    return weight_shift(query_dtype, query_dtype if problem.kv_dtype is None else getattr(torch, problem.kv_dtype))
 
 
 def _absent(problem: AttentionProblem, dtype: Dtype, *, descriptors: bool) -> Iterator[str]:

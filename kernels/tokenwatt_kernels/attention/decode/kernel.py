@@ -92,8 +92,8 @@ def split_kernel(
     QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROW_BLOCKS: tl.constexpr,
     KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr,
     PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr,
-    LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr,
+    CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    EDGE_N: tl.constexpr, LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, M, Dv] fp32, normalised; partial_log_sum: [P, 2, M] fp32, in log2."""
     SEGMENTS: tl.constexpr = KV_HEADS * ROW_BLOCKS
@@ -122,9 +122,10 @@ def split_kernel(
         q_tail = q
         if KEY_TAIL > 0:
             q_tail = softmax.load_queries(q_ptr, q_rows, is_real, KEY_MAIN, KEY_TAIL)  # [M, KEY_TAIL]
+        q, q_tail, restore = softmax.as_operands(q, q_tail, k_ptr)
 
         has_sink = is_real & (step == 0)
-        acc, row_sum, row_max = softmax.first_state(sinks_ptr, heads, has_sink, BLOCK_M, V_BLOCK, 0)
+        acc, row_sum, row_max = softmax.first_state(sinks_ptr, heads, has_sink, BLOCK_M, V_BLOCK, WEIGHT_SHIFT)
         start = (first_step + step) * BLOCK_N
         end = tl.minimum(start + count * BLOCK_N, context)
         # With descriptors the steps that every row sees in full come first, without a mask.
@@ -142,13 +143,13 @@ def split_kernel(
                 k_desc, k_tail_desc, v_desc, table_ptr + sequence.to(tl.int64) * table_stride_b, positions,
                 whole_start if phase == 0 else start, whole_end if phase == 0 else end,
                 whole_start, 0 if phase == 0 else whole_end - whole_start, context, 0,
-                kv_head, factor * softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride), cap, window,
+                kv_head, factor * restore * softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride), cap, window,
                 k_stride_p, k_stride_t, v_stride_p, v_stride_t,
                 MASKED=phase == 1, CAUSAL=QUERIES > 1, WINDOWED=WINDOWED, CAPPED=CAPPED, PAGE_SIZE=PAGE_SIZE,
-                DESCRIPTORS=phase == 0, VALUES_ARE_KEYS=VALUES_ARE_KEYS, WEIGHT_SHIFT=0, KEY_MAIN=KEY_MAIN,
+                DESCRIPTORS=phase == 0, VALUES_ARE_KEYS=VALUES_ARE_KEYS, WEIGHT_SHIFT=WEIGHT_SHIFT, KEY_MAIN=KEY_MAIN,
                 KEY_TAIL=KEY_TAIL, VALUE_DIM=VALUE_DIM, V_BLOCK=V_BLOCK, BLOCK_N=BLOCK_N if phase == 0 else EDGE_N,
             )  # fmt: skip
-        answer, log_sum = softmax.finish(acc, row_sum, row_max, 0)
+        answer, log_sum = softmax.finish(acc, row_sum, row_max, WEIGHT_SHIFT)
         answer *= softmax.head_scale(v_scale_ptr, kv_head, v_scale_stride)
         if count == steps:
             softmax.store_answer(
@@ -297,7 +298,8 @@ def launch(
             q.stride(0), q.stride(1), *keys.strides(keys.k), *keys.strides(keys.v), out.stride(0), out.stride(1),
             keys.block_table.stride(0), scale_stride(options.k_scale), scale_stride(options.v_scale),
             KEY_MAIN=main, KEY_TAIL=tail, PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors,
-            VALUES_ARE_KEYS=keys.values_are_keys, CAPPED=options.softcap is not None, EDGE_N=tile.edge_n, **shape,
+            VALUES_ARE_KEYS=keys.values_are_keys, CAPPED=options.softcap is not None,
+            WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype), EDGE_N=tile.edge_n, **shape,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages), enable_fp_fusion=True,
         )  # fmt: skip
         combine_kernel[(programs, tile.block_m // block_r)](

@@ -55,9 +55,10 @@ MUTANTS = (
     Mutant(
         "forgets the factor of the keys",
         "float8",
-        "factor * softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride)",
-        "factor",
+        "factor * restore * softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride)",
+        "factor * restore",
     ),
+    Mutant("leaves the queries scaled", "float8", "factor * restore", "factor", dtype_name="bfloat16"),
     Mutant(
         "takes the first factor for all heads",
         "float8_head_scales",

@@ -17,7 +17,7 @@ from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.decode.tiles import DecodeTile, choose
 from tokenwatt_kernels.attention.heads import key_parts, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.attention.specimen import compilable, make_specimen
+from tokenwatt_kernels.attention.specimen import compilable, make_specimen, shift_for
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import Target
@@ -75,6 +75,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, target: Target) -> It
             "DESCRIPTORS": tile.descriptors,
             "VALUES_ARE_KEYS": problem.is_latent,
             "CAPPED": problem.softcap is not None,
+            "WEIGHT_SHIFT": shift_for(problem, dtype_name),
             "EDGE_N": tile.edge_n,
         },
         tile.block_n,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from tokenwatt_kernels.attention.copies import copied_keys, has_copies
-from tokenwatt_kernels.attention.heads import is_power_of_two, row_block, value_block
+from tokenwatt_kernels.attention.heads import MIN_PART, is_power_of_two, row_block, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import target_for
@@ -102,15 +102,13 @@ def _fitting(
     """Programs whose tiles fit the shared memory and the registers of a multiprocessor together, at most four."""
     needed = shared_bytes(tile, head_dim, value_dim, element_bytes, values_are_keys=values_are_keys)
     fitting = target_for(capability).shared_limit_bytes // needed
-    by_registers = _fitting_registers(tile, head_dim, value_dim, element_bytes)
+    by_registers = _fitting_registers(tile, value_dim)
     return max(1, min(fitting, by_registers, MOST_PROGRAMS_PER_MULTIPROCESSOR)) if fitting else 0
 
 
-def _fitting_registers(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int) -> int:
+def _fitting_registers(tile: DecodeTile, value_dim: int) -> int:
     """Programs whose threads have the registers that they take. Found by compiling."""
     accumulators = tile.block_m * (tile.block_n + value_block(value_dim)) // (32 * tile.num_warps)
-    if element_bytes == 1:
-        accumulators = accumulators * 3 // 2  # keys and values pass through registers to become 16 bits wide
     registers = 128 if accumulators <= 16 else 168 if accumulators <= 24 else 256
     return REGISTERS_PER_MULTIPROCESSOR // (32 * tile.num_warps * registers)
 
@@ -131,13 +129,14 @@ def choose(
     """
     is_wide = value_block(value_dim) > WIDE_VALUES
     block_m = _block_m(rows, value_dim, element_bytes)
-    # Heads in two parts, or padded, need masks and pointers that four warps have no registers for.
-    is_odd = not is_power_of_two(head_dim)
-    num_warps = 8 if is_wide or is_odd or element_bytes == 4 else 4
+    # Heads in two parts, or padded, need masks and pointers for which a thread has registers beside a small tile only.
+    is_odd = not is_power_of_two(head_dim) and not is_wide
+    num_warps = 8 if is_wide or element_bytes == 4 or (is_odd and block_m > MIN_PART) else 4
     widest = max(head_dim, value_dim)
-    # Of narrow heads more tiles fit, and more bytes should be in flight; wide fp32 ones leave registers for one.
-    num_stages = 3 if widest <= 64 else 1 if element_bytes == 4 and widest > 128 else 2
+    # Of small tiles more fit, and more bytes should be in flight; wide fp32 ones leave registers for one.
+    num_stages = 3 if widest <= 64 or is_odd else 1 if element_bytes == 4 and widest > 128 else 2
     # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
+    # Eight warps share 64 keys of a latent; of 32 they would compute every score twice.
     widths = (16,) if element_bytes == 4 else (32, 16) if is_odd else (64, 32, 16)
     for programs in (2, 1):
         for block_n in widths:

@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenwatt_kernels.arguments import FLOAT8
 from tokenwatt_kernels.attention import online_softmax as softmax
 from tokenwatt_kernels.attention.heads import key_parts, value_block
 from tokenwatt_kernels.attention.keys import Keys
@@ -66,6 +65,8 @@ def prefill_kernel(
     q_tail = q
     if KEY_TAIL > 0:
         q_tail = softmax.load_queries(q_ptr, q_rows, is_real, KEY_MAIN, KEY_TAIL)  # [M, KEY_TAIL]
+    q, q_tail, restore = softmax.as_operands(q, q_tail, k_ptr)
+    factor *= restore
     factor *= softmax.head_scale(q_scale_ptr, kv_head, q_scale_stride)
     factor *= softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride)
 
@@ -140,7 +141,7 @@ def launch(
             GROUP=group, KEY_MAIN=main, KEY_TAIL=tail, VALUE_DIM=keys.value_dim, V_BLOCK=value_block(keys.value_dim),
             PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors, CAUSAL=options.causal,
             WINDOWED=options.window is not None, CAPPED=options.softcap is not None,
-            WEIGHT_SHIFT=softmax.FLOAT8_WEIGHT_SHIFT if q.dtype == FLOAT8 else 0,
+            WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype),
             BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, EDGE_N=tile.edge_n,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages, keys.page_size),
             enable_fp_fusion=True,

@@ -105,6 +105,7 @@ MUTANTS = (
         "softmax.head_scale(k_scale_ptr, 0, k_scale_stride)",
         dtype_name="float8_e4m3fn",
     ),
+    Mutant("leaves the queries scaled", "float8_pages", "factor *= restore", "factor *= 1.0", dtype_name="bfloat16"),
     Mutant(
         "does not mask the edge of the window",
         "window_40_sinks",

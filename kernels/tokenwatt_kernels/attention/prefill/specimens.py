@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from tokenwatt_kernels.attention.heads import key_parts, value_block
-from tokenwatt_kernels.attention.online_softmax import FLOAT8_WEIGHT_SHIFT
 from tokenwatt_kernels.attention.prefill.kernel import pipeline_stages, prefill_kernel
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.prefill.tiles import choose
 from tokenwatt_kernels.attention.prefill.warp_specialised import NUM_WARPS, compile_inputs, warp_specialised_kernel
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import CAPABILITY, TILES
 from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.attention.specimen import compilable, make_specimen
+from tokenwatt_kernels.attention.specimen import compilable, make_specimen, shift_for
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import Target
@@ -96,7 +95,7 @@ def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Spe
             "CAUSAL": problem.causal,
             "WINDOWED": problem.window is not None,
             "CAPPED": problem.softcap is not None,
-            "WEIGHT_SHIFT": FLOAT8_WEIGHT_SHIFT if dtype.bytes == 1 else 0,
+            "WEIGHT_SHIFT": shift_for(problem, dtype_name),
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "EDGE_N": tile.edge_n,
