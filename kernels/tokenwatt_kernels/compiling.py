@@ -35,6 +35,7 @@ class Specimen:
     needs_bulk_copies: it must load tiles with the copy engine (TMA).
     needs_warpgroup_mma: on sm_90 it must multiply in warpgroups; asked of no other target.
     configuration: the tile that was chosen for the target.
+    max_registers: what the compiler may give a thread; None leaves it to the compiler.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Specimen:
     needs_bulk_copies: bool = False
     needs_warpgroup_mma: bool = False
     configuration: str = ""
+    max_registers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,12 @@ def _compile(specimen: Specimen, target: Target) -> Any:
         # order goes into the key of triton's cache, and that of a set changes from run to run.
         attrs={(position,): [["tt.divisibility", 16]] for position in sorted(map(names.index, specimen.aligned))},
     )
-    options = {"num_warps": specimen.num_warps, "num_stages": specimen.num_stages, "enable_fp_fusion": True}
+    options = {
+        "num_warps": specimen.num_warps,
+        "num_stages": specimen.num_stages,
+        "maxnreg": specimen.max_registers,
+        "enable_fp_fusion": True,
+    }
     return triton.compile(source, target=GPUTarget("cuda", target.capability, 32), options=options)
 
 

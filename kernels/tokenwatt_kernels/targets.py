@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 REGISTERS_PER_SM = 65_536
 """32-bit registers of a multiprocessor, the same in every generation below."""
+REGISTERS_PER_THREAD = 255
+"""The most that one thread may have, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

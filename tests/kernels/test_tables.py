@@ -108,8 +108,8 @@ def test_the_text_has_a_line_per_row_whatever_the_order_of_tuning():
     assert len(text.splitlines()) == 1 + 3 + 1 + 3 * 2 + 4 + 2
     assert [json.loads(line.rstrip(","))["key"] for line in text.splitlines() if "median_s" in line] == [
         {"rows": 16, "head_dim": 128, "value_dim": 128, "element_bytes": 2, "values_are_keys": False, "copied_keys": 0},
-        {"head_dim": 128, "value_dim": 128, "element_bytes": 2, "copied_keys": 128},
-        {"head_dim": 256, "value_dim": 256, "element_bytes": 2, "copied_keys": 128},
+        {"head_dim": 128, "value_dim": 128, "element_bytes": 2, "copied_keys": 128, "is_mixed": False},
+        {"head_dim": 256, "value_dim": 256, "element_bytes": 2, "copied_keys": 128, "is_mixed": False},
         {"rows": 16, "element_bytes": 2},
     ]
 

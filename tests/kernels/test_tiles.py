@@ -90,8 +90,8 @@ def test_float8_is_refused_before_sm_89(capability):
         (192, 128, True, PrefillTile(128, 128, 32, 8, 2, True), "128x128 e32 w8 s2 desc", 212_992, 128),
         # (128*192 + 3*64*320) * 2 = 172,032.
         (192, 128, False, PrefillTile(128, 64, 32, 8, 3), "128x64 e32 w8 s3", 172_032, 96),
-        # Three stages would be (128*256 + 3*64*512) * 2 = 262,144; two are 196,608. 128*(64 + 256) / 256 = 160.
-        (256, 256, True, PrefillTile(128, 64, 16, 8, 2, True), "128x64 e16 w8 s2 desc", 196_608, 160),
+        # (128*256 + 2*32*512) * 2 = 131,072; 128*(32 + 256) / 256 = 144. Steps of 64 keys would be 160.
+        (256, 256, True, PrefillTile(128, 32, 16, 8, 2, True), "128x32 e16 w8 s2 desc", 131_072, 144),
         # (64*256 + 2*64*512) * 2 = 163,840; 64*(64 + 256) / 256 = 80.
         (256, 256, False, PrefillTile(64, 64, 32, 8, 2), "64x64 e32 w8 s2", 163_840, 80),
     ],
@@ -103,28 +103,48 @@ def test_h200_prefill_tiles(head_dim, value_dim, descriptors, tile, name, shared
     assert prefill.accumulators_per_thread(tile, value_dim) == accumulators
 
 
+def test_prefill_of_float8_keys_leaves_registers_for_the_queries():
+    # 128*128 / (64*8) = 32 registers of queries beside 128*(128 + 128) / 256 = 128 accumulators are 160 of 168.
+    tile = prefill.choose(128, 128, 2, 90, descriptors=True, is_mixed=True)
+    assert tile == PrefillTile(128, 128, 64, 8, 3, descriptors=True)
+    # 128*192 / 512 = 48 beside 128 are 176; 48 beside 128*(64 + 128) / 256 = 96 are 144.
+    tile = prefill.choose(192, 128, 2, 90, descriptors=True, is_mixed=True)
+    assert tile == PrefillTile(128, 64, 32, 8, 3, descriptors=True)
+    # 64 beside 128*(32 + 256) / 256 = 144 are 208, so the shortest steps.
+    tile = prefill.choose(256, 256, 2, 90, descriptors=True, is_mixed=True)
+    assert tile == PrefillTile(128, 16, 16, 8, 2, descriptors=True)
+
+
 def test_h200_decode_tiles():
-    # Programs of a multiprocessor: by shared memory, and by registers, of which a thread takes 128, 168 or 256 for up
-    # to 16, up to 24 or more accumulators, M*(N + Dv) / threads.
-    # 4 heads in 16 rows. (16*128 + 2*64*256) * 2 = 69,632 bytes: 232,448 hold three.
-    # 16*(64 + 128) / 128 = 24 accumulators, 168 registers: 65,536 / (128 * 168) = 3.05.
+    # Programs of a multiprocessor: by shared memory, of which each takes 1024 bytes more, and 233,472 are there; and by
+    # registers, of which a thread takes 128, 168 or 256 for up to 16, up to 24 or more accumulators,
+    # M*(N + Dv) / threads. Each key takes 2*M bytes of weights and 4 bytes of its page in each stage.
+    # 4 heads in 16 rows. 16*128*2 + 32*(3*256*2 + 2*16 + 3*4) = 54,656 bytes, of which four fit.
+    # 16*(32 + 128) / 128 = 20 accumulators, 168 registers: 65,536 / (128 * 168) = 3.05.
     llama = decode.choose(4, 128, 128, 2, 90)
-    assert llama == DecodeTile(16, 64, 64, 4, 2, programs_per_multiprocessor=3)
-    assert llama.name == "16x64 e64 w4 s2 p3"
-    assert decode.shared_bytes(llama, 128, 128, 2, values_are_keys=False) == 69_632
-    # 128 heads in four tiles of 32 rows, latents of 576 in two parts. (32*576 + 2*32*576) * 2 = 110,592 bytes.
-    # 32*(32 + 512) / 256 = 68 accumulators, 256 registers: 65,536 / (256 * 256) = 1.
+    assert llama == DecodeTile(16, 32, 32, 4, 3, programs_per_multiprocessor=3)
+    assert llama.name == "16x32 e32 w4 s3 p3"
+    assert decode.shared_bytes(llama, 128, 128, 2, values_are_keys=False) == 54_656
+    # 65,536 / (128 * 3) = 170, of which whole eights count.
+    assert llama.registers == 168
+    # 128 heads in four tiles of 32 rows, latents of 576 in two parts: 32*576*2 + 64*(2*576*2 + 2*32 + 2*4) = 188,928.
+    # 32*(64 + 512) / 256 = 72 accumulators, 256 registers: 65,536 / (256 * 256) = 1.
     latent = decode.choose(128, 576, 512, 2, 90, values_are_keys=True)
-    assert latent == DecodeTile(32, 32, 32, 8, 2, programs_per_multiprocessor=1)
-    assert decode.shared_bytes(latent, 576, 512, 2, values_are_keys=True) == 110_592
-    # Narrow heads have three stages: (16*64 + 3*64*128) * 2 = 51,200 bytes, of which four fit.
+    assert latent == DecodeTile(32, 64, 64, 8, 2, programs_per_multiprocessor=1)
+    assert decode.shared_bytes(latent, 576, 512, 2, values_are_keys=True) == 188_928
+    assert latent.registers == 255
+    # Narrow heads have three stages: 16*64*2 + 64*(3*128*2 + 2*16 + 3*4) = 54,016 bytes, of which four fit.
     # 16*(64 + 64) / 128 = 16 accumulators, 128 registers: 65,536 / (128 * 128) = 4.
     assert decode.choose(8, 64, 64, 2, 90) == DecodeTile(16, 64, 64, 4, 3, programs_per_multiprocessor=4)
-    # A float8 cache: queries stay in 16 bits, 16*128*2 + 2*64*256 = 36,864 bytes.
-    # 24 * 3/2 = 36 accumulators, 256 registers: 65,536 / (128 * 256) = 2.
+    # A float8 cache: queries and one tile of V are in 16 bits, 16*128*2 + 64*(2*256 + 128*2 + 2*16 + 2*4) = 55,808.
+    # Four of these fit, but 24 accumulators, 168 registers, let three.
     float8 = decode.choose(4, 128, 128, 1, 90)
-    assert float8 == DecodeTile(16, 64, 64, 4, 2, programs_per_multiprocessor=2)
-    assert decode.shared_bytes(float8, 128, 128, 1, values_are_keys=False) == 36_864
+    assert float8 == DecodeTile(16, 64, 64, 4, 2, programs_per_multiprocessor=3)
+    assert decode.shared_bytes(float8, 128, 128, 1, values_are_keys=False) == 55_808
+    # Heads in two parts have small tiles in three stages, and values padded to 128:
+    # 16*96*2 + 32*(3*(96 + 128)*2 + 2*16 + 3*4) = 47,488 bytes, of which four fit.
+    # 16*(32 + 128) / 128 = 20 accumulators, 168 registers: 3.
+    assert decode.choose(1, 96, 96, 2, 90) == DecodeTile(16, 32, 32, 4, 3, programs_per_multiprocessor=3)
 
 
 def test_a_decode_tile_says_its_name():

@@ -62,6 +62,11 @@ class Keys:
         page = 0 if self.block_table is None else tensor.stride(0)
         return page, tensor.stride(-3), tensor.stride(-2)
 
+    @property
+    def lie_alike(self) -> bool:
+        """Whether a key and its value lie at the same distance from the first of each."""
+        return self.strides(self.k) == self.strides(self.v)
+
     def packed(self, tensor: Tensor) -> Tensor:
         """k or v as [sum of contexts, heads, dimensions], for the reference; reads the lengths back to the host."""
         if self.block_table is None or self.context_lens is None:

@@ -48,7 +48,7 @@ def as_operands(q, q_tail, k_ptr):
     if k_ptr.dtype.element_ty == tl.float8e4nv and q.dtype == tl.bfloat16:
         largest = tl.maximum(_largest(q), _largest(q_tail))
         # Powers of two are made of exponent bits, which exceed the exponent by 127; 15 keeps `restore` normal.
-        exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 15)
+        exponent = tl.maximum(largest >> 7, 15)
         scale = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
         restore = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
         q = (q.to(tl.float32) * scale).to(tl.float16)
@@ -58,9 +58,9 @@ def as_operands(q, q_tail, k_ptr):
 
 @triton.jit
 def _largest(q):
-    """The largest finite magnitude of a tile."""
-    magnitudes = tl.abs(q.to(tl.float32))
-    return tl.max(tl.max(tl.where(magnitudes < float("inf"), magnitudes, 0.0), 1), 0)
+    """The bits of the largest finite magnitude of a bf16 tile; they grow as numbers do."""
+    magnitudes = q.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
+    return tl.max(tl.max(tl.where(magnitudes < 0x7F80, magnitudes, 0), 1), 0)
 
 
 @triton.jit
@@ -81,9 +81,9 @@ def attend(
     acc, row_sum, row_max, q, q_tail, k_ptr, v_ptr, k_desc, k_tail_desc, v_desc, table_ptr, positions, start, end,
     gap_start, gap, context, first_key, kv_head, factor, cap, window, k_stride_p, k_stride_t, v_stride_p, v_stride_t,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, WEIGHT_SHIFT: tl.constexpr,
-    KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, LIE_ALIKE: tl.constexpr,
+    WEIGHT_SHIFT: tl.constexpr, KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr,
+    V_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Fold keys start..end-1 into the running softmax of rows at `positions`, but not `gap` keys from gap_start on.
 
@@ -136,7 +136,9 @@ def attend(
         elif DESCRIPTORS:
             v = v_desc.load([slot, kv_head * VALUE_DIM])  # [N, V_BLOCK]
         else:
-            v_rows = _rows(columns, first, is_live, table_ptr, v_stride_p, v_stride_t, PAGE_SIZE, BLOCK_N)
+            v_rows = k_rows
+            if not LIE_ALIKE:
+                v_rows = _rows(columns, first, is_live, table_ptr, v_stride_p, v_stride_t, PAGE_SIZE, BLOCK_N)
             v = _load(v_ptr, v_rows, is_live, MASKED, 0, VALUE_DIM, V_BLOCK)  # [N, V_BLOCK]
         v = v.to(q.dtype)
         if v_ptr.dtype.element_ty != q.dtype:
@@ -152,7 +154,8 @@ def finish(acc, row_sum, row_max, WEIGHT_SHIFT: tl.constexpr):
     """The normalised answer [M, V_BLOCK] and log2 of the sum of all weights [M]: 0 and -inf where nothing was seen."""
     is_seen = row_sum > 0.0
     divisor = tl.where(is_seen, row_sum, 1.0)
-    return acc / divisor[:, None], tl.where(is_seen, row_max + tl.log2(divisor) - WEIGHT_SHIFT, float("-inf"))
+    log_sum = row_max + tl.log2(divisor * 2.0**-WEIGHT_SHIFT)
+    return acc / divisor[:, None], tl.where(is_seen, log_sum, float("-inf"))
 
 
 @triton.jit

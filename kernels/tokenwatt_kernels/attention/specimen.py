@@ -35,6 +35,7 @@ def make_specimen(
     num_stages: int,
     descriptors: bool = False,
     warpgroup: bool = False,
+    max_registers: int | None = None,
 ) -> Specimen:
     """The specimen of a kernel whose compile-time arguments are `constexprs`; what the problem lacks is None."""
     kv_type = dtype.triton_name if problem.kv_dtype is None else DTYPES[problem.kv_dtype].triton_name
@@ -55,6 +56,7 @@ def make_specimen(
         needs_bulk_copies=descriptors,
         needs_warpgroup_mma=warpgroup,
         configuration=configuration,
+        max_registers=max_registers,
     )
 
 

@@ -91,9 +91,9 @@ def split_kernel(
     out_stride_t, out_stride_h, table_stride_b, k_scale_stride, v_scale_stride,
     QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROW_BLOCKS: tl.constexpr,
     KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    EDGE_N: tl.constexpr, LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, LIE_ALIKE: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr, LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, M, Dv] fp32, normalised; partial_log_sum: [P, 2, M] fp32, in log2."""
     SEGMENTS: tl.constexpr = KV_HEADS * ROW_BLOCKS
@@ -146,7 +146,8 @@ def split_kernel(
                 kv_head, factor * restore * softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride), cap, window,
                 k_stride_p, k_stride_t, v_stride_p, v_stride_t,
                 MASKED=phase == 1, CAUSAL=QUERIES > 1, WINDOWED=WINDOWED, CAPPED=CAPPED, PAGE_SIZE=PAGE_SIZE,
-                DESCRIPTORS=phase == 0, VALUES_ARE_KEYS=VALUES_ARE_KEYS, WEIGHT_SHIFT=WEIGHT_SHIFT, KEY_MAIN=KEY_MAIN,
+                DESCRIPTORS=phase == 0, VALUES_ARE_KEYS=VALUES_ARE_KEYS, LIE_ALIKE=LIE_ALIKE,
+                WEIGHT_SHIFT=WEIGHT_SHIFT, KEY_MAIN=KEY_MAIN,
                 KEY_TAIL=KEY_TAIL, VALUE_DIM=VALUE_DIM, V_BLOCK=V_BLOCK, BLOCK_N=BLOCK_N if phase == 0 else EDGE_N,
             )  # fmt: skip
         answer, log_sum = softmax.finish(acc, row_sum, row_max, WEIGHT_SHIFT)
@@ -159,7 +160,7 @@ def split_kernel(
         else:
             slots = (program * 2 + (step == 0).to(tl.int32)) * BLOCK_M + tl.arange(0, BLOCK_M)
             softmax.store_answer(
-                partial_ptr, None, answer, log_sum, slots.to(tl.int64), heads * 0, is_real, 0,
+                partial_ptr, None, answer, log_sum, slots, heads * 0, is_real, 0,
                 VALUE_DIM, 0, VALUE_DIM, V_BLOCK,
             )  # fmt: skip
             tl.store(partial_log_sum_ptr + slots, log_sum, mask=is_real)
@@ -298,9 +299,10 @@ def launch(
             q.stride(0), q.stride(1), *keys.strides(keys.k), *keys.strides(keys.v), out.stride(0), out.stride(1),
             keys.block_table.stride(0), scale_stride(options.k_scale), scale_stride(options.v_scale),
             KEY_MAIN=main, KEY_TAIL=tail, PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors,
-            VALUES_ARE_KEYS=keys.values_are_keys, CAPPED=options.softcap is not None,
+            VALUES_ARE_KEYS=keys.values_are_keys, LIE_ALIKE=keys.lie_alike, CAPPED=options.softcap is not None,
             WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype), EDGE_N=tile.edge_n, **shape,
-            num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages), enable_fp_fusion=True,
+            num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages), maxnreg=tile.registers,
+            enable_fp_fusion=True,
         )  # fmt: skip
         combine_kernel[(programs, tile.block_m // block_r)](
             partial, partial_log_sum, out, log_sum, keys.context_lens, options.window or 0, sequences,

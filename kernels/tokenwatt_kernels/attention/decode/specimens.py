@@ -73,6 +73,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, target: Target) -> It
             "KEY_TAIL": tail,
             "PAGE_SIZE": problem.page_size,
             "DESCRIPTORS": tile.descriptors,
+            "LIE_ALIKE": problem.values == problem.head_dim,
             "VALUES_ARE_KEYS": problem.is_latent,
             "CAPPED": problem.softcap is not None,
             "WEIGHT_SHIFT": shift_for(problem, dtype_name),
@@ -83,6 +84,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, target: Target) -> It
         num_warps=tile.num_warps,
         num_stages=pipeline_stages(tile.num_stages),
         descriptors=tile.descriptors,
+        max_registers=tile.registers,
     )
     block_r, block_p = combine_blocks(tile, problem.values)
     warps = combine_warps(problem.values)

@@ -9,12 +9,13 @@ from tokenwatt_kernels.attention.copies import copied_keys, has_copies
 from tokenwatt_kernels.attention.heads import MIN_PART, is_power_of_two, row_block, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.targets import target_for
+from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
+from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
 
 FAMILY = "attention.decode"
 FLOAT8_CAPABILITY = 89
 MOST_PROGRAMS_PER_MULTIPROCESSOR = 4
-REGISTERS_PER_MULTIPROCESSOR = 65_536
+PAGE_BYTES = 4  # of a block-table entry
 WIDE_VALUES = 256  # elements; beyond it the answer of 64 rows does not fit the registers
 
 
@@ -37,6 +38,15 @@ class DecodeTile:
     least_steps: int = 1
     parts_at_once: int = 16
     descriptors: bool = False
+
+    @property
+    def registers(self) -> int:
+        """What a thread may take, so that a multiprocessor holds programs_per_multiprocessor. Multiples of 8 count.
+
+        Told so, the compiler neither takes more nor spills to make room for programs that are not there.
+        """
+        threads = 32 * self.num_warps * self.programs_per_multiprocessor
+        return min(REGISTERS_PER_THREAD, REGISTERS_PER_SM // threads // 8 * 8)
 
     @property
     def name(self) -> str:
@@ -74,10 +84,17 @@ INTERPRETER_TILES = (
 
 
 def shared_bytes(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, *, values_are_keys: bool) -> int:
-    """Shared memory of one program at most: the query tile in 16 bits or more, and K and V tiles for every stage."""
-    widths = head_dim + (0 if values_are_keys else value_block(value_dim))
-    stages = tile.num_stages + (tile.block_m >= 64)  # warpgroup-wide instructions read one tile more
-    return tile.block_m * head_dim * max(2, element_bytes) + stages * tile.block_n * widths * element_bytes
+    """Shared memory of one program at most: the query tile in 16 bits or more, K and V tiles and pages for every stage.
+
+    Weights pass through it in 16 bits, and so does a float8 V, or for warpgroup-wide instructions both K and V.
+    """
+    values = value_block(value_dim)
+    widths = head_dim + (0 if values_are_keys else values)
+    is_warpgroup = tile.block_m >= 64
+    stages = tile.num_stages + is_warpgroup  # warpgroup-wide instructions read one tile more
+    copies = 2 * (values + is_warpgroup * head_dim) if element_bytes == 1 else 0
+    per_key = stages * widths * element_bytes + copies + 2 * tile.block_m + tile.num_stages * PAGE_BYTES
+    return tile.block_m * head_dim * max(2, element_bytes) + tile.block_n * per_key
 
 
 def is_valid(
@@ -101,22 +118,25 @@ def _fitting(
 ) -> int:
     """Programs whose tiles fit the shared memory and the registers of a multiprocessor together, at most four."""
     needed = shared_bytes(tile, head_dim, value_dim, element_bytes, values_are_keys=values_are_keys)
-    fitting = target_for(capability).shared_limit_bytes // needed
-    by_registers = _fitting_registers(tile, value_dim)
-    return max(1, min(fitting, by_registers, MOST_PROGRAMS_PER_MULTIPROCESSOR)) if fitting else 0
+    limit = target_for(capability).shared_limit_bytes
+    if needed > limit:
+        return 0
+    by_memory = (limit + SHARED_RESERVED_BYTES) // (needed + SHARED_RESERVED_BYTES)
+    return max(1, min(by_memory, _fitting_registers(tile, value_dim, element_bytes), MOST_PROGRAMS_PER_MULTIPROCESSOR))
 
 
-def _fitting_registers(tile: DecodeTile, value_dim: int) -> int:
+def _fitting_registers(tile: DecodeTile, value_dim: int, element_bytes: int) -> int:
     """Programs whose threads have the registers that they take. Found by compiling."""
     accumulators = tile.block_m * (tile.block_n + value_block(value_dim)) // (32 * tile.num_warps)
-    registers = 128 if accumulators <= 16 else 168 if accumulators <= 24 else 256
-    return REGISTERS_PER_MULTIPROCESSOR // (32 * tile.num_warps * registers)
+    registers = 128 if accumulators <= 16 and element_bytes > 1 else 168 if accumulators <= 24 else 256
+    return REGISTERS_PER_SM // (32 * tile.num_warps * registers)
 
 
 def _block_m(rows: int, value_dim: int, element_bytes: int) -> int:
     if element_bytes == 4:
         return row_block(rows, 16)
-    return row_block(rows, 32 if value_block(value_dim) > WIDE_VALUES else 64)
+    widest = 128 if element_bytes == 1 else WIDE_VALUES  # float8 passes through registers to become 16 bits wide
+    return row_block(rows, 32 if value_block(value_dim) > widest else 64)
 
 
 def choose(
@@ -131,13 +151,16 @@ def choose(
     block_m = _block_m(rows, value_dim, element_bytes)
     # Heads in two parts, or padded, need masks and pointers for which a thread has registers beside a small tile only.
     is_odd = not is_power_of_two(head_dim) and not is_wide
-    num_warps = 8 if is_wide or element_bytes == 4 or (is_odd and block_m > MIN_PART) else 4
+    is_heavy = block_m > MIN_PART and (is_odd or value_block(value_dim) > 128)
+    num_warps = 8 if is_wide or is_heavy or element_bytes == 4 else 4
     widest = max(head_dim, value_dim)
+    # A thread has no registers for the pointers to 64 keys of 128 or more 16-bit elements, beside everything else.
+    is_short = is_odd or (block_m == MIN_PART and element_bytes == 2 and widest == 128)
     # Of small tiles more fit, and more bytes should be in flight; wide fp32 ones leave registers for one.
-    num_stages = 3 if widest <= 64 or is_odd else 1 if element_bytes == 4 and widest > 128 else 2
+    num_stages = 3 if widest <= 64 or is_short else 1 if element_bytes == 4 and widest > 128 else 2
     # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
     # Eight warps share 64 keys of a latent; of 32 they would compute every score twice.
-    widths = (16,) if element_bytes == 4 else (32, 16) if is_odd else (64, 32, 16)
+    widths = (16,) if element_bytes == 4 else (32, 16) if is_short else (64, 32, 16)
     for programs in (2, 1):
         for block_n in widths:
             tile = DecodeTile(block_m, block_n, block_n, num_warps, num_stages, programs)

@@ -20,6 +20,10 @@ from tokenwatt_kernels.attention.heads import key_parts, value_block
 from tokenwatt_kernels.attention.keys import Keys
 from tokenwatt_kernels.attention.options import Options, scale_stride
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
+from tokenwatt_kernels.targets import REGISTERS_PER_THREAD
+
+# Unless told that a thread may have them all, the compiler may spill to make room for a second program.
+MAX_REGISTERS = REGISTERS_PER_THREAD
 
 
 # The width of the block table and the window must not mean another compilation.
@@ -30,8 +34,8 @@ def prefill_kernel(
     q_stride_t, q_stride_h, k_stride_p, k_stride_t, k_stride_h, v_stride_p, v_stride_t, v_stride_h,
     out_stride_t, out_stride_h, table_stride_b, q_scale_stride, k_scale_stride, v_scale_stride,
     GROUP: tl.constexpr, KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr,
-    V_BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, CAUSAL: tl.constexpr,
-    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr,
+    V_BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, LIE_ALIKE: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr,
 ):  # fmt: skip
     """Grid: (row tiles of the longest sequence, Hkv, sequences)."""
@@ -93,9 +97,9 @@ def prefill_kernel(
             whole_start, 0 if phase == 0 else whole_end - whole_start,
             context, first_key, kv_head, factor, cap, window, k_stride_p, k_stride_t, v_stride_p, v_stride_t,
             MASKED=phase == 1, CAUSAL=CAUSAL, WINDOWED=WINDOWED, CAPPED=CAPPED, PAGE_SIZE=PAGE_SIZE,
-            DESCRIPTORS=DESCRIPTORS and phase == 0, VALUES_ARE_KEYS=False, WEIGHT_SHIFT=WEIGHT_SHIFT,
-            KEY_MAIN=KEY_MAIN, KEY_TAIL=KEY_TAIL, VALUE_DIM=VALUE_DIM, V_BLOCK=V_BLOCK,
-            BLOCK_N=BLOCK_N if phase == 0 else EDGE_N,
+            DESCRIPTORS=DESCRIPTORS and phase == 0, VALUES_ARE_KEYS=False, LIE_ALIKE=LIE_ALIKE,
+            WEIGHT_SHIFT=WEIGHT_SHIFT, KEY_MAIN=KEY_MAIN, KEY_TAIL=KEY_TAIL, VALUE_DIM=VALUE_DIM,
+            V_BLOCK=V_BLOCK, BLOCK_N=BLOCK_N if phase == 0 else EDGE_N,
         )  # fmt: skip
 
     out, log_sum = softmax.finish(acc, row_sum, row_max, WEIGHT_SHIFT)
@@ -139,10 +143,10 @@ def launch(
             out.stride(0), out.stride(1), 0 if keys.block_table is None else keys.block_table.stride(0),
             *(scale_stride(scale) for scale in (options.q_scale, options.k_scale, options.v_scale)),
             GROUP=group, KEY_MAIN=main, KEY_TAIL=tail, VALUE_DIM=keys.value_dim, V_BLOCK=value_block(keys.value_dim),
-            PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors, CAUSAL=options.causal,
+            PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors, LIE_ALIKE=keys.lie_alike, CAUSAL=options.causal,
             WINDOWED=options.window is not None, CAPPED=options.softcap is not None,
             WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype),
             BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, EDGE_N=tile.edge_n,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages, keys.page_size),
-            enable_fp_fusion=True,
+            maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tokenwatt_kernels.attention.heads import key_parts, value_block
-from tokenwatt_kernels.attention.prefill.kernel import pipeline_stages, prefill_kernel
+from tokenwatt_kernels.attention.prefill.kernel import MAX_REGISTERS, pipeline_stages, prefill_kernel
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
-from tokenwatt_kernels.attention.prefill.tiles import choose
+from tokenwatt_kernels.attention.prefill.tiles import default, key_of
 from tokenwatt_kernels.attention.prefill.warp_specialised import NUM_WARPS, compile_inputs, warp_specialised_kernel
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import CAPABILITY, TILES
 from tokenwatt_kernels.attention.problem import AttentionProblem
@@ -74,10 +74,7 @@ def _warp_specialised(dtype_name: str, head_dim: int, *, causal: bool) -> Specim
 
 def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Specimen:
     dtype = DTYPES[dtype_name]
-    arguments = (problem.head_dim, problem.values, dtype.bytes, target.capability)
-    tile = choose(*arguments, descriptors=True)
-    if problem.page_size % tile.block_n:
-        tile = choose(*arguments, descriptors=False)
+    tile = default(key_of(problem, dtype_name), target.capability)
     main, tail = key_parts(problem.head_dim)
     return make_specimen(
         f"prefill {dtype_name} {problem.name}",
@@ -92,6 +89,7 @@ def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Spe
             "V_BLOCK": value_block(problem.values),
             "PAGE_SIZE": problem.page_size,
             "DESCRIPTORS": tile.descriptors,
+            "LIE_ALIKE": problem.values == problem.head_dim,
             "CAUSAL": problem.causal,
             "WINDOWED": problem.window is not None,
             "CAPPED": problem.softcap is not None,
@@ -106,4 +104,5 @@ def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Spe
         num_stages=pipeline_stages(tile.num_stages, problem.page_size),
         descriptors=tile.descriptors,
         warpgroup=dtype.has_tensor_core_path,
+        max_registers=MAX_REGISTERS,
     )

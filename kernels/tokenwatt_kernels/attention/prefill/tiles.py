@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys, has_copies
-from tokenwatt_kernels.attention.heads import is_power_of_two, value_block
+from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, MIN_PART, is_power_of_two, value_block
 from tokenwatt_kernels.attention.prefill import warp_specialised_tiles
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpecialisedTile
-from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import target_for
 
@@ -45,12 +45,14 @@ class PrefillKey:
     """What a tile depends on besides the GPU: widths of keys and values, and how they lie in memory.
 
     element_bytes: of a query. copied_keys: the longest step of keys that the hardware may copy; 0 for none.
+    is_mixed: keys and values are float8, queries are not.
     """
 
     head_dim: int
     value_dim: int
     element_bytes: int
     copied_keys: int
+    is_mixed: bool = False
 
 
 Tile = PrefillTile | WarpSpecialisedTile
@@ -60,20 +62,26 @@ KERNELS: dict[str, type[Tile]] = {"triton": PrefillTile, "warp_specialised": War
 # Small enough that the gate's tiny problems cross several tiles in both directions.
 INTERPRETER_TILES = (PrefillTile(32, 16, 16, 4, 1), PrefillTile(16, 32, 16, 4, 1, descriptors=True))
 
-# fp32 registers of a thread for its share of scores and answer. Warp-wide instructions need more beside them, twice
-# that for keys in two parts; pointers take some too, and hardware copies almost none. Found by compiling: what ships
-# does not spill.
-MOST_ACCUMULATORS_OF_WARPS = 80
+# fp32 registers of a thread for its share of scores and answer: more spill, or leave none for pointers. Hardware copies
+# take almost none.
 MOST_ACCUMULATORS = 96
 MOST_ACCUMULATORS_WITH_DESCRIPTORS = 160
+# With fewer no call spills, whatever its options. Warp-wide instructions need more registers beside the accumulators,
+# twice that for keys in two parts. Found by compiling: what ships does not spill.
+SAFE_ACCUMULATORS_OF_WARPS = 80
+SAFE_ACCUMULATORS_OF_WARPS_IF_WIDE = 72  # of values beyond WIDE_VALUES elements
+WIDE_VALUES = 128
+SAFE_ACCUMULATORS_WITH_DESCRIPTORS = {1: 160, 2: 144}  # by the bytes of an element
+# And with the registers of the queries: where keys are float8 and queries are not, triton multiplies them from there.
+SAFE_OPERANDS_IF_MIXED = 168
 
 # By the width of the tensor-core instructions, in order of preference. sm_90 to sm_107 have warpgroup-wide ones (wgmma,
 # tcgen05); sm_80 to sm_89 and sm_120 have warp-wide ones only, whose accumulators need more registers.
 _TENSOR_CORES = {
     "warp": (
-        PrefillTile(128, 64, 64, 8, 2),
+        PrefillTile(128, 64, 32, 8, 2),
+        PrefillTile(128, 32, 16, 8, 2),
         PrefillTile(128, 32, 32, 8, 2),
-        PrefillTile(64, 64, 32, 8, 2),
         PrefillTile(64, 32, 32, 8, 2),
         PrefillTile(32, 32, 32, 8, 1),
     ),
@@ -81,7 +89,8 @@ _TENSOR_CORES = {
         PrefillTile(128, 128, 64, 8, 3),
         PrefillTile(128, 128, 32, 8, 2),
         PrefillTile(128, 64, 32, 8, 3),
-        PrefillTile(128, 64, 16, 8, 2),
+        PrefillTile(128, 32, 16, 8, 2),
+        PrefillTile(128, 16, 16, 8, 2),
         PrefillTile(64, 64, 32, 8, 2),
         PrefillTile(64, 32, 32, 8, 1),
     ),
@@ -110,35 +119,57 @@ def generation(capability: int) -> str:
 def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int, capability: int) -> bool:
     """Whether the kernel compiles with this tile for a GPU of `capability`: powers of two, registers, shared memory."""
     sides = (tile.block_m, tile.block_n, tile.edge_n)
+    least = MIN_FLOAT8_PART if element_bytes == 1 else MIN_PART
     most_accumulators = MOST_ACCUMULATORS_WITH_DESCRIPTORS if tile.descriptors else MOST_ACCUMULATORS
-    if generation(capability) == "warp":
-        most_accumulators = MOST_ACCUMULATORS_OF_WARPS if is_power_of_two(head_dim) else MOST_ACCUMULATORS_OF_WARPS // 2
+    is_short = tile.block_n == MIN_PART
     return (
-        all(side >= 16 and is_power_of_two(side) for side in sides)
+        all(side >= least and is_power_of_two(side) for side in sides)
         and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and tile.num_stages >= 1
         and (not tile.descriptors or has_copies(capability))
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
-        and accumulators_per_thread(tile, value_dim) <= most_accumulators
+        and (is_short or accumulators_per_thread(tile, value_dim) <= most_accumulators)
         and shared_bytes(tile, head_dim, value_dim, element_bytes) <= target_for(capability).shared_limit_bytes
     )
 
 
-def choose(head_dim: int, value_dim: int, element_bytes: int, capability: int, *, descriptors: bool) -> PrefillTile:
+def _is_safe(
+    tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int, capability: int, *, is_mixed: bool
+) -> bool:
+    """Whether a valid tile spills with no option, page size or triton release."""
+    accumulators = accumulators_per_thread(tile, value_dim)
+    if generation(capability) == "warp":
+        most = SAFE_ACCUMULATORS_OF_WARPS if value_dim <= WIDE_VALUES else SAFE_ACCUMULATORS_OF_WARPS_IF_WIDE
+        return accumulators <= (most if is_power_of_two(head_dim) else most // 2)
+    if is_mixed:
+        queries = tile.block_m * head_dim // (64 * tile.num_warps)  # two to a register
+        return tile.block_n == MIN_PART or accumulators + queries <= SAFE_OPERANDS_IF_MIXED
+    most = SAFE_ACCUMULATORS_WITH_DESCRIPTORS[element_bytes] if tile.descriptors else MOST_ACCUMULATORS
+    return accumulators <= most
+
+
+def choose(
+    head_dim: int, value_dim: int, element_bytes: int, capability: int, *, descriptors: bool, is_mixed: bool = False
+) -> PrefillTile:
     """The tile for keys of head_dim and values of value_dim elements on a GPU of `capability` (90 for sm_90).
 
     descriptors: whether the tensors allow hardware copies; they are used where the GPU has them.
+    is_mixed: whether keys and values are float8 and queries are not.
     """
     if element_bytes == 4:
         widest = max(head_dim, value_dim)
-        candidates = tuple(
+        tiles = tuple(
             tile for tile, limit in zip(_FULL_PRECISION, _FULL_PRECISION_WIDEST, strict=True) if widest <= limit
         )
     else:
         copies = descriptors and has_copies(capability)
-        candidates = tuple(replace(tile, descriptors=copies) for tile in _TENSOR_CORES[generation(capability)])
-    for tile in candidates:
+        tiles = tuple(
+            tile
+            for tile in (replace(tile, descriptors=copies) for tile in _TENSOR_CORES[generation(capability)])
+            if _is_safe(tile, head_dim, value_dim, element_bytes, capability, is_mixed=is_mixed)
+        )
+    for tile in tiles:
         if is_valid(tile, head_dim, value_dim, element_bytes, capability):
             return tile
     raise ValueError(
@@ -154,22 +185,26 @@ def key_of(problem: AttentionProblem, dtype_name: str) -> PrefillKey:
         value_dim=problem.values,
         element_bytes=DTYPES[dtype_name].bytes,
         copied_keys=copied_keys(lambda keys: problem.page_size % keys == 0),
+        is_mixed=problem.kv_dtype == FLOAT8 and dtype_name != FLOAT8,
     )
 
 
 def default(key: PrefillKey, capability: int) -> PrefillTile:
     """The tile for a key where none has been measured. Hardware copies are asked for first."""
     arguments = (key.head_dim, key.value_dim, key.element_bytes, capability)
-    tile = choose(*arguments, descriptors=True)
-    return tile if tile.block_n <= key.copied_keys else choose(*arguments, descriptors=False)
+    tile = choose(*arguments, descriptors=True, is_mixed=key.is_mixed)
+    return tile if tile.block_n <= key.copied_keys else choose(*arguments, descriptors=False, is_mixed=key.is_mixed)
 
 
 def is_valid_on(tile: Tile, key: PrefillKey, capability: int) -> bool:
     """Whether the tile's kernel compiles with it for a GPU of `capability`, and takes keys that lie like this."""
     arguments = (key.head_dim, key.value_dim, key.element_bytes, capability)
     if isinstance(tile, WarpSpecialisedTile):
-        return key.copied_keys == max(LENGTHS) and warp_specialised_tiles.is_valid(tile, *arguments)
-    return (not tile.descriptors or tile.block_n <= key.copied_keys) and is_valid(tile, *arguments)
+        return (
+            key.copied_keys == max(LENGTHS) and not key.is_mixed and warp_specialised_tiles.is_valid(tile, *arguments)
+        )
+    is_copied = not tile.descriptors or tile.block_n <= key.copied_keys
+    return is_copied and is_valid(tile, *arguments)
 
 
 def candidates(key: PrefillKey, capability: int) -> tuple[Tile, ...]:

@@ -14,7 +14,13 @@ from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpeci
 
 def key_for(q: Tensor, keys: Keys) -> PrefillKey:
     """What the tile for these queries depends on besides the GPU."""
-    return PrefillKey(q.shape[-1], keys.value_dim, q.element_size(), copied_keys(keys.allow_descriptors))
+    return PrefillKey(
+        q.shape[-1],
+        keys.value_dim,
+        q.element_size(),
+        copied_keys(keys.allow_descriptors),
+        is_mixed=keys.k.dtype != q.dtype,
+    )
 
 
 def tile_for(q: Tensor, keys: Keys, options: Options) -> Tile:
