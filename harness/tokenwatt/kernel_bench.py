@@ -18,7 +18,7 @@ from tokenwatt.record import EnergyStatus, Environment, KernelTiming, PowerRecor
 from tokenwatt.rows import energy_columns
 from tokenwatt_kernels import commands
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.families import FAMILIES
+from tokenwatt_kernels.families import known_names, select
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +55,11 @@ def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: P
         GateError: a kernel fails its gate, so none is timed.
         KeyboardInterrupt: passed on, like the error of a contest that fails; the rows before it are written.
     """
-    for kind, names, known in (("family", families, FAMILIES), ("dtype", dtype_names, DTYPES)):
+    for kind, names, known in (("family", families, known_names()), ("dtype", dtype_names, DTYPES)):
         for name in names:
             if name not in known:
                 raise unknown_name(kind, name, known)
-    families, dtype_names = families or tuple(FAMILIES), dtype_names or (DEFAULT_DTYPE,)
+    families, dtype_names = select(families), dtype_names or (DEFAULT_DTYPE,)
     device, gpu_uuid = _gpu()
     clock = RunClock()
     run_id = clock.new_run_id()

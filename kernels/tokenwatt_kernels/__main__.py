@@ -197,7 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = subparsers.add_parser(name)
         sub.set_defaults(command=command)
-        sub.add_argument("families", nargs="*", metavar="FAMILY", help="such as attention.prefill; default: all")
+        sub.add_argument(
+            "families",
+            nargs="*",
+            metavar="FAMILY",
+            help="such as attention.prefill, or attention for all of its kind; default: all",
+        )
         if name not in ("tune", "work"):
             sub.add_argument("--json", action="store_true", help="print one JSON list")
         sub.add_argument("--dtype", action="append", choices=tuple(DTYPES), help="may be given several times")

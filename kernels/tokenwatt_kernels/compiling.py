@@ -36,6 +36,7 @@ class Specimen:
     needs_warpgroup_mma: on sm_90 it must multiply in warpgroups; asked of no other target.
     configuration: the tile that was chosen for the target.
     max_registers: what the compiler may give a thread; None leaves it to the compiler.
+    is_listed: whether the table of the report has a row for it; the others are counted there.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Specimen:
     needs_warpgroup_mma: bool = False
     configuration: str = ""
     max_registers: int | None = None
+    is_listed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class CompileReport:
     reasons: tuple[str, ...]
     family: str = ""
     configuration: str = ""
+    is_listed: bool = True
     registers: int = 0
     stack_bytes: int = 0
     shared_bytes: int = 0
@@ -102,17 +105,19 @@ def compile_for(specimen: Specimen, target: Target, family: str = "") -> Compile
         needed = ".".join(map(str, target.min_triton))
         reason = f"{target.name} needs triton >= {needed}, found {triton.__version__}"
         return CompileReport(
-            specimen.name, target.name, triton.__version__, "skipped", (reason,), family, specimen.configuration
-        )
+            specimen.name, target.name, triton.__version__, "skipped", (reason,), family, specimen.configuration,
+            specimen.is_listed,
+        )  # fmt: skip
 
     started = time.perf_counter()
     try:
-        compiled = _compile(specimen, target)
+        compiled = compile_kernel(specimen, target)
     except Exception as error:
         reason = f"it must compile, got {type(error).__name__}: {error}"
         return CompileReport(
-            specimen.name, target.name, triton.__version__, "failed", (reason,), family, specimen.configuration
-        )
+            specimen.name, target.name, triton.__version__, "failed", (reason,), family, specimen.configuration,
+            specimen.is_listed,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     registers, stack_bytes, sass = machine_code.inspect(compiled.asm["cubin"])
     found = machine_code.count(sass, compiled.asm["ptx"])
@@ -142,6 +147,7 @@ def compile_for(specimen: Specimen, target: Target, family: str = "") -> Compile
         reasons=tuple(reasons),
         family=family,
         configuration=specimen.configuration,
+        is_listed=specimen.is_listed,
         registers=registers,
         stack_bytes=stack_bytes,
         shared_bytes=shared_bytes,
@@ -164,7 +170,8 @@ def compile_for(specimen: Specimen, target: Target, family: str = "") -> Compile
     )
 
 
-def _compile(specimen: Specimen, target: Target) -> Any:
+def compile_kernel(specimen: Specimen, target: Target) -> Any:
+    """The compiled kernel as triton has it, with its code in `asm`."""
     names = specimen.kernel.arg_names
     source = _source_class(specimen.kernel)(
         fn=specimen.kernel,

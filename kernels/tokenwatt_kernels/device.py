@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -27,9 +28,17 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def check_supported(device: torch.device) -> None:
-    """Raise unless `device` is one that the public functions dispatch on."""
+    """Raise unless `device` is one that the public functions dispatch on.
+
+    A GPU's tensors never go to Triton's interpreter, which gets bfloat16 silently wrong.
+    """
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"tensors must be on a cpu or cuda device, got {device}")
+    if device.type == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError(
+            "TRITON_INTERPRET must not be 1 for tensors on a GPU, because Triton's interpreter gets bfloat16 wrong;"
+            " unset it, or interpret with `tokenwatt kernels check --device cpu`"
+        )
 
 
 def check_float8(device: torch.device, *, is_mixed: bool) -> None:

@@ -17,12 +17,24 @@ FAMILIES: dict[str, str] = {
 }
 
 
+def known_names() -> tuple[str, ...]:
+    """What `select` takes: every family, and every group of them by the first part of its name.
+
+    >>> [name for name in known_names() if "." not in name]
+    ['attention', 'matmul']
+    """
+    return (*dict.fromkeys(family.partition(".")[0] for family in FAMILIES), *FAMILIES)
+
+
 def select(names: Sequence[str]) -> tuple[str, ...]:
-    """The named families, or all of them when no name is given. Raises ValueError for a name not in the table."""
+    """The named families in the order of the table, or all when no name is given. A group stands for its families.
+
+    Raises ValueError for a name that is neither.
+    """
     for name in names:
-        if name not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name}")
-    return tuple(names) or tuple(FAMILIES)
+        if name not in known_names():
+            raise ValueError(f"family must be one of {', '.join(known_names())}, got {name}")
+    return tuple(family for family in FAMILIES if not names or family in names or family.partition(".")[0] in names)
 
 
 def part(family: str, name: str) -> ModuleType:

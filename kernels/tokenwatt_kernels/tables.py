@@ -33,6 +33,7 @@ LOG = logging.getLogger("tokenwatt_kernels")
 MADE_BY = "tokenwatt kernels tune"
 DEFAULT_KERNEL = "triton"
 DIGITS = 4  # of a time
+SUFFIX = ".json"
 
 
 class TableError(ValueError):
@@ -122,12 +123,23 @@ def file_name(gpu_name: str) -> str:
     >>> file_name("NVIDIA H100 80GB HBM3")
     'nvidia_h100_80gb_hbm3.json'
     """
-    return re.sub(r"[^a-z0-9]+", "_", gpu_name.lower()).strip("_") + ".json"
+    return re.sub(r"[^a-z0-9]+", "_", gpu_name.lower()).strip("_") + SUFFIX
 
 
 def path_of(gpu_name: str) -> Path:
     """Where `tune` writes the table of a GPU."""
     return Path(str(folder())) / file_name(gpu_name)
+
+
+def rows_for(capability: int, family: str) -> list[tuple[str, Row]]:
+    """The rows of a family in the tables that ship for GPUs of `capability`, each with a name for it."""
+    shipped = (read(file) for file in folder().iterdir() if file.name.endswith(SUFFIX))
+    return [
+        (f"{table.gpu} {' '.join(map(str, astuple(row.key)))}", row)
+        for table in shipped
+        if table.capability == capability
+        for row in table.rows.get(family, {}).values()
+    ]
 
 
 def to_extend(path: Path, gpu_name: str, capability: int) -> Table:

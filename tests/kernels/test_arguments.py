@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device
+from tokenwatt_kernels.attention.decode import call as decode_call
 from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
 from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.attention.prefill import call as prefill_call
 from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
 from tokenwatt_kernels.matmul.dense.call import matmul
 
@@ -334,6 +336,30 @@ def test_values_are_checked_on_a_cpu(name, changes, message):
     function, arguments = CALLS[name]
     with pytest.raises(ValueError, match=message):
         function(**arguments(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "changes", "message"),
+    [
+        ("decode", decode_call, {"context_lens": int32(9, 0)}, "context_lens must be from 0 to the 8 keys"),
+        ("prefill", prefill_call, {"cu_seqlens": int32(0, 6)}, "cu_seqlens must rise from 0 to at most 5"),
+    ],
+)
+def test_validation_comes_before_any_launch(monkeypatch, name, module, changes, message):
+    launched = []
+    monkeypatch.setattr(module, "attend", lambda *_: launched.append(name))
+    function, arguments = CALLS[name]
+    with pytest.raises(ValueError, match=message):
+        function(**arguments(**changes), validate=True)
+    assert launched == []
+
+
+def test_a_gpu_is_not_interpreted(monkeypatch):
+    device.check_supported(torch.device("cuda"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    device.check_supported(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET must not be 1 for tensors on a GPU"):
+        device.check_supported(torch.device("cuda"))
 
 
 def test_entries_behind_the_context_may_be_anything():

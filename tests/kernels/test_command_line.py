@@ -110,6 +110,17 @@ def test_no_names_select_every_family():
     assert select([]) == tuple(FAMILIES)
 
 
+def test_a_group_selects_its_families_in_the_order_of_the_table():
+    assert select(["attention"]) == ("attention.prefill", "attention.decode")
+    assert select(["attention.decode", "attention"]) == ("attention.prefill", "attention.decode")
+
+
+def test_an_unknown_family_is_answered_with_the_known_ones():
+    known = r"attention, matmul, attention.prefill, attention.decode, matmul.dense"
+    with pytest.raises(ValueError, match=f"family must be one of {known}, got atention"):
+        select(["atention"])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_problem_names_are_unique(family):
     problems = part(family, "problems")

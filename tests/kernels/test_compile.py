@@ -59,6 +59,25 @@ def test_every_tile_and_dtype_compiles(capability, family, dtype_name):
     assert [report for report in reports if report.status == "failed"] == []
 
 
+@pytest.mark.parametrize("capability", [90, 100])
+def test_an_overlapping_combination_waits_before_it_reads_parts(capability):
+    target = TARGETS[capability]
+    found = {
+        item.name: compiling.compile_kernel(item, target).asm["ptx"]
+        for item in part("attention.decode", "specimens").specimens(target, ("bfloat16",))
+        if "overlapping" in item.name
+    }
+    split, combine = found["decode bfloat16 D128 overlapping"], found["decode combine bfloat16 D128 overlapping"]
+    assert split.count("griddepcontrol.launch_dependents") == 1
+    before, wait, after = combine.partition("griddepcontrol.wait")
+    assert wait
+    # The lengths, once for the line and once for the place in it; the parts, and the length of their sequence.
+    assert before.count("ld.global") == 2
+    assert after.count("ld.global") > 2
+    # No program leaves before the wait.
+    assert "ret;" not in before
+
+
 # One query tile against keys that come as a descriptor, or through a pointer: two products a step, with the running
 # result rescaled in between, as attention does.
 @triton.jit

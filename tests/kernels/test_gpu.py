@@ -13,11 +13,10 @@ from tokenwatt_kernels import commands
 from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
-from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.attention.mixed import mixed_attention
 from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.attention.reference import attention_reference
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import FAMILIES, part
 
@@ -48,41 +47,6 @@ def test_shipped_kernels_pass_on_the_gpu(family, dtype_name):
     verdicts = list(commands.check([family], [dtype_name], torch.device("cuda")))
     assert verdicts
     assert [verdict for verdict in verdicts if verdict.status != "passed"] == []
-
-
-@pytest.fixture
-def far_caches() -> Iterator[tuple[int, Tensor, Tensor]]:
-    """A page that begins at element 2^31, and two caches of 4.3 GB each that end with it; only that page is filled."""
-    # Pages of 16 * 8 * 128 = 2^14 elements: page 2^17 begins at element 2^31.
-    page_shape, far = (16, 8, 128), 2**17
-    needed_bytes = 2 * (far + 1) * 2**14 * 2
-    if torch.cuda.mem_get_info()[0] < 1.2 * needed_bytes:
-        pytest.skip(f"needs {needed_bytes} bytes of free GPU memory")
-    k_cache, v_cache = (torch.empty(far + 1, *page_shape, dtype=torch.float16, device="cuda") for _ in range(2))
-    for cache in (k_cache, v_cache):
-        cache[far].normal_()
-    yield far, k_cache, v_cache
-    del k_cache, v_cache, cache
-    torch.cuda.empty_cache()
-
-
-def over_one_page(q: Tensor, k_page: Tensor, v_page: Tensor) -> Tensor:
-    """The reference over the 16 keys of one page."""
-    return attention_reference(q, k_page, v_page, [0, len(q)], [0, 16], Options())[0]
-
-
-def test_decode_reaches_pages_past_2_to_the_31_elements(far_caches):
-    far, k_cache, v_cache = far_caches
-    q = torch.randn(1, 32, 128, dtype=torch.float16, device="cuda")
-    out = decode_attention(q, k_cache, v_cache, int32(far)[None], int32(16))
-    torch.testing.assert_close(out, over_one_page(q, k_cache[far], v_cache[far]), rtol=1e-3, atol=4e-3)
-
-
-def test_paged_prefill_reaches_pages_past_2_to_the_31_elements(far_caches):
-    far, k_cache, v_cache = far_caches
-    q = torch.randn(9, 32, 128, dtype=torch.float16, device="cuda")
-    out = paged_prefill_attention(q, k_cache, v_cache, int32(far)[None], int32(16), int32(0, 9), 9)
-    torch.testing.assert_close(out, over_one_page(q, k_cache[far], v_cache[far]), rtol=1e-3, atol=4e-3)
 
 
 def through_the_public_function(problem: AttentionProblem, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -150,6 +114,21 @@ def test_public_functions_equal_the_reference_on_the_cpu(problem, dtype_name):
     torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=rtol, atol=atol)
 
 
+def test_a_mixed_batch_equals_the_reference_on_the_cpu():
+    problem = chunks("mixed", (1, 1, 1, 70, 5), (300, 0, 17, 129, 300), 8, 2, 128, page_size=16, **SINKS)
+    on_gpu, on_cpu = (make_inputs(problem, "bfloat16", device) for device in (torch.device("cuda"), CPU))
+    keys = on_gpu.keys
+    assert keys.block_table is not None
+    assert keys.context_lens is not None
+    out = mixed_attention(
+        on_gpu.q, keys.k, keys.v, keys.block_table, keys.context_lens, on_gpu.query_starts, 70,
+        decodes=3, options=on_gpu.options,
+    )  # fmt: skip
+    expected, _ = on_cpu.reference(torch.float64)
+    limit = 2 * DTYPES["bfloat16"].max_floor * float(expected.abs().max())
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=0, atol=limit)
+
+
 def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
     problem = tokens("decode", (700, 33, 1), 32, 8, 128, has_sinks=True)
     inputs = make_inputs(problem, "bfloat16", torch.device("cuda"), poisoned=False)
@@ -178,6 +157,14 @@ def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
         replayed, replayed_lse = captured.clone(), lse.clone()
         assert torch.equal(replayed, attend()), changed
         assert torch.equal(replayed_lse, lse), changed
+
+
+def test_validation_reads_lengths_back():
+    inputs = make_inputs(tokens("decode", (300,), 8, 2, 64), "bfloat16", torch.device("cuda"))
+    k, v, table = inputs.keys.k, inputs.keys.v, inputs.keys.block_table
+    assert table is not None
+    with pytest.raises(ValueError, match="context_lens must be from 0 to"):
+        decode_attention(inputs.q, k, v, table, int32(99_999), validate=True)
 
 
 @pytest.fixture

@@ -110,9 +110,11 @@ def test_prefill_of_float8_keys_leaves_registers_for_the_queries():
     # 128*192 / 512 = 48 beside 128 are 176; 48 beside 128*(64 + 128) / 256 = 96 are 144.
     tile = prefill.choose(192, 128, 2, 90, descriptors=True, is_mixed=True)
     assert tile == PrefillTile(128, 64, 32, 8, 3, descriptors=True)
-    # 64 beside 128*(32 + 256) / 256 = 144 are 208, so the shortest steps.
+    # Beside values of 256 there are none: they stay in shared memory, and the steps are short.
     tile = prefill.choose(256, 256, 2, 90, descriptors=True, is_mixed=True)
-    assert tile == PrefillTile(128, 16, 16, 8, 2, descriptors=True)
+    assert tile == PrefillTile(128, 32, 16, 8, 2, descriptors=True)
+    tile = prefill.choose(256, 256, 2, 90, descriptors=False, is_mixed=True)
+    assert tile == PrefillTile(64, 32, 16, 8, 2)
 
 
 def test_h200_decode_tiles():

@@ -128,13 +128,20 @@ def _block_table(problem: AttentionProblem, generator: torch.Generator) -> Tenso
 
 
 def _cache(problem: AttentionProblem, width: int, block_table: Tensor, dtype: torch.dtype, maker: _Maker) -> Tensor:
-    """[pages, page_size, Hkv, width]: random where a sequence has a key; elsewhere NaN, or random if not poisoned."""
+    """[pages, page_size, Hkv, width]: random where a sequence has a key; elsewhere NaN, or random if not poisoned.
+
+    Of a pool that passes 2^31 elements only the pages of the sequences are filled: the rest of it may be no memory yet.
+    """
     page_size = problem.page_size
     pages = problem.spare_pages + sum(-(-context // page_size) for context in problem.contexts)
     shape = (pages, page_size, problem.kv_heads, width)
     if not maker.poisoned:
         return maker.randn(shape, dtype, slack_axis=-2)
-    cache = maker.empty(shape, dtype, slack_axis=-2)
+    if problem.passes_int32:
+        cache = torch.empty(shape, dtype=dtype, device=maker.device)
+        cache[problem.spare_pages :] = float("nan")
+    else:
+        cache = maker.empty(shape, dtype, slack_axis=-2)
     for row, context in zip(block_table.long(), problem.contexts, strict=True):
         tokens = torch.arange(context, device=maker.device)
         cache[row[tokens // page_size], tokens % page_size] = maker.draw((context, problem.kv_heads, width)).to(dtype)

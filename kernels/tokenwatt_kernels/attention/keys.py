@@ -216,7 +216,7 @@ def check_values(keys: Keys, q: Tensor, query_starts: Sequence[int]) -> None:
     """Raise ValueError unless lengths and pages lie within their tensors, and queries within q.
 
     It reads them back to the host. So calls on a CPU do this always, and calls on a GPU, which must not wait for it,
-    never: there it is for the caller who does not trust the numbers.
+    when they are asked to.
     """
     _check_starts("cu_seqlens", list(query_starts), q.shape[0])
     if keys.block_table is None or keys.context_lens is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenwatt_kernels.arguments import FLOAT_DTYPES, check_tensor
 from tokenwatt_kernels.attention import options as softmax
 from tokenwatt_kernels.attention.decode.call import attend as attend_decodes
-from tokenwatt_kernels.attention.keys import Keys, check_paged, check_queries
+from tokenwatt_kernels.attention.keys import Keys, check_paged, check_queries, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.call import attend as attend_chunks
 
@@ -26,6 +26,7 @@ def mixed_attention(
     decode_queries: int = 1,
     options: Options = softmax.DEFAULT,
     lse: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """Grouped-query attention of sequences over a paged cache, of which the first `decodes` have few queries.
 
@@ -33,7 +34,8 @@ def mixed_attention(
     gets a contiguous part of the batch, and nothing is gathered or copied.
 
     q: [Tq, Hq, D]: decode_queries rows for each of the first `decodes` sequences, then the chunks; 16 or 32 bits.
-    k_cache, v_cache, block_table, context_lens, cu_seqlens, lse: as in paged_prefill_attention, for all sequences.
+    k_cache, v_cache, block_table, context_lens, cu_seqlens, lse, validate: as in paged_prefill_attention, for all
+        sequences.
     max_seqlen: at least the largest number of queries of a chunk.
     options: as in prefill_attention, causal.
 
@@ -53,6 +55,8 @@ def mixed_attention(
         raise ValueError("options must be causal for a mixed batch, got causal=False")
     if decodes == sequences and rows != q.shape[0]:
         raise ValueError(f"q must have Tq = {rows} when all sequences decode, got {q.shape[0]}")
+    if validate:
+        check_values(keys, q, cu_seqlens.tolist())
 
     out = torch.empty(*q.shape[:2], keys.value_dim, dtype=q.dtype, device=q.device)
     parts = [None, None] if lse is None else [lse[:rows], lse[rows:]]

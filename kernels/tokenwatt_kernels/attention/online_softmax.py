@@ -25,19 +25,22 @@ import triton.language as tl
 # Weights are at most 1. Where the products' type has a narrow range they are multiplied by a power of two, which leaves
 # again with the division by their sum: by 2^8 in float8 e4m3, which ends at 448 and is coarse below 2^-6, by 2^14 in
 # fp16, which ends at 65504 and is coarse below 2^-14.
-WEIGHT_SHIFTS = {torch.float8_e4m3fn: 8, torch.float16: 14}
+FLOAT8_SHIFT = 8
+FLOAT16_SHIFT = tl.constexpr(14)
 LN_2 = tl.constexpr(math.log(2))
 LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 def weight_shift(query_dtype: torch.dtype, key_dtype: torch.dtype) -> int:
-    """WEIGHT_SHIFT of a call: by the type of the second product, which is that of the first (`as_operands`)."""
-    is_mixed = key_dtype == torch.float8_e4m3fn and query_dtype == torch.bfloat16
-    return WEIGHT_SHIFTS.get(torch.float16 if is_mixed else query_dtype, 0)
+    """WEIGHT_SHIFT of a call, which says in what type the products are: fp16 for bf16 queries over float8 keys."""
+    if query_dtype == torch.float8_e4m3fn:
+        return FLOAT8_SHIFT
+    is_float16 = query_dtype == torch.float16 or (query_dtype == torch.bfloat16 and key_dtype == torch.float8_e4m3fn)
+    return FLOAT16_SHIFT.value if is_float16 else 0
 
 
 @triton.jit
-def as_operands(q, q_tail, k_ptr):
+def as_operands(q, q_tail, WEIGHT_SHIFT: tl.constexpr):
     """Queries in the type of both products, and the power of two that their scores must be multiplied by.
 
     bf16 queries over float8 keys become fp16: the hardware turns float8 into fp16 in one instruction, and into bf16 in
@@ -45,7 +48,7 @@ def as_operands(q, q_tail, k_ptr):
     keeps all bits of the numbers down to 2^-29 of that one.
     """
     restore = 1.0
-    if k_ptr.dtype.element_ty == tl.float8e4nv and q.dtype == tl.bfloat16:
+    if WEIGHT_SHIFT == FLOAT16_SHIFT and q.dtype == tl.bfloat16:
         largest = tl.maximum(_largest(q), _largest(q_tail))
         # Powers of two are made of exponent bits, which exceed the exponent by 127; 15 keeps `restore` normal.
         exponent = tl.maximum(largest >> 7, 15)

@@ -64,6 +64,11 @@ class AttentionProblem:
         return max(*self.contexts, self.head_dim, math.ceil((self.softcap or 0.0) ** 2))
 
     @property
+    def passes_int32(self) -> bool:
+        """Whether pages of the sequences begin 2^31 elements or more behind the first page."""
+        return self.spare_pages * self.page_size * self.kv_heads * self.head_dim >= 2**31
+
+    @property
     def options_text(self) -> str:
         """The options that differ from plain causal attention, such as "window=128 sinks"; empty for none."""
         texts = (
@@ -109,6 +114,8 @@ def takes(problem: AttentionProblem, dtype_name: str, capability: int | None) ->
     has_float8 = FLOAT8 in (dtype_name, problem.kv_dtype)
     is_mixed = has_float8 and dtype_name != FLOAT8
     if dtype_name == FLOAT8 and not is_key_dim(problem.head_dim, MIN_FLOAT8_PART):
+        return False
+    if dtype_name == "float32" and problem.passes_int32:  # 16 GB
         return False
     if capability is None:
         return True

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from tokenwatt_kernels.attention.heads import key_parts, value_block
-from tokenwatt_kernels.attention.online_softmax import weight_shift
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.compiling import TRITON_VERSION, Specimen
 from tokenwatt_kernels.dtypes import DTYPES, Dtype
@@ -68,10 +67,9 @@ def compilable(problem: AttentionProblem, dtype: Dtype, target: Target) -> bool:
     return target.capability >= 90 or (target.capability == 89 and (not is_mixed or TRITON_VERSION >= (3, 9)))
 
 
-def shift_for(problem: AttentionProblem, dtype_name: str) -> int:
-    """WEIGHT_SHIFT of a launch."""
-    query_dtype = getattr(torch, dtype_name)
-    return weight_shift(query_dtype, query_dtype if problem.kv_dtype is None else getattr(torch, problem.kv_dtype))
+def dtypes_of(problem: AttentionProblem, dtype_name: str) -> tuple[torch.dtype, torch.dtype]:
+    """Those of queries and of keys."""
+    return getattr(torch, dtype_name), getattr(torch, problem.kv_dtype or dtype_name)
 
 
 def _absent(problem: AttentionProblem, dtype: Dtype, *, descriptors: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, FLOAT_DTYPES, chec
 from tokenwatt_kernels.attention import options as softmax
 from tokenwatt_kernels.attention.copies import copied_keys
 from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, make_key
-from tokenwatt_kernels.attention.keys import Keys, check_lse, check_paged
+from tokenwatt_kernels.attention.keys import Keys, check_lse, check_paged, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.reference import reference_answer
 
@@ -24,6 +24,7 @@ def decode_attention(
     *,
     options: Options = softmax.DEFAULT,
     lse: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """Grouped-query attention of a few query tokens per sequence over its cached keys.
 
@@ -36,16 +37,17 @@ def decode_attention(
     context_lens: [B] int32, the keys in the cache, those of the new tokens included.
     options: scale, window, softcap, sinks and float8 scales. Queries see no key behind their own position.
     lse: [B, Hq] or [B, Q, Hq] fp32, to be filled with the natural log-sum-exp of the scores, unless None.
+    validate: read the values of block_table and context_lens back to the host, which waits for the GPU, and check them
+        too. On a CPU they always are checked; on a GPU they are trusted otherwise, so that a CUDA graph may capture the
+        call.
 
     Returns q's shape with Dv in place of D, in the dtype of q: the Triton kernel's answer on CUDA, the torch
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
-    Raises TypeError or ValueError, before any launch, for arguments other than these. The values in block_table and
-    context_lens are checked on a CPU; a GPU's are not read back, so they are trusted (`keys.check_values` reads them),
-    and a CUDA graph may capture the call.
+    Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
     _check_queries(q, lse)
     keys = check_paged(q, k_cache, v_cache, block_table, context_lens, q.shape[0])
-    return _answer(q, keys, options, lse)
+    return _answer(q, keys, options, lse, validate=validate)
 
 
 def mla_decode_attention(
@@ -57,6 +59,7 @@ def mla_decode_attention(
     value_dim: int,
     options: Options,
     lse: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """decode_attention over a cache of latents, whose first value_dim elements are key and value at once.
 
@@ -75,7 +78,7 @@ def mla_decode_attention(
     if not 0 < value_dim <= q.shape[-1]:
         raise ValueError(f"value_dim must be from 1 to D = {q.shape[-1]}, got {value_dim}")
     keys = check_paged(q, latent_cache, latent_cache[..., :value_dim], block_table, context_lens, q.shape[0])
-    return _answer(q, keys.with_values_as_keys(), options, lse)
+    return _answer(q, keys.with_values_as_keys(), options, lse, validate=validate)
 
 
 def key_for(q: Tensor, queries: int, keys: Keys) -> DecodeKey:
@@ -103,12 +106,14 @@ def _check_queries(q: Tensor, lse: Tensor | None) -> None:
     check_lse(q, lse)
 
 
-def _answer(q: Tensor, keys: Keys, options: Options, lse: Tensor | None) -> Tensor:
+def _answer(q: Tensor, keys: Keys, options: Options, lse: Tensor | None, *, validate: bool) -> Tensor:
     """attend with the axes of q: [B, Hq, D] or [B, Q, Hq, D]."""
     queries = q.shape[1] if q.dim() == 4 else 1
     if queries == 0:
         raise ValueError("q must have Q >= 1 queries per sequence, got 0")
     rows = q.flatten(0, -3)
+    if validate:
+        check_values(keys, rows, range(0, len(rows) + 1, queries))
     out = attend(rows, queries, keys, options, None if lse is None else lse.view(rows.shape[:-1]))
     return out.view(*q.shape[:-1], keys.value_dim)
 

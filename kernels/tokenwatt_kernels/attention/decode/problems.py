@@ -52,6 +52,9 @@ GATE_PROBLEMS = (
     tokens("verify_3_window", (60, 33), 2, 1, 16, queries=3, window=10),
     tokens("float8", (70, 18), 4, 2, 32, kv_dtype="float8_e4m3fn"),
     tokens("float8_head_scales", (70, 18), 4, 2, 32, kv_dtype="float8_e4m3fn", scales="head", page_size=32),
+    tokens("long_contexts", (463, 1328), 2, 1, 16, checks_lse=True),
+    # 32,768 pages of 256 * 4 * 64 = 2^16 elements before the first live one: it begins at element 2^31.
+    tokens("page_32768", (40, 1), 8, 4, 64, page_size=256, spare_pages=32_768),
     tokens("many_sequences", tuple(1 + index % 7 for index in range(300)), 1, 1, 16),
     latents("latent", (41, 8), 20, 48, 32, page_size=32),
     latents("latent_verify_2", (41, 2), 4, 48, 32, queries=2),

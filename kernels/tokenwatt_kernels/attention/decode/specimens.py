@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
+from tokenwatt_kernels import tables
 from tokenwatt_kernels.attention.decode.kernel import (
     SEQUENCES_AT_ONCE,
     combine_blocks,
@@ -14,10 +17,11 @@ from tokenwatt_kernels.attention.decode.kernel import (
     split_kernel,
 )
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
-from tokenwatt_kernels.attention.decode.tiles import DecodeTile, choose
+from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, can_overlap, default, key_of
 from tokenwatt_kernels.attention.heads import key_parts, value_block
-from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.attention.specimen import compilable, make_specimen, shift_for
+from tokenwatt_kernels.attention.online_softmax import weight_shift
+from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
+from tokenwatt_kernels.attention.specimen import compilable, dtypes_of, make_specimen
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import Target
@@ -37,29 +41,73 @@ PROBLEMS = (
     latents("latent 576/512", (1,), 128, 576, 512, page_size=64),
 )
 FULL_PRECISION = {"D64", "D128", "D256"}
+BFLOAT16 = "bfloat16"
+
+
+def _combinations() -> Iterator[AttentionProblem]:
+    """Heads by rows of a tile by page by cache: whatever a tile depends on, and what changes the code of a step."""
+    heads = ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
+    for (head_dim, value_dim), (group, queries), page_size, kv_dtype in product(
+        heads, ((4, 1), (8, 4), (8, 8)), (16, 64), (None, FLOAT8)
+    ):
+        cache = " fp8 cache" if kv_dtype else ""
+        name = f"D{head_dim}/{value_dim} {group * queries} rows page {page_size}{cache}"
+        yield tokens(
+            name, (1,), 8 * group, 8, head_dim,
+            queries=queries, page_size=page_size, value_dim=value_dim, kv_dtype=kv_dtype,
+        )  # fmt: skip
+    yield latents("latent 576/512 fp8 cache", (1,), 128, 576, 512, page_size=64, kv_dtype=FLOAT8)
+
+
+COMBINATIONS = tuple(_combinations())
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """Both kernels with the tile that `choose` gives, for each dtype and problem that the target has."""
-    return [
+    """Both kernels with the tile of a GPU without a table, for each dtype and problem that the target has.
+
+    And in bfloat16 the main kernel for all combinations, and with every tile of the tables of such GPUs.
+    """
+    listed = [
         specimen
         for dtype_name in dtype_names
         for problem in PROBLEMS
-        if dtype_name != "float8_e4m3fn"
+        if dtype_name != FLOAT8
         and compilable(problem, DTYPES[dtype_name], target)
         and (dtype_name != "float32" or problem.name in FULL_PRECISION)
-        for specimen in _specimens(problem, dtype_name, target)
+        for specimen in _specimens(problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
     ]
+    if BFLOAT16 not in dtype_names:
+        return listed
+    if can_overlap(target.capability):
+        problem = next(problem for problem in PROBLEMS if problem.name == "D128")
+        tile = replace(default(key_of(problem, BFLOAT16), target.capability), overlaps=True)
+        listed += _specimens(replace(problem, name="D128 overlapping"), BFLOAT16, tile)
+    unlisted = [
+        (problem, default(key_of(problem, BFLOAT16), target.capability))
+        for problem in COMBINATIONS
+        if compilable(problem, DTYPES[BFLOAT16], target)
+    ] + [
+        (_problem_of(name, row.key), row.tile)
+        for name, row in tables.rows_for(target.capability, FAMILY)
+        if row.key.element_bytes < 4
+    ]
+    return listed + [replace(next(_specimens(problem, BFLOAT16, tile)), is_listed=False) for problem, tile in unlisted]
 
 
-def _specimens(problem: AttentionProblem, dtype_name: str, target: Target) -> Iterator[Specimen]:
+def _problem_of(name: str, key: DecodeKey) -> AttentionProblem:
+    """A problem that has a key, for the tile that a table gives it."""
+    kv_dtype = FLOAT8 if key.element_bytes == 1 else None
+    page_size = key.copied_keys or 16
+    if key.values_are_keys:
+        return latents(name, (1,), key.rows, key.head_dim, key.value_dim, page_size=page_size, kv_dtype=kv_dtype)
+    return tokens(
+        name, (1,), key.rows, 1, key.head_dim, value_dim=key.value_dim, page_size=page_size, kv_dtype=kv_dtype
+    )
+
+
+def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> Iterator[Specimen]:
     dtype = DTYPES[dtype_name]
-    kv_bytes = dtype.bytes if problem.kv_dtype is None else DTYPES[problem.kv_dtype].bytes
     queries = problem.queries[0]
-    tile = choose(
-        queries * problem.group, problem.head_dim, problem.values, kv_bytes, target.capability,
-        values_are_keys=problem.is_latent,
-    )  # fmt: skip
     shared = _shape(problem, queries, tile)
     main, tail = key_parts(problem.head_dim)
     yield make_specimen(
@@ -76,7 +124,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, target: Target) -> It
             "LIE_ALIKE": problem.values == problem.head_dim,
             "VALUES_ARE_KEYS": problem.is_latent,
             "CAPPED": problem.softcap is not None,
-            "WEIGHT_SHIFT": shift_for(problem, dtype_name),
+            "WEIGHT_SHIFT": weight_shift(*dtypes_of(problem, dtype_name)),
             "EDGE_N": tile.edge_n,
         },
         tile.block_n,
@@ -113,6 +161,7 @@ def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile) -> dict[st
         "WINDOWED": problem.window is not None,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
+        "OVERLAPS": tile.overlaps,
         "LEAST_STEPS": tile.least_steps,
         "SEQUENCES_AT_ONCE": SEQUENCES_AT_ONCE,
     }

@@ -27,6 +27,7 @@ class DecodeTile:
     programs_per_multiprocessor: how many programs the batch is shared among, for each multiprocessor.
     least_steps: no program gets fewer steps, as long as there are any.
     parts_at_once: partial answers that a combining program holds.
+    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
     """
 
     block_m: int
@@ -38,6 +39,7 @@ class DecodeTile:
     least_steps: int = 1
     parts_at_once: int = 16
     descriptors: bool = False
+    overlaps: bool = False
 
     @property
     def registers(self) -> int:
@@ -54,7 +56,8 @@ class DecodeTile:
         least = f" l{self.least_steps}" if self.least_steps > 1 else ""
         copies = " desc" if self.descriptors else ""
         size = f"{self.block_m}x{self.block_n} e{self.edge_n} w{self.num_warps} s{self.num_stages}"
-        return f"{size} p{self.programs_per_multiprocessor}{least}{copies}"
+        overlap = " pdl" if self.overlaps else ""
+        return f"{size} p{self.programs_per_multiprocessor}{least}{copies}{overlap}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,11 @@ INTERPRETER_TILES = (
 )
 
 
+def can_overlap(capability: int) -> bool:
+    """Whether a launch may begin before the one that it depends on has ended: sm_90 and later."""
+    return capability >= 90
+
+
 def shared_bytes(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, *, values_are_keys: bool) -> int:
     """Shared memory of one program at most: the query tile in 16 bits or more, K and V tiles and pages for every stage.
 
@@ -108,6 +116,7 @@ def is_valid(
         and tile.num_warps in (1, 2, 4, 8)
         and min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) >= 1
         and (not tile.descriptors or has_copies(capability))
+        and (not tile.overlaps or can_overlap(capability))
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and needed <= target_for(capability).shared_limit_bytes
     )
@@ -223,8 +232,12 @@ def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
         tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
         if is_valid_on(tile, key, capability):
             found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
-    sharing = product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4))
-    found += [replace(first, programs_per_multiprocessor=programs, least_steps=least) for programs, least in sharing]
+    overlaps = (False, True) if can_overlap(capability) else (False,)
+    sharing = product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), overlaps)
+    found += [
+        replace(first, programs_per_multiprocessor=programs, least_steps=least, overlaps=overlap)
+        for programs, least, overlap in sharing
+    ]
     return tuple(dict.fromkeys(found))
 
 

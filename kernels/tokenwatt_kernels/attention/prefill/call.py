@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import FLOAT8
 from tokenwatt_kernels.attention import options as softmax
-from tokenwatt_kernels.attention.keys import Keys, check_packed, check_paged, check_queries
+from tokenwatt_kernels.attention.keys import Keys, check_packed, check_paged, check_queries, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.variants import launch, tile_for
 from tokenwatt_kernels.attention.reference import reference_answer
@@ -24,6 +24,7 @@ def prefill_attention(
     cu_seqlens_k: Tensor | None = None,
     options: Options = softmax.DEFAULT,
     lse: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """Grouped-query attention of every sequence in a packed batch.
 
@@ -36,18 +37,19 @@ def prefill_attention(
         at the position of its last key, so that a prompt can be continued in chunks.
     options: scale, mask, softcap, sinks and float8 scales.
     lse: [Tq, Hq] fp32, to be filled with the natural log-sum-exp of the scores, unless None.
+    validate: read the values of cu_seqlens back to the host, which waits for the GPU, and check them too. On a CPU they
+        always are checked; on a GPU they are trusted otherwise.
 
     Returns [Tq, Hq, Dv] in the dtype of q, bfloat16 for float8: the Triton kernel's answer on CUDA, the torch
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
-    Raises TypeError or ValueError, before any launch, for arguments other than these. The values of cu_seqlens are
-    checked on a CPU; a GPU's are not read back, so they are trusted (`keys.check_values` reads them).
+    Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
     check_queries(q, cu_seqlens, max_seqlen, lse)
     starts = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
     keys = check_packed(q, k, v, starts, cu_seqlens.numel() - 1)
     if cu_seqlens_k is None and k.shape[0] != q.shape[0]:
         raise ValueError(f"k must have Tk = {q.shape[0]} like q, unless cu_seqlens_k is given, got {k.shape[0]}")
-    return attend(q, keys, cu_seqlens, max_seqlen, options, lse)
+    return _answer(q, keys, cu_seqlens, max_seqlen, options, lse, validate=validate)
 
 
 def paged_prefill_attention(
@@ -61,6 +63,7 @@ def paged_prefill_attention(
     *,
     options: Options = softmax.DEFAULT,
     lse: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """prefill_attention with keys in the pages of a cache: a chunk of each prompt over all of it that is cached.
 
@@ -69,11 +72,26 @@ def paged_prefill_attention(
         the context are never read.
     context_lens: [B] int32, the keys of each sequence, those of the queries included.
 
-    Everything else is as in prefill_attention. The values of block_table and context_lens are trusted too.
+    Everything else is as in prefill_attention; `validate` checks the values of block_table and context_lens too.
     """
     check_queries(q, cu_seqlens, max_seqlen, lse)
     keys = check_paged(q, k_cache, v_cache, block_table, context_lens, cu_seqlens.numel() - 1)
-    return attend(q, keys, cu_seqlens, max_seqlen, options, lse)
+    return _answer(q, keys, cu_seqlens, max_seqlen, options, lse, validate=validate)
+
+
+def _answer(
+    q: Tensor,
+    keys: Keys,
+    query_starts: Tensor,
+    max_queries: int,
+    options: Options,
+    lse: Tensor | None,
+    *,
+    validate: bool,
+) -> Tensor:
+    if validate:
+        check_values(keys, q, query_starts.tolist())
+    return attend(q, keys, query_starts, max_queries, options, lse)
 
 
 def attend(

@@ -16,14 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwatt_kernels.attention import online_softmax as softmax
-from tokenwatt_kernels.attention.heads import key_parts, value_block
+from tokenwatt_kernels.attention.heads import is_power_of_two, key_parts, value_block
 from tokenwatt_kernels.attention.keys import Keys
 from tokenwatt_kernels.attention.options import Options, scale_stride
-from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
+from tokenwatt_kernels.attention.prefill.tiles import MOST_DIMS_IN_REGISTERS, PrefillTile
 from tokenwatt_kernels.targets import REGISTERS_PER_THREAD
-
-# Unless told that a thread may have them all, the compiler may spill to make room for a second program.
-MAX_REGISTERS = REGISTERS_PER_THREAD
 
 
 # The width of the block table and the window must not mean another compilation.
@@ -69,7 +66,7 @@ def prefill_kernel(
     q_tail = q
     if KEY_TAIL > 0:
         q_tail = softmax.load_queries(q_ptr, q_rows, is_real, KEY_MAIN, KEY_TAIL)  # [M, KEY_TAIL]
-    q, q_tail, restore = softmax.as_operands(q, q_tail, k_ptr)
+    q, q_tail, restore = softmax.as_operands(q, q_tail, WEIGHT_SHIFT)
     factor *= restore
     factor *= softmax.head_scale(q_scale_ptr, kv_head, q_scale_stride)
     factor *= softmax.head_scale(k_scale_ptr, kv_head, k_scale_stride)
@@ -110,6 +107,23 @@ def prefill_kernel(
     )  # fmt: skip
 
 
+def max_registers(head_dim: int) -> int | None:
+    """What the compiler is told that a thread may take; None for nothing, which it mostly gets right.
+
+    Of heads in two parts it would rather spill than give up a second program on the multiprocessor.
+    """
+    return None if is_power_of_two(head_dim) else REGISTERS_PER_THREAD
+
+
+def weight_shift(query_dtype: torch.dtype, key_dtype: torch.dtype, value_dim: int) -> int:
+    """`online_softmax.weight_shift`, but with wide values bf16 queries stay what they are over float8 keys.
+
+    What is computed triton multiplies from registers, and there would be none beside so wide an answer.
+    """
+    is_wide = query_dtype == torch.bfloat16 and value_dim > MOST_DIMS_IN_REGISTERS
+    return 0 if is_wide else softmax.weight_shift(query_dtype, key_dtype)
+
+
 def pipeline_stages(num_stages: int, page_size: int) -> int:
     """What triton's pipeliner is asked for: it halves the distance where an address depends on another load."""
     return 2 * num_stages - 1 if page_size else num_stages
@@ -145,8 +159,8 @@ def launch(
             GROUP=group, KEY_MAIN=main, KEY_TAIL=tail, VALUE_DIM=keys.value_dim, V_BLOCK=value_block(keys.value_dim),
             PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors, LIE_ALIKE=keys.lie_alike, CAUSAL=options.causal,
             WINDOWED=options.window is not None, CAPPED=options.softcap is not None,
-            WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype),
+            WEIGHT_SHIFT=weight_shift(q.dtype, keys.k.dtype, keys.value_dim),
             BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, EDGE_N=tile.edge_n,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages, keys.page_size),
-            maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
+            maxnreg=max_registers(head_dim), enable_fp_fusion=True,
         )  # fmt: skip

@@ -52,6 +52,9 @@ GATE_PROBLEMS = (
     chunks("pages_of_64", (5, 65), (128, 65), 2, 1, 16, page_size=64, window=50),
     chunks("pages_of_1", (3, 4), (9, 4), 2, 1, 16, page_size=1),
     chunks("pages_keys_48_values_32", (20,), (41,), 2, 1, 48, value_dim=32, page_size=32),
+    chunks("end_of_463_in_pages", (3,), (463,), 2, 1, 16, page_size=16),
+    # 32,768 pages of 256 * 4 * 64 = 2^16 elements before the first live one: it begins at element 2^31.
+    chunks("page_32768", (9,), (40,), 8, 4, 64, page_size=256, spare_pages=32_768),
     chunks("float8_pages", (5, 30), (63, 48), 4, 2, 32, page_size=16, kv_dtype="float8_e4m3fn", scales="head"),
 )
 

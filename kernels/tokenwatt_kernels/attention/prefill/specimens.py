@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from tokenwatt_kernels.attention.heads import key_parts, value_block
-from tokenwatt_kernels.attention.prefill.kernel import MAX_REGISTERS, pipeline_stages, prefill_kernel
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.attention.copies import LENGTHS
+from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, is_key_dim, key_parts, value_block
+from tokenwatt_kernels.attention.prefill.kernel import max_registers, pipeline_stages, prefill_kernel, weight_shift
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
-from tokenwatt_kernels.attention.prefill.tiles import default, key_of
+from tokenwatt_kernels.attention.prefill.tiles import FAMILY, PrefillKey, PrefillTile, Tile, default, key_of
 from tokenwatt_kernels.attention.prefill.warp_specialised import NUM_WARPS, compile_inputs, warp_specialised_kernel
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import CAPABILITY, TILES
-from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.attention.specimen import compilable, make_specimen, shift_for
+from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
+from tokenwatt_kernels.attention.specimen import compilable, dtypes_of, make_specimen
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.targets import Target
@@ -31,20 +37,42 @@ PROBLEMS = (
     chunks("D128 page 16 fp8 cache", (1,), (1,), 4, 1, 128, page_size=16, kv_dtype="float8_e4m3fn"),
 )
 FULL_PRECISION = {"D64", "D128", "D256", "D128 page 16"}
+BFLOAT16 = "bfloat16"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    " window": {"window": 128, "has_sinks": True},
+    " softcap": {"softcap": 50.0},
+    " not causal": {"causal": False, "checks_lse": True},
+}
+
+
+def _combinations() -> Iterator[AttentionProblem]:
+    """Heads by options by where keys lie by cache: whatever a tile depends on, and what changes the code of a step."""
+    for head_dim, value_dim in ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)):
+        for option, values in OPTIONS.items():
+            name = f"D{head_dim}/{value_dim}{option}"
+            widths = {"head_dim": head_dim, "value_dim": value_dim}
+            yield prompts(name, (1,), 4, 1, **widths, **values)
+            yield chunks(f"{name} page 16", (1,), (1,), 4, 1, page_size=16, **widths, **values)
+        for page_size, kv_dtype in ((16, FLOAT8), (64, None), (64, FLOAT8)):
+            name = f"D{head_dim}/{value_dim} page {page_size}{' fp8 cache' if kv_dtype else ''}"
+            yield chunks(name, (1,), (1,), 4, 1, page_size=page_size, kv_dtype=kv_dtype, **widths)
+
+
+COMBINATIONS = tuple(_combinations())
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """The kernel with the tile that `choose` gives, for each dtype and problem that the target has.
+    """The kernel with the tile of a GPU without a table, for each dtype and problem that the target has.
 
-    And the warp-specialised kernel where it exists: there it may be taken if a table says so.
+    And the warp-specialised kernel where it exists: there it may be taken if a table says so. And in bfloat16 and
+    float8 all combinations, and every tile of the tables of such GPUs.
     """
-    return [
-        _specimen(problem, dtype_name, target)
+    listed = [
+        _specimen(problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
         for dtype_name in dtype_names
         for problem in PROBLEMS
-        if compilable(problem, DTYPES[dtype_name], target)
-        and (dtype_name != "float32" or problem.name in FULL_PRECISION)
-        and not (dtype_name == "float8_e4m3fn" and problem.kv_dtype)
+        if _exists(problem, dtype_name, target) and (dtype_name != "float32" or problem.name in FULL_PRECISION)
     ] + [
         _warp_specialised(dtype_name, head_dim, causal=causal)
         for dtype_name in dtype_names
@@ -52,6 +80,36 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         for head_dim in TILES
         for causal in (True, False)
     ]
+    unlisted = [
+        (problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
+        for dtype_name in dtype_names
+        if dtype_name in (BFLOAT16, FLOAT8)
+        for problem in COMBINATIONS
+        if _exists(problem, dtype_name, target)
+    ] + [
+        (_problem_of(name, row.key), dtype_name, row.tile)
+        for name, row in tables.rows_for(target.capability, FAMILY)
+        for dtype_name in dtype_names
+        if dtype_name in (BFLOAT16, FLOAT8) and row.key.element_bytes == DTYPES[dtype_name].bytes
+        if isinstance(row.tile, PrefillTile)  # the warp-specialised ones are all listed
+    ]
+    return listed + [replace(_specimen(*arguments), is_listed=False) for arguments in unlisted]
+
+
+def _exists(problem: AttentionProblem, dtype_name: str, target: Target) -> bool:
+    """Whether the kernel takes the problem in a dtype on such a GPU."""
+    if dtype_name == FLOAT8 and (problem.kv_dtype or not is_key_dim(problem.head_dim, MIN_FLOAT8_PART)):
+        return False
+    return compilable(problem, DTYPES[dtype_name], target)
+
+
+def _problem_of(name: str, key: PrefillKey) -> AttentionProblem:
+    """A problem that has a key, for the tile that a table gives it."""
+    if key.copied_keys == max(LENGTHS) and not key.is_mixed:
+        return prompts(name, (1,), 4, 1, key.head_dim, value_dim=key.value_dim)
+    kv_dtype = FLOAT8 if key.is_mixed else None
+    page_size = key.copied_keys or 16
+    return chunks(name, (1,), (1,), 4, 1, key.head_dim, value_dim=key.value_dim, page_size=page_size, kv_dtype=kv_dtype)
 
 
 def _warp_specialised(dtype_name: str, head_dim: int, *, causal: bool) -> Specimen:
@@ -72,9 +130,10 @@ def _warp_specialised(dtype_name: str, head_dim: int, *, causal: bool) -> Specim
     )
 
 
-def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Specimen:
+def _specimen(problem: AttentionProblem, dtype_name: str, tile: Tile) -> Specimen:
+    if not isinstance(tile, PrefillTile):
+        raise TypeError(f"tile must be a PrefillTile, got {tile}")
     dtype = DTYPES[dtype_name]
-    tile = default(key_of(problem, dtype_name), target.capability)
     main, tail = key_parts(problem.head_dim)
     return make_specimen(
         f"prefill {dtype_name} {problem.name}",
@@ -93,7 +152,7 @@ def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Spe
             "CAUSAL": problem.causal,
             "WINDOWED": problem.window is not None,
             "CAPPED": problem.softcap is not None,
-            "WEIGHT_SHIFT": shift_for(problem, dtype_name),
+            "WEIGHT_SHIFT": weight_shift(*dtypes_of(problem, dtype_name), problem.values),
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "EDGE_N": tile.edge_n,
@@ -104,5 +163,5 @@ def _specimen(problem: AttentionProblem, dtype_name: str, target: Target) -> Spe
         num_stages=pipeline_stages(tile.num_stages, problem.page_size),
         descriptors=tile.descriptors,
         warpgroup=dtype.has_tensor_core_path,
-        max_registers=MAX_REGISTERS,
+        max_registers=max_registers(problem.head_dim),
     )

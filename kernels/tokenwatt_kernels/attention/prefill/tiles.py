@@ -72,8 +72,11 @@ SAFE_ACCUMULATORS_OF_WARPS = 80
 SAFE_ACCUMULATORS_OF_WARPS_IF_WIDE = 72  # of values beyond WIDE_VALUES elements
 WIDE_VALUES = 128
 SAFE_ACCUMULATORS_WITH_DESCRIPTORS = {1: 160, 2: 144}  # by the bytes of an element
-# And with the registers of the queries: where keys are float8 and queries are not, triton multiplies them from there.
+# Where keys are float8 and queries are not: with the registers of the queries, from which triton multiplies them, or
+# the keys of a step where the queries are too wide for that (`kernel.weight_shift`).
 SAFE_OPERANDS_IF_MIXED = 168
+MOST_DIMS_IN_REGISTERS = 128
+SAFE_KEYS_IF_MIXED = 32
 
 # By the width of the tensor-core instructions, in order of preference. sm_90 to sm_107 have warpgroup-wide ones (wgmma,
 # tcgen05); sm_80 to sm_89 and sm_120 have warp-wide ones only, whose accumulators need more registers.
@@ -90,8 +93,8 @@ _TENSOR_CORES = {
         PrefillTile(128, 128, 32, 8, 2),
         PrefillTile(128, 64, 32, 8, 3),
         PrefillTile(128, 32, 16, 8, 2),
-        PrefillTile(128, 16, 16, 8, 2),
         PrefillTile(64, 64, 32, 8, 2),
+        PrefillTile(64, 32, 16, 8, 2),
         PrefillTile(64, 32, 32, 8, 1),
     ),
 }
@@ -121,7 +124,6 @@ def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: in
     sides = (tile.block_m, tile.block_n, tile.edge_n)
     least = MIN_FLOAT8_PART if element_bytes == 1 else MIN_PART
     most_accumulators = MOST_ACCUMULATORS_WITH_DESCRIPTORS if tile.descriptors else MOST_ACCUMULATORS
-    is_short = tile.block_n == MIN_PART
     return (
         all(side >= least and is_power_of_two(side) for side in sides)
         and tile.edge_n <= tile.block_n
@@ -129,7 +131,7 @@ def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: in
         and tile.num_stages >= 1
         and (not tile.descriptors or has_copies(capability))
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
-        and (is_short or accumulators_per_thread(tile, value_dim) <= most_accumulators)
+        and accumulators_per_thread(tile, value_dim) <= most_accumulators
         and shared_bytes(tile, head_dim, value_dim, element_bytes) <= target_for(capability).shared_limit_bytes
     )
 
@@ -142,11 +144,11 @@ def _is_safe(
     if generation(capability) == "warp":
         most = SAFE_ACCUMULATORS_OF_WARPS if value_dim <= WIDE_VALUES else SAFE_ACCUMULATORS_OF_WARPS_IF_WIDE
         return accumulators <= (most if is_power_of_two(head_dim) else most // 2)
-    if is_mixed:
-        queries = tile.block_m * head_dim // (64 * tile.num_warps)  # two to a register
-        return tile.block_n == MIN_PART or accumulators + queries <= SAFE_OPERANDS_IF_MIXED
     most = SAFE_ACCUMULATORS_WITH_DESCRIPTORS[element_bytes] if tile.descriptors else MOST_ACCUMULATORS
-    return accumulators <= most
+    if is_mixed and value_dim > MOST_DIMS_IN_REGISTERS:
+        return accumulators <= most and tile.block_n <= SAFE_KEYS_IF_MIXED
+    queries = tile.block_m * head_dim // (64 * tile.num_warps)  # two to a register
+    return accumulators <= most and not (is_mixed and accumulators + queries > SAFE_OPERANDS_IF_MIXED)
 
 
 def choose(
