@@ -395,3 +395,21 @@ def test_doctor_says_whether_a_gpu_has_tiles(folder):
     assert "must be of type dict, got []" in doctor._tiles(GPU).found
     tables.write(TABLE, tables.path_of(GPU))
     assert doctor._tiles(GPU).found == "measured for 4 keys"
+
+
+def test_the_compile_report_covers_the_tiles_of_shipped_tables(folder):
+    pytest.importorskip("triton")
+    tables.write(TABLE, tables.path_of(GPU))
+    specimens = {
+        item.name: item.configuration
+        for family in ("attention.prefill", "attention.decode")
+        for item in part(family, "specimens").specimens(TARGETS[90], ("bfloat16",))
+        if GPU in item.name
+    }
+    # The warp-specialised tile is compiled whether a table has it or not.
+    assert specimens == {
+        f"prefill bfloat16 {GPU} 128 128 2 128 False": "64x128 e32 w4 s2 desc",
+        f"decode bfloat16 {GPU} 16 128 128 2 False 0": "16x32 e32 w4 s3 p2 l2",
+    }
+    others = part("attention.decode", "specimens").specimens(TARGETS[100], ("bfloat16",))
+    assert not [item.name for item in others if GPU in item.name]
