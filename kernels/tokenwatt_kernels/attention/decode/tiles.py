@@ -166,12 +166,13 @@ def choose(
     # A thread has no registers for the pointers to 64 keys of 128 or more 16-bit elements, beside everything else.
     is_short = is_odd or (block_m == MIN_PART and element_bytes == 2 and widest == 128)
     # Of small tiles more fit, and more bytes should be in flight; wide fp32 ones leave registers for one.
-    num_stages = 3 if widest <= 64 or is_short else 1 if element_bytes == 4 and widest > 128 else 2
+    num_stages = 3 if widest <= 64 else 1 if element_bytes == 4 and widest > 128 else 2
+    stages = (3, 2) if is_short else (num_stages,)
     # fp32 has no tensor-core path here ("ieee" precision): a thread holds whole rows of q and k, hence the small tile.
     # Eight warps share 64 keys of a latent; of 32 they would compute every score twice.
     widths = (16,) if element_bytes == 4 else (32, 16) if is_short else (64, 32, 16)
     for programs in (2, 1):
-        for block_n in widths:
+        for block_n, num_stages in product(widths, stages):
             tile = DecodeTile(block_m, block_n, block_n, num_warps, num_stages, programs)
             if not is_valid(tile, head_dim, value_dim, element_bytes, capability, values_are_keys=values_are_keys):
                 continue
