@@ -20,7 +20,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU 
 
 def test_unknown_family_lists_the_known_ones(capsys):
     assert main(["compile", "attention.sideways"]) == 2
-    known = "attention.prefill, attention.decode, matmul.dense"
+    known = "attention, matmul, attention.prefill, attention.decode, matmul.dense"
     assert capsys.readouterr().err == f"family must be one of {known}, got attention.sideways\n"
 
 
