@@ -107,12 +107,13 @@ def prefill_kernel(
     )  # fmt: skip
 
 
-def max_registers(head_dim: int) -> int | None:
+def max_registers(head_dim: int, query_dtype: torch.dtype) -> int | None:
     """What the compiler is told that a thread may take; None for nothing, which it mostly gets right.
 
-    Of heads in two parts it would rather spill than give up a second program on the multiprocessor.
+    Of heads in two parts, and of float8, it would rather spill than give up a second program on the multiprocessor.
     """
-    return None if is_power_of_two(head_dim) else REGISTERS_PER_THREAD
+    is_left_alone = is_power_of_two(head_dim) and query_dtype != torch.float8_e4m3fn
+    return None if is_left_alone else REGISTERS_PER_THREAD
 
 
 def weight_shift(query_dtype: torch.dtype, key_dtype: torch.dtype, value_dim: int) -> int:
@@ -162,5 +163,5 @@ def launch(
             WEIGHT_SHIFT=weight_shift(q.dtype, keys.k.dtype, keys.value_dim),
             BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, EDGE_N=tile.edge_n,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages, keys.page_size),
-            maxnreg=max_registers(head_dim), enable_fp_fusion=True,
+            maxnreg=max_registers(head_dim, q.dtype), enable_fp_fusion=True,
         )  # fmt: skip

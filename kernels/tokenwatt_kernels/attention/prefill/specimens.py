@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tokenwatt_kernels import tables
 from tokenwatt_kernels.attention.copies import LENGTHS
 from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, is_key_dim, key_parts, value_block
@@ -163,5 +165,5 @@ def _specimen(problem: AttentionProblem, dtype_name: str, tile: Tile) -> Specime
         num_stages=pipeline_stages(tile.num_stages, problem.page_size),
         descriptors=tile.descriptors,
         warpgroup=dtype.has_tensor_core_path,
-        max_registers=max_registers(problem.head_dim),
+        max_registers=max_registers(problem.head_dim, getattr(torch, dtype_name)),
     )
