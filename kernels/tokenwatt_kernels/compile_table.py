@@ -17,7 +17,7 @@ def table(reports: Sequence[CompileReport]) -> str:
     parts = [
         f"Compiled by triton {', '.join(versions)}. A cell holds the tile, registers per thread, dynamic shared memory,"
         " programs per\nmultiprocessor, tensor-core instructions and copies by the hardware; `-`: this target does not"
-        " have the type. A cell that\ndoes not say FAILED has no stack and no spills.\n"
+        " have the type. A cell\nthat does not say FAILED has no stack and no spills.\n"
     ]
     for family in dict.fromkeys(report.family for report in reports):
         own = [report for report in reports if report.family == family]

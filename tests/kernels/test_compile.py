@@ -391,26 +391,41 @@ REPORTS = [
         registers=255,
         shared_bytes=65_536,
         programs_per_sm=1,
+        tensor_core_instructions=64,
         tensor_core_kind="HMMA",
     ),
     report("prefill B", "sm_80", "failed", registers=255, shared_bytes=512, tensor_core_kind="HMMA"),
-    report("prefill A", "sm_90", registers=168, shared_bytes=98_304, programs_per_sm=2, tensor_core_kind="HGMMA"),
+    report(
+        "prefill A",
+        "sm_90",
+        registers=168,
+        shared_bytes=98_304,
+        programs_per_sm=2,
+        tensor_core_instructions=16,
+        tensor_core_kind="HGMMA",
+        bulk_copies=5,
+    ),
     report("prefill C", "sm_90", "failed"),
     report("prefill A", "sm_107", "skipped"),
+    report("D64 page 16", "sm_80", is_listed=False, registers=100),
+    report("D64 page 16", "sm_90", is_listed=False, registers=100),
     report("combine", "sm_80", family="attention.decode", registers=54, shared_bytes=1_024, programs_per_sm=9),
 ]
 
 TABLE = """\
 Compiled by triton 3.9.0. A cell holds the tile, registers per thread, dynamic shared memory, programs per
-multiprocessor and the tensor-core instruction; `-`: this target does not have the type.
+multiprocessor, tensor-core instructions and copies by the hardware; `-`: this target does not have the type. A cell
+that does not say FAILED has no stack and no spills.
 
 ### attention.prefill
 
 | specimen | sm_80 | sm_90 | sm_107 |
 | --- | --- | --- | --- |
-| prefill A | 64x64 w4: 255 r, 64 KiB, 1/SM, HMMA | 168 r, 96 KiB, 2/SM, HGMMA | skipped |
-| prefill B | **FAILED** 255 r, 0.5 KiB, 0/SM, HMMA | - | - |
+| prefill A | 64x64 w4: 255 r, 64 KiB, 1/SM, 64 HMMA | 168 r, 96 KiB, 2/SM, 16 HGMMA, 5 TMA | skipped |
+| prefill B | **FAILED** 255 r, 0.5 KiB, 0/SM, 0 HMMA | - | - |
 | prefill C | - | **FAILED** | - |
+
+Further combinations of head, option, page and cache, each for each target: 2 pass.
 
 ### attention.decode
 
@@ -427,6 +442,11 @@ def test_table_is_exact():
     assert compile_table.table(REPORTS) == TABLE
 
 
+def test_combinations_that_fail_are_named():
+    rest = [report("D64", "sm_90", "failed", is_listed=False), report("D96", "sm_90", is_listed=False)]
+    assert compile_table.table(rest).endswith("each for each target: 1 pass.\n\n**FAILED**: D64 sm_90.\n")
+
+
 def test_markdown_replaces_what_is_between_the_markers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "compile_all", lambda *_: iter(REPORTS))
     path = tmp_path / "README.md"
@@ -436,7 +456,7 @@ def test_markdown_replaces_what_is_between_the_markers(tmp_path, monkeypatch, ca
         expected = f"# Title é\n\n{BEGIN}\n\n{TABLE}\n{END}\n\nEnd without a newline"
         assert path.read_text() == expected
     assert [entry.name for entry in tmp_path.iterdir()] == ["README.md"]
-    assert capsys.readouterr().out.endswith("2 of 6 FAILED: prefill B sm_80, prefill C sm_90\n")
+    assert capsys.readouterr().out.endswith("2 of 8 FAILED: prefill B sm_80, prefill C sm_90\n")
 
 
 @pytest.mark.parametrize(
