@@ -355,6 +355,7 @@ def test_validation_comes_before_any_launch(monkeypatch, name, module, changes, 
 
 
 def test_a_gpu_is_not_interpreted(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     device.check_supported(torch.device("cuda"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     device.check_supported(torch.device("cpu"))

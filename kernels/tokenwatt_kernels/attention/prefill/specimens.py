@@ -13,7 +13,7 @@ from tokenwatt_kernels.attention.copies import LENGTHS
 from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, is_key_dim, key_parts, value_block
 from tokenwatt_kernels.attention.prefill.kernel import max_registers, pipeline_stages, prefill_kernel, weight_shift
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
-from tokenwatt_kernels.attention.prefill.tiles import FAMILY, PrefillKey, PrefillTile, Tile, default, key_of
+from tokenwatt_kernels.attention.prefill.tiles import FAMILY, PrefillKey, PrefillTile, default, key_of
 from tokenwatt_kernels.attention.prefill.warp_specialised import NUM_WARPS, compile_inputs, warp_specialised_kernel
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import CAPABILITY, TILES
 from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
@@ -132,9 +132,7 @@ def _warp_specialised(dtype_name: str, head_dim: int, *, causal: bool) -> Specim
     )
 
 
-def _specimen(problem: AttentionProblem, dtype_name: str, tile: Tile) -> Specimen:
-    if not isinstance(tile, PrefillTile):
-        raise TypeError(f"tile must be a PrefillTile, got {tile}")
+def _specimen(problem: AttentionProblem, dtype_name: str, tile: PrefillTile) -> Specimen:
     dtype = DTYPES[dtype_name]
     main, tail = key_parts(problem.head_dim)
     return make_specimen(

@@ -139,7 +139,7 @@ def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: in
 def _is_safe(
     tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: int, capability: int, *, is_mixed: bool
 ) -> bool:
-    """Whether a valid tile spills with no option, page size or triton release."""
+    """Whether a valid tile spilled in none of the combinations that the compile report asks for (`specimens.py`)."""
     accumulators = accumulators_per_thread(tile, value_dim)
     if generation(capability) == "warp":
         most = SAFE_ACCUMULATORS_OF_WARPS if value_dim <= WIDE_VALUES else SAFE_ACCUMULATORS_OF_WARPS_IF_WIDE
