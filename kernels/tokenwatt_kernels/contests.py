@@ -30,6 +30,7 @@ class Contest:
     """One problem with random inputs on one device.
 
     terms: how many terms the longest sum of one output has.
+    held_to: the key of DTYPES whose limits hold for the answers; "" means dtype_name.
     contenders: OURS and at least one baseline.
     configuration: what our kernel chose for this problem, such as its tile.
     """
@@ -41,6 +42,7 @@ class Contest:
     work: Work
     contenders: Mapping[str, Contender]
     configuration: str = ""
+    held_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def run(contest: Contest, sampler: Sampler = cold_l2_samples) -> list[Result]:
         rejected[OURS] = _result(contest, OURS, "unavailable", (reason,))
         return [rejected[name] for name in _order(contest)]
     judge = baselines[0]
-    limit = 2 * DTYPES[contest.dtype_name].rms_limit(contest.terms)
+    limit = 2 * DTYPES[contest.held_to or contest.dtype_name].rms_limit(contest.terms)
     for name in [*answers]:
         distance = _rms_distance(answers[name], answers[judge])
         if not distance <= limit:

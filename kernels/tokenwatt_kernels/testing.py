@@ -30,6 +30,9 @@ class Case:
     terms: how many terms the longest sum of one output has; more of them may err more.
     launch: runs the kernel into the tensor that it is given.
     reference: the naive answer, computed in the dtype that it is given.
+    held_to: the key of DTYPES whose limits hold for the answer; "" means dtype_name.
+    out_dtype: what the kernel stores; None means the out_name of the dtype whose limits hold.
+    read: the numbers that a stored answer stands for, such as quantised ones times their scales.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Case:
     terms: int
     launch: Callable[[Tensor], None]
     reference: Callable[[torch.dtype], Tensor]
+    held_to: str = ""
+    out_dtype: torch.dtype | None = None
+    read: Callable[[Tensor], Tensor] = Tensor.double
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Guarded:
         """Whether anything outside the view was written."""
         around = self.buffer.clone()
         _inside(around, self.view.shape).fill_(float("nan"))
-        return not bool(around.isnan().all())
+        return not bool(around.float().isnan().all())
 
 
 def guarded_empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, *, slack_axis: int = -1) -> Guarded:
@@ -113,32 +119,34 @@ def _inside(buffer: Tensor, shape: Sequence[int]) -> Tensor:
 
 def check(case: Case, runs: int = 2) -> Verdict:
     """Run one case and hold it against the truth, and its other runs against the first."""
-    tolerance = DTYPES[case.dtype_name]
+    tolerance = DTYPES[case.held_to or case.dtype_name]
     dtype = getattr(torch, tolerance.out_name)
     rms_limit = tolerance.rms_limit(case.terms)
-    answers = [guarded_empty(case.out_shape, dtype, case.device) for _ in range(runs)]
-    for answer in answers:
-        case.launch(answer.view)
+    stored = [guarded_empty(case.out_shape, case.out_dtype or dtype, case.device) for _ in range(runs)]
+    answers = []
+    for store in stored:
+        case.launch(store.view)
+        answers.append(case.read(store.view))
     first = answers[0]
 
     truth = case.reference(torch.float64)
-    error = first.view.double() - truth
+    error = first.double() - truth
     max_abs_error = _max_abs(error)
     peer_max_abs_error = _max_abs(case.reference(dtype).double() - truth)
     max_abs_limit = 2 * peer_max_abs_error + tolerance.max_allowance(case.terms) * _max_abs(truth)
     rms_error = _rms(error) / (_rms(truth) or 1.0)
 
     reasons = []
-    if not bool(first.view.isfinite().all()):
+    if not bool(first.isfinite().all()):
         reasons.append("every output must be written and finite, got NaN or infinity")
     # Written so that a NaN error fails too.
     if not max_abs_error <= max_abs_limit:
         reasons.append(f"max_abs_error must be <= {max_abs_limit:.3g}, got {max_abs_error:.3g}")
     if not rms_error <= rms_limit:
         reasons.append(f"rms_error must be <= {rms_limit:.3g}, got {rms_error:.3g}")
-    if not all(torch.equal(first.view, answer.view) for answer in answers):
+    if not all(torch.equal(first, answer) for answer in answers):
         reasons.append("two runs must give the same bits, got different ones")
-    if any(answer.is_breached() for answer in answers):
+    if any(store.is_breached() for store in stored):
         reasons.append("memory around the output must stay untouched, got a write")
     return Verdict(
         case=case.name,

@@ -1,0 +1,64 @@
+"""Operators of torch made from functions: what a compiler sees, and what an eager call does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenwatt_kernels.operators import OPERATORS, operator
+
+
+def _like_scaled(a: Tensor, bias: Tensor | None = None, *, factor: float = 2.0) -> Tensor:
+    if a.dim() != 2:
+        raise ValueError(f"a must have 2 axes, got {a.dim()}")
+    return torch.empty_like(a)
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    @operator(_like_scaled)
+    def scaled_for_a_test(a: Tensor, bias: Tensor | None = None, *, factor: float = 2.0) -> Tensor:
+        """Times a factor."""
+        out = torch.empty_like(a)
+        out.numpy()[:] = a.numpy() * factor + (0 if bias is None else bias.numpy())  # no compiler sees through numpy
+        return out
+
+    return scaled_for_a_test
+
+
+def test_an_eager_call_does_not_go_through_the_dispatcher(scaled):
+    assert scaled(torch.ones(1, 2)).tolist() == [[2, 2]]
+    assert scaled.__doc__ == "Times a factor."
+
+
+def test_the_schema_is_that_of_the_annotations(scaled):
+    found = OPERATORS["scaled_for_a_test"]._opoverload._schema
+    assert str(found) == ("tokenwatt::scaled_for_a_test(Tensor a, Tensor? bias=None, *, float factor=2.) -> Tensor")
+
+
+def test_a_compiler_takes_it_whole(scaled):
+    a, bias = torch.randn(3, 4), torch.randn(3, 4)
+    compiled = torch.compile(lambda a: scaled(a, bias, factor=3.0).relu(), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(a), (a * 3 + bias).relu())
+    torch.library.opcheck(OPERATORS["scaled_for_a_test"], (a, bias), {"factor": 3.0})
+
+
+def test_what_is_written_is_seen():
+    @operator(lambda a, out: None, writes=("out",))
+    def copied_for_a_test(a: Tensor, out: Tensor) -> None:
+        out.numpy()[:] = a.numpy()
+
+    def through(a):
+        out = torch.zeros_like(a)
+        copied_for_a_test(a + 1, out)
+        return out * 2
+
+    a = torch.randn(2, 3)
+    assert torch.equal(torch.compile(through, fullgraph=True, backend="aot_eager")(a), (a + 1) * 2)
+    torch.library.opcheck(OPERATORS["copied_for_a_test"], (a, torch.zeros_like(a)))
+
+
+def test_a_compiler_reports_what_the_fake_refuses(scaled):
+    with pytest.raises(RuntimeError, match="a must have 2 axes, got 1"):
+        torch.compile(lambda a: scaled(a), fullgraph=True, backend="aot_eager")(torch.ones(3))
