@@ -14,6 +14,7 @@ FAMILIES: dict[str, str] = {
     "attention.prefill": "tokenwatt_kernels.attention.prefill",
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
+    "matmul.skinny": "tokenwatt_kernels.matmul.skinny",
 }
 
 

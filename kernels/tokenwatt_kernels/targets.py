@@ -40,6 +40,21 @@ class Target:
         """The name that compilers use, such as sm_90."""
         return f"sm_{self.capability}"
 
+    @property
+    def has_bulk_copies(self) -> bool:
+        """Whether the hardware copies tiles to shared memory by itself (TMA)."""
+        return self.capability >= 90
+
+    @property
+    def can_overlap(self) -> bool:
+        """Whether a launch may begin before the one that it depends on has ended (programmatic dependent launch)."""
+        return self.capability >= 90
+
+    @property
+    def shortens_float8_sums(self) -> bool:
+        """Whether tensor cores keep some 14 bits of a sum of float8 products: before sm_100."""
+        return self.capability < 100
+
 
 TARGETS: dict[int, Target] = {
     target.capability: target

@@ -16,7 +16,7 @@ from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill import call as prefill_call
 from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
-from tokenwatt_kernels.matmul.dense.call import matmul
+from tokenwatt_kernels.matmul.call import matmul
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -423,7 +423,7 @@ import torch
 from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
-from tokenwatt_kernels.matmul.dense.call import matmul
+from tokenwatt_kernels.matmul.call import matmul
 matmul(torch.zeros(2, 3), torch.zeros(4, 3))
 x = torch.zeros(1, 1, 16)
 one, starts = torch.ones(1, dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32)

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
-from tokenwatt_kernels.matmul.dense.call import matmul
+from tokenwatt_kernels.matmul.call import matmul
 
 LN_3 = math.log(3)
 FLOAT8 = torch.float8_e4m3fn

@@ -16,7 +16,7 @@ from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.weights import DecoderWeights, LayerWeights
 from tokenwatt_kernels.attention.decode.call import decode_attention
 from tokenwatt_kernels.attention.prefill.call import prefill_attention
-from tokenwatt_kernels.matmul.dense.call import matmul
+from tokenwatt_kernels.matmul.call import matmul
 
 
 class Decoder:

@@ -1,40 +1,62 @@
-"""The product of activations with a weight in the layout of nn.Linear."""
+"""Dense matmul on a GPU: which tile, or cuBLAS, and the launch. The public function is `matmul.call.matmul`."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device, tables
-from tokenwatt_kernels.arguments import check_matches, check_size, check_tensor
-from tokenwatt_kernels.matmul.dense.cpu import matmul_on_cpu
-from tokenwatt_kernels.matmul.dense.tiles import FAMILY, MatmulTile, make_key
+from tokenwatt_kernels.arguments import FLOAT8
+from tokenwatt_kernels.matmul.dense.tiles import (
+    FAMILY,
+    AnyTile,
+    DenseKey,
+    DenseTile,
+    make_key,
+)
+from tokenwatt_kernels.matmul.library import library_matmul
+from tokenwatt_kernels.matmul.library_tile import LibraryTile
+from tokenwatt_kernels.matmul.operands import Operands
+from tokenwatt_kernels.matmul.reference import matmul_reference
 
 
-def tile_for(a: Tensor) -> MatmulTile:
-    """The tile for a [M, K] on a GPU."""
-    key = make_key(a.shape[0], a.element_size())
-    return tables.tile_on(FAMILY, device.name(a.device), device.capability(a.device), key)
+def key_for(operands: Operands, out: Tensor) -> DenseKey:
+    """What the tile for a call depends on besides the GPU."""
+    return make_key(
+        operands.m,
+        operands.n,
+        operands.k,
+        operands.a.element_size(),
+        is_gated=operands.activation != "none",
+        is_blocked=operands.scaling == "block",
+        is_fast=operands.fast_accumulation,
+        can_copy=operands.can_be_copied(out),
+    )
 
 
-def matmul(a: Tensor, weight: Tensor) -> Tensor:
-    """a @ weight.T, accumulated in fp32.
+def tile_for(operands: Operands, out: Tensor) -> AnyTile:
+    """The tile for a call on a GPU."""
+    gpu = operands.a.device
+    return tables.tile_on(FAMILY, device.name(gpu), device.capability(gpu), key_for(operands, out))
 
-    a: [M, K], weight: [N, K], one of float32, float16 or bfloat16, each contiguous along K. Any size, zero included.
 
-    Returns [M, N] in the dtype of a: the Triton kernel's answer on CUDA, torch's own product on a CPU.
-    Raises TypeError or ValueError, before any launch, for arguments other than these.
-    """
-    check_tensor("a", a, ("M", "K"))
-    check_tensor("weight", weight, ("N", "K"))
-    check_matches("weight", weight, "a", a)
-    check_size("weight", "K", weight.shape[1], a.shape[1])
-    device.check_supported(a.device)
-    if a.device.type == "cpu":
-        return matmul_on_cpu(a, weight)
+def answer(operands: Operands) -> Tensor:
+    """The answer for checked operands: of the kernel or of cuBLAS on a GPU, of the reference on a CPU."""
+    if operands.a.device.type == "cpu":
+        return matmul_reference(operands)
+    if operands.a.dtype == FLOAT8:
+        device.check_float8(operands.a.device, is_mixed=False)
+    out = operands.new_out()
+    tile = tile_for(operands, out)
+    if isinstance(tile, LibraryTile):
+        return library_matmul(operands)
+    run(operands, out, tile)
+    return out
 
+
+def run(operands: Operands, out: Tensor, tile: DenseTile) -> None:
+    """Launch the kernel with a tile, on all of the GPU."""
     from tokenwatt_kernels.matmul.dense.kernel import launch
 
-    out = torch.empty(a.shape[0], weight.shape[0], dtype=a.dtype, device=a.device)
-    launch(a, weight, out, tile_for(a))
-    return out
+    gpu = operands.a.device
+    programs = tile.programs_per_multiprocessor * device.multiprocessors(gpu)
+    launch(operands, out, tile, programs, promotes=operands.promotes(device.capability(gpu)))

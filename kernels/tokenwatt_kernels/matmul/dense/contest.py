@@ -1,39 +1,16 @@
-"""Dense matmul against torch.matmul, which is cuBLAS on a GPU."""
+"""Dense matmul against cuBLAS, by itself and with its epilogue compiled around it."""
 
 from __future__ import annotations
 
 import torch
 
-from tokenwatt_kernels import device as device_facts
-from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
-from tokenwatt_kernels.matmul.dense.call import matmul, tile_for
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-from tokenwatt_kernels.matmul.dense.tiles import FAMILY, make_key
-from tokenwatt_kernels.matmul.dense.work import work
+from tokenwatt_kernels.contests import Contest
+from tokenwatt_kernels.matmul.contest import make_contest
+from tokenwatt_kernels.matmul.dense.call import answer, key_for, tile_for
+from tokenwatt_kernels.matmul.dense.tiles import FAMILY
+from tokenwatt_kernels.matmul.problem import MatmulProblem
 
 
 def contest(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Contest:
-    """Random normal inputs: zeros would draw less power and so run faster."""
-    dtype = getattr(torch, dtype_name)
-    generator = torch.Generator(device).manual_seed(0)
-    a = torch.randn(problem.m, problem.k, generator=generator, device=device, dtype=dtype)
-    weight = torch.randn(problem.n, problem.k, generator=generator, device=device, dtype=dtype)
-    return Contest(
-        family=FAMILY,
-        problem=problem.name,
-        dtype_name=dtype_name,
-        terms=problem.terms,
-        work=work(problem, dtype_name),
-        contenders={
-            OURS: Contender(lambda: matmul(a, weight)),
-            "torch_matmul": Contender(lambda: torch.matmul(a, weight.T)),
-        },
-        configuration=_configuration(a) if device.type == "cuda" else "",
-    )
-
-
-def _configuration(a: torch.Tensor) -> str:
-    tile = tile_for(a)
-    key = make_key(a.shape[0], a.element_size())
-    return f"{tile.name} ({tables.origin(device_facts.name(a.device), FAMILY, key, tile)})"
+    """Ours, cuBLAS, and torch.compile of the reference."""
+    return make_contest(FAMILY, problem, dtype_name, device, answer, key_for, tile_for)

@@ -2,45 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.dense.kernel import matmul_kernel
-from tokenwatt_kernels.matmul.dense.problems import DTYPE_NAMES
-from tokenwatt_kernels.matmul.dense.tiles import MatmulTile, choose
+from tokenwatt_kernels.matmul.dense.kernel import constants, matmul_kernel, out_part
+from tokenwatt_kernels.matmul.dense.tiles import (
+    FAMILY,
+    DenseKey,
+    DenseTile,
+    default,
+    is_valid,
+    key_of,
+    preferred,
+)
+from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, MatmulProblem, takes
+from tokenwatt_kernels.matmul.specimen import make_specimen
 from tokenwatt_kernels.targets import Target
 
-ROWS = (16, 32, 64, 4096)
+SIZES = {"256 rows": (256, 4096, 4096), "4096 rows": (4096, 4096, 4096), "unaligned": (4096, 4100, 4100)}
+
+
+def _listed() -> Iterator[MatmulProblem]:
+    for name, size in SIZES.items():
+        yield MatmulProblem(name, *size)
+    large = SIZES["4096 rows"]
+    yield MatmulProblem("residual", *large, has_bias=True, has_residual=True)
+    yield MatmulProblem("swiglu", *large, "swiglu")
+    for scaling in ("tensor", "token_channel", "block"):
+        yield MatmulProblem(scaling, *large, scaling=scaling)
+    yield MatmulProblem("fast", *large, scaling="token_channel", fast_accumulation=True)
+
+
+def _combinations() -> Iterator[MatmulProblem]:
+    """Every option that changes the code, with every other."""
+    for size, activation, ends, scaling, is_fast in product(
+        SIZES.values(),
+        ("none", "swiglu", "geglu", "swiglu_clamped"),
+        (False, True),
+        ("none", "token_channel", "block"),
+        (False, True),
+    ):
+        if is_fast and scaling != "token_channel":
+            continue
+        name = f"{size} {activation} ends={ends} {scaling} fast={is_fast}"
+        yield MatmulProblem(name, *size, activation, ends, ends, scaling, is_fast)
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """The kernel with the tile that `choose` gives for each dtype and number of rows."""
-    return [
-        _specimen(dtype_name, rows, choose(rows, DTYPES[dtype_name].bytes, target.capability))
-        for dtype_name in dtype_names
-        if dtype_name in DTYPE_NAMES
-        for rows in ROWS
-    ]
+    """The kernel with the tile of a GPU without a table, for each dtype and listed problem.
+
+    And for all combinations of options every tile that is chosen for some size, and every tile of such GPUs' tables.
+    """
+    found = []
+    for dtype_name in dtype_names:
+        if dtype_name not in DTYPE_NAMES:
+            continue
+        found += [
+            _specimen(problem, dtype_name, default(key_of(problem, dtype_name), target.capability), target)
+            for problem in _listed()
+            if takes(problem, dtype_name, target.capability)
+        ]
+        for problem in _combinations():
+            if takes(problem, dtype_name, target.capability):
+                found += _rest(problem, dtype_name, target)
+    return found
 
 
-def _specimen(dtype_name: str, rows: int, tile: MatmulTile) -> Specimen:
-    dtype = DTYPES[dtype_name]
-    tensors = ("a_ptr", "weight_ptr", "out_ptr")
-    sizes = ("M", "N", "K")
-    strides = ("a_stride_m", "weight_stride_n", "out_stride_m")
-    shape = f"{tile.block_m}x{tile.block_n}x{tile.block_k}"
-    return Specimen(
-        name=f"matmul {dtype_name} {rows} rows",
-        kernel=matmul_kernel,
-        signature={**dict.fromkeys(tensors, f"*{dtype.triton_name}"), **dict.fromkeys((*sizes, *strides), "i32")},
-        constexprs={
-            "BLOCK_M": tile.block_m,
-            "BLOCK_N": tile.block_n,
-            "BLOCK_K": tile.block_k,
-            "GROUP_M": tile.group_m,
-        },
-        aligned=frozenset((*tensors, "N", "K", *strides)),
+def _rest(problem: MatmulProblem, dtype_name: str, target: Target) -> Iterator[Specimen]:
+    key = key_of(problem, dtype_name)
+    tiles = [tile for tile in preferred(key, target.capability) if is_valid(tile, key, target.capability)]
+    for _, row in tables.rows_for(target.capability, FAMILY):
+        if isinstance(row.tile, DenseTile) and _is_alike(row.key, key):
+            tiles.append(row.tile)
+    for tile in dict.fromkeys(tiles):
+        specimen = _specimen(problem, dtype_name, tile, target)
+        yield replace(specimen, name=f"{specimen.name} {tile.name}", is_listed=False)
+
+
+def _is_alike(key: DenseKey, other: DenseKey) -> bool:
+    """Whether two keys differ in sizes alone."""
+    return replace(key, rows=0, columns=0, terms=0) == replace(other, rows=0, columns=0, terms=0)
+
+
+def _specimen(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target: Target) -> Specimen:
+    promotes = problem.promotes(dtype_name, target.capability)
+    descriptors = {}
+    if tile.descriptors:
+        descriptors = {
+            "a_desc": (tile.block_m, tile.block_k),
+            "weight_desc": (tile.block_n, tile.block_k),
+            "out_desc": out_part(tile, problem.activation),
+        }
+    return make_specimen(
+        f"matmul {dtype_name} {problem.name}",
+        matmul_kernel,
+        problem,
+        dtype_name,
+        constants(tile, problem.activation, problem.scaling, promotes=promotes),
+        descriptors,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        needs_tensor_cores=dtype.has_tensor_core_path,
-        configuration=f"{shape} w{tile.num_warps} s{tile.num_stages}",
+        needs_tensor_cores=DTYPES[dtype_name].has_tensor_core_path,
+        needs_warpgroup_mma=tile.descriptors,
+        configuration=tile.name,
+        max_registers=tile.registers,
     )

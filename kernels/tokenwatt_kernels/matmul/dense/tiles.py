@@ -6,19 +6,31 @@ from dataclasses import dataclass
 from itertools import product
 
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-from tokenwatt_kernels.targets import target_for
+from tokenwatt_kernels.matmul.buckets import COLUMNS, TERMS, bucket
+from tokenwatt_kernels.matmul.library_tile import LibraryTile
+from tokenwatt_kernels.matmul.problem import FLOAT8, MatmulProblem
+from tokenwatt_kernels.matmul.scaling import BLOCK
+from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
+from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
 
 FAMILY = "matmul.dense"
-MANY_ROWS = 0
-"""Stands in a key for every number of rows beyond the bounded ones."""
+ROWS = (128, 8192)
+"""Least and most buckets of M."""
+WORTH_FILLING = 128
+"""Tiles that an output should have at least: one for each multiprocessor of most GPUs that this is for."""
+MOST_PROMOTED = 64
+"""fp32 sums of a thread beside which there is room for as many in the tensor cores' accumulator."""
 
 
 @dataclass(frozen=True, slots=True)
-class MatmulTile:
-    """block_m x block_n outputs per program, block_k of the sum per step.
+class DenseTile:
+    """block_m x block_n outputs at a time, block_k of their sums per step.
 
-    group_m: row tiles that run next to each other, so that they find the same weight tile in L2.
+    group_m: row tiles that are computed next to each other, so that they find the same weight tile in L2.
+    subtiles: parts in which a tile is stored, a power of two.
+    programs_per_multiprocessor: how many programs share the tiles, for each multiprocessor.
+    descriptors: the hardware copies tiles, in and out.
+    flattens: the copies of the next tile start while one is stored.
     """
 
     block_m: int
@@ -27,112 +39,200 @@ class MatmulTile:
     group_m: int
     num_warps: int
     num_stages: int
+    subtiles: int = 1
+    programs_per_multiprocessor: int = 1
+    descriptors: bool = False
+    flattens: bool = False
+
+    @property
+    def registers(self) -> int:
+        """What a thread may take, so that a multiprocessor holds programs_per_multiprocessor. Multiples of 8 count."""
+        threads = 32 * self.num_warps * self.programs_per_multiprocessor
+        return min(REGISTERS_PER_THREAD, REGISTERS_PER_SM // threads // 8 * 8)
 
     @property
     def name(self) -> str:
-        """Such as 128x128x64 g8 w8 s4."""
+        """Such as 128x256x64 g8 w8 s4 sub4 desc flat."""
         sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
-        return f"{sides} g{self.group_m} w{self.num_warps} s{self.num_stages}"
+        parts = f" sub{self.subtiles}" if self.subtiles > 1 else ""
+        programs = f" p{self.programs_per_multiprocessor}" if self.programs_per_multiprocessor > 1 else ""
+        flags = f"{' desc' if self.descriptors else ''}{' flat' if self.flattens else ''}"
+        return f"{sides} g{self.group_m} w{self.num_warps} s{self.num_stages}{parts}{programs}{flags}"
+
+
+AnyTile = DenseTile | LibraryTile
 
 
 @dataclass(frozen=True, slots=True)
-class MatmulKey:
+class DenseKey:
     """What a tile depends on besides the GPU.
 
-    rows: the most rows M that take the tile, or MANY_ROWS.
+    rows, columns, terms: buckets of M, N and K.
+    is_gated: the epilogue joins pairs of columns. is_blocked: float8 with a scale for each 128 terms.
+    is_fast: products may stay in the tensor cores' accumulator; of 16 and 32 bits they always do.
+    can_copy: rows of both operands are whole 16 bytes.
     """
 
     rows: int
+    columns: int
+    terms: int
     element_bytes: int
+    is_gated: bool
+    is_blocked: bool
+    is_fast: bool
+    can_copy: bool
 
 
-KEY = MatmulKey
-KERNELS: dict[str, type[MatmulTile]] = {"triton": MatmulTile}
+KEY = DenseKey
+KERNELS: dict[str, type[AnyTile]] = {"triton": DenseTile, "cublas": LibraryTile}
 
-
-# Small enough that the gate's tiny problems cross several tiles in every direction.
-INTERPRETER_TILES = (MatmulTile(16, 32, 32, 4, 4, 1), MatmulTile(32, 16, 64, 8, 4, 1))
-
-# (rows up to, tiles in order of preference); None is "any number of rows".
-_HALF_PRECISION: tuple[tuple[int | None, tuple[MatmulTile, ...]], ...] = (
-    (16, (MatmulTile(16, 64, 64, 1, 4, 4),)),
-    (32, (MatmulTile(32, 64, 64, 1, 4, 4),)),
-    (64, (MatmulTile(64, 64, 64, 1, 4, 4),)),
-    (None, (MatmulTile(128, 128, 64, 8, 8, 4), MatmulTile(128, 128, 64, 8, 8, 3))),
-)
-# fp32 has no tensor-core path here ("ieee" precision).
-_FULL_PRECISION: tuple[tuple[int | None, tuple[MatmulTile, ...]], ...] = (
-    (16, (MatmulTile(16, 64, 32, 1, 4, 2),)),
-    (None, (MatmulTile(64, 64, 16, 8, 8, 2),)),
+# (tile, programs): small enough that the gate's tiny problems cross several tiles in every direction.
+INTERPRETER_TILES = (
+    (DenseTile(16, 64, 32, 4, 4, 1, subtiles=2), 3),
+    (DenseTile(32, 32, 64, 8, 4, 1, flattens=True), 2),
+    (DenseTile(16, 32, 32, 2, 4, 1, descriptors=True), 3),
 )
 
-
-def shared_bytes(tile: MatmulTile, element_bytes: int) -> int:
-    """Shared memory of one program: one tile of a and one of the weight for every stage."""
-    return (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
-
-
-def is_valid(tile: MatmulTile, element_bytes: int, shared_limit_bytes: int) -> bool:
-    """Whether the kernel can be compiled with this tile: powers of two, tl.dot's minimum of 16, and shared memory."""
-    sides = (tile.block_m, tile.block_n, tile.block_k)
-    return (
-        all(side >= 16 and side & (side - 1) == 0 for side in sides)
-        and tile.group_m >= 1
-        and tile.num_warps in (1, 2, 4, 8)
-        and tile.num_stages >= 1
-        and shared_bytes(tile, element_bytes) <= shared_limit_bytes
-    )
-
-
-def choose(rows: int, element_bytes: int, capability: int) -> MatmulTile:
-    """The tile for M = `rows` and an element size on a GPU of `capability` (90 for sm_90)."""
-    limit = target_for(capability).shared_limit_bytes
-    for max_rows, candidates in _FULL_PRECISION if element_bytes == 4 else _HALF_PRECISION:
-        if max_rows is not None and rows > max_rows:
-            continue
-        for tile in candidates:
-            if is_valid(tile, element_bytes, limit):
-                return tile
-    raise ValueError(f"no matmul tile fits rows={rows}, element_bytes={element_bytes} in {limit} bytes")
+# In order of preference: large tiles read each operand less often, small ones fill the GPU with few rows or columns.
+_FULL_PRECISION = (DenseTile(64, 64, 16, 8, 8, 2), DenseTile(32, 64, 16, 8, 4, 2))
+_COPIED = (
+    DenseTile(128, 256, 64, 8, 8, 4, subtiles=4, descriptors=True, flattens=True),
+    DenseTile(128, 256, 64, 8, 8, 3, subtiles=4, descriptors=True, flattens=True),
+    DenseTile(128, 128, 64, 8, 8, 4, subtiles=2, descriptors=True, flattens=True),
+    DenseTile(64, 128, 64, 8, 4, 4, subtiles=2, programs_per_multiprocessor=2, descriptors=True),
+    DenseTile(64, 64, 128, 8, 4, 4, programs_per_multiprocessor=1, descriptors=True),
+)
+_LOADED = (
+    DenseTile(128, 128, 64, 8, 8, 3, subtiles=2),
+    DenseTile(64, 128, 64, 8, 4, 3, subtiles=2),
+    DenseTile(64, 64, 64, 8, 4, 3),
+)
+_COPIED_FLOAT8 = (
+    DenseTile(128, 256, 128, 8, 8, 3, subtiles=4, descriptors=True, flattens=True),
+    DenseTile(128, 128, 128, 8, 8, 4, subtiles=2, descriptors=True, flattens=True),
+    DenseTile(64, 128, 128, 8, 4, 4, subtiles=2, programs_per_multiprocessor=2, descriptors=True),
+    DenseTile(64, 64, 128, 8, 4, 4, programs_per_multiprocessor=2, descriptors=True),
+)
+_LOADED_FLOAT8 = (
+    DenseTile(128, 128, 64, 8, 8, 3, subtiles=2),
+    DenseTile(64, 128, 64, 8, 4, 3, subtiles=2),
+    DenseTile(64, 64, 128, 8, 4, 2),
+)
 
 
-def make_key(rows: int, element_bytes: int) -> MatmulKey:
-    """The key for M = `rows`: rows that `choose` gives the same tile share it."""
-    bounds = _FULL_PRECISION if element_bytes == 4 else _HALF_PRECISION
-    return MatmulKey(
-        next((bound for bound, _ in bounds if bound is not None and rows <= bound), MANY_ROWS), element_bytes
-    )
+def shared_bytes(tile: DenseTile, key: DenseKey) -> int:
+    """Shared memory of one program at most: a tile of each operand for every stage, and a part of the output."""
+    operands = (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * key.element_bytes
+    out = tile.block_m * tile.block_n // tile.subtiles // (2 if key.is_gated else 1) * max(2, key.element_bytes)
+    return operands + out + SHARED_RESERVED_BYTES
 
 
-def key_of(problem: MatmulProblem, dtype_name: str) -> MatmulKey:
+def is_valid(tile: DenseTile, key: DenseKey, capability: int) -> bool:
+    """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
+    sides = (tile.block_m, tile.block_n, tile.block_k, tile.subtiles)
+    if not all(side & (side - 1) == 0 for side in sides) or min(sides[:3]) < 16 or tile.subtiles < 1:
+        return False
+    if tile.num_warps not in (1, 2, 4, 8) or min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) < 1:
+        return False
+    if tile.block_n // tile.subtiles < (32 if key.is_gated else 16):
+        return False
+    if tile.descriptors and not (key.can_copy and target_for(capability).has_bulk_copies):
+        return False
+    # A step along K must not cross into the next block of scales, nor a tile into the next block of columns.
+    if key.is_blocked and (tile.block_k > BLOCK or tile.block_n > BLOCK):
+        return False
+    sums = tile.block_m * tile.block_n // (32 * tile.num_warps)
+    leaves = key.is_blocked or (not key.is_fast and target_for(capability).shortens_float8_sums)
+    if sums > 128 or (leaves and sums > MOST_PROMOTED):
+        return False
+    return shared_bytes(tile, key) * tile.programs_per_multiprocessor <= target_for(capability).shared_limit_bytes
+
+
+def make_key(
+    m: int, n: int, k: int, element_bytes: int, *, is_gated: bool, is_blocked: bool, is_fast: bool, can_copy: bool
+) -> DenseKey:
+    """The key of a call."""
+    return DenseKey(
+        bucket(m, *ROWS), bucket(n, *COLUMNS), bucket(k, *TERMS), element_bytes, is_gated, is_blocked,
+        is_fast or element_bytes > 1, can_copy,
+    )  # fmt: skip
+
+
+def key_of(problem: MatmulProblem, dtype_name: str) -> DenseKey:
     """The key of a problem."""
-    return make_key(problem.m, DTYPES[dtype_name].bytes)
+    element_bytes = DTYPES[dtype_name].bytes
+    return make_key(
+        problem.m,
+        problem.n,
+        problem.k,
+        element_bytes,
+        is_gated=problem.activation != "none",
+        is_blocked=problem.scaling == "block",
+        is_fast=problem.fast_accumulation or dtype_name != FLOAT8,
+        can_copy=problem.can_be_copied(dtype_name),
+    )
 
 
-def default(key: MatmulKey, capability: int) -> MatmulTile:
-    """The tile for a key where none has been measured."""
-    return choose(key.rows or 2**31, key.element_bytes, capability)
+def default(key: DenseKey, capability: int) -> DenseTile:
+    """The tile for a key where none has been measured: the largest of which there are enough to fill a GPU."""
+    valid = [tile for tile in preferred(key, capability) if is_valid(tile, key, capability)]
+    if not valid:
+        raise ValueError(f"no dense matmul tile fits {key} on sm_{capability}")
+    filling = [tile for tile in valid if _tiles(tile, key) >= WORTH_FILLING]
+    return filling[0] if filling else valid[-1]
 
 
-def is_valid_on(tile: MatmulTile, key: MatmulKey, capability: int) -> bool:
-    """Whether the kernel compiles with this tile for a GPU of `capability`."""
-    return is_valid(tile, key.element_bytes, target_for(capability).shared_limit_bytes)
+def preferred(key: DenseKey, capability: int) -> tuple[DenseTile, ...]:
+    """The tiles that `default` chooses from, valid or not."""
+    if key.element_bytes == 4:
+        return _FULL_PRECISION
+    is_copied = key.can_copy and target_for(capability).has_bulk_copies
+    if key.element_bytes == 1:
+        return _COPIED_FLOAT8 if is_copied else _LOADED_FLOAT8
+    return _COPIED if is_copied else _LOADED
 
 
-def candidates(key: MatmulKey, capability: int) -> tuple[MatmulTile, ...]:
-    """The tiles worth measuring, the default first. Few rows stream the weight; many keep the multipliers busy."""
+def _tiles(tile: DenseTile, key: DenseKey) -> int:
+    """Tiles of an output of the key's bucketed size."""
+    return -(-key.rows // tile.block_m) * -(-key.columns // tile.block_n)
+
+
+def is_valid_on(tile: AnyTile, key: DenseKey, capability: int) -> bool:
+    """Whether a call with the key can be answered with this tile on a GPU of `capability`."""
+    if isinstance(tile, LibraryTile):
+        return tile.takes(key.element_bytes, is_blocked=key.is_blocked, can_copy=key.can_copy)
+    return is_valid(tile, key, capability)
+
+
+def candidates(key: DenseKey, capability: int) -> tuple[AnyTile, ...]:
+    """The tiles worth measuring, the default first, the library last."""
     first = default(key, capability)
     if key.element_bytes == 4:
-        sizes = product((first.block_m,), (32, 64, 128), (16, 32), (first.group_m,), (4, 8), (2, 3))
-    elif key.rows == MANY_ROWS:
-        sizes = product((64, 128, 256), (64, 128, 256), (32, 64), (8,), (4, 8), (3, 4))
+        sizes = product((first.block_m,), (32, 64, 128), (16, 32), (8,), (4, 8), (2, 3))
+        tiles = [DenseTile(*size) for size in sizes]
     else:
-        sizes = product((first.block_m,), (32, 64, 128), (64, 128, 256), (1,), (4, 8), (3, 4, 5))
-    tiles = [MatmulTile(*size) for size in sizes]
-    worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and _is_balanced(tile)]
-    return tuple(dict.fromkeys([first, *worth]))
+        sides = ((64, 128), (64, 256), (128, 64), (128, 128), (128, 256), (256, 64), (256, 128))
+        steps = (
+            (128 // key.element_bytes,) if first.descriptors else (64 // key.element_bytes, 128 // key.element_bytes)
+        )
+        switches = ((True, False), (True, True)) if first.descriptors else ((False, False),)
+        tiles = [
+            DenseTile(
+                *(block_m, block_n, block_k, group_m, 8 if block_m * block_n > 64 * 128 else 4, num_stages),
+                subtiles={64: 1, 128: 2, 256: 4}[block_n],
+                descriptors=descriptors,
+                flattens=flattens,
+            )
+            for (block_m, block_n), block_k, group_m, num_stages, (descriptors, flattens) in product(
+                sides, steps, (8, 16), (3, 4), switches
+            )
+        ]
+    library = LibraryTile()
+    worth = [tile for tile in tiles if is_valid(tile, key, capability) and _is_balanced(tile)]
+    ends = [library] if is_valid_on(library, key, capability) else []
+    return tuple(dict.fromkeys([first, *worth, *ends]))
 
 
-def _is_balanced(tile: MatmulTile) -> bool:
+def _is_balanced(tile: DenseTile) -> bool:
     """Whether a thread has some fp32 accumulators, and registers left for the rest."""
     return 4 <= tile.block_m * tile.block_n // (32 * tile.num_warps) <= 128

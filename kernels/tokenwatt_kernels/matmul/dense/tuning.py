@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from tokenwatt_kernels.matmul.dense.kernel import launch, matmul_kernel
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
+from tokenwatt_kernels.matmul.dense.call import run
+from tokenwatt_kernels.matmul.dense.kernel import matmul_kernel
+from tokenwatt_kernels.matmul.dense.tiles import AnyTile
+from tokenwatt_kernels.matmul.inputs import random_operands
+from tokenwatt_kernels.matmul.library import library_matmul
+from tokenwatt_kernels.matmul.library_tile import LibraryTile
+from tokenwatt_kernels.matmul.problem import MatmulProblem
 
 KERNELS = (matmul_kernel,)
 MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 400, 784, 1040
@@ -17,14 +22,24 @@ MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 400, 784, 1040
 
 def sibling(problem: MatmulProblem) -> MatmulProblem:
     """The same kind of matmul, small enough for the gate."""
-    return MatmulProblem("sibling", min(problem.m, MOST_ROWS), min(problem.n, MOST_COLUMNS), min(problem.k, MOST_TERMS))
+    return replace(
+        problem,
+        name="sibling",
+        m=min(problem.m, MOST_ROWS),
+        n=min(problem.n, MOST_COLUMNS),
+        k=min(problem.k, MOST_TERMS),
+    )
 
 
-def launcher(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Callable[[MatmulTile], None]:
-    """Runs the kernel on one set of random tensors, with any tile."""
-    dtype = getattr(torch, dtype_name)
-    generator = torch.Generator(device).manual_seed(0)
-    a = torch.randn(problem.m, problem.k, generator=generator, device=device, dtype=dtype)
-    weight = torch.randn(problem.n, problem.k, generator=generator, device=device, dtype=dtype)
-    out = torch.empty(problem.m, problem.n, dtype=dtype, device=device)
-    return lambda tile: launch(a, weight, out, tile)
+def launcher(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Callable[[AnyTile], None]:
+    """Runs the kernel, or cuBLAS, on one set of random tensors, with any tile."""
+    operands = random_operands(problem, dtype_name, device)
+    out = operands.new_out()
+
+    def launch(tile: AnyTile) -> None:
+        if isinstance(tile, LibraryTile):
+            library_matmul(operands)
+        else:
+            run(operands, out, tile)
+
+    return launch

@@ -1,0 +1,32 @@
+"""What the matmul kernels read at every step along K."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tokenwatt_kernels.matmul.scaling import BLOCK
+
+SCALE_BLOCK = tl.constexpr(BLOCK)
+
+
+@triton.jit
+def tile(pointer, first_row, rows, first_step, steps, stride, SIDE: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A tile [SIDE, BLOCK_K] of an operand with `rows` rows and `steps` columns; 0 beyond them."""
+    tile_rows = tl.arange(0, SIDE)
+    tile_steps = tl.arange(0, BLOCK_K)
+    is_real = (first_row + tile_rows < rows)[:, None] & (tile_steps < steps - first_step)[None, :]
+    corner = pointer + tl.cast(first_row, tl.int64) * stride + first_step
+    return tl.load(corner + tile_rows[:, None] * stride + tile_steps[None, :], mask=is_real, other=0.0)
+
+
+@triton.jit
+def block_scales(
+    a_scale_ptr, weight_scale_ptr, rows, M, first_column, first_step,
+    a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
+):  # fmt: skip
+    """What the sums of a step are multiplied by, one number for each of the rows: scales of 128 terms."""
+    block = first_step // SCALE_BLOCK
+    a_scales = a_scale_ptr + rows * a_scale_stride_m + block * a_scale_stride_k
+    weight_scale = first_column // SCALE_BLOCK * weight_scale_stride_n + block * weight_scale_stride_k
+    return tl.load(a_scales, mask=rows < M, other=0.0) * tl.load(weight_scale_ptr + weight_scale)

@@ -1,0 +1,48 @@
+"""Wrong matmul kernels, each with the problem on which the gate must notice."""
+
+from __future__ import annotations
+
+from tokenwatt_kernels.mutation import Mutant
+
+MUTANTS = (
+    Mutant("begins each part at the first step", "ends", "range(first_step, first_step + count)", "range(0, count)"),
+    Mutant(
+        "leaves parts in the wrong slot", "one_tile", "(first_step == 0).to(tl.int32)", "(first_step != 0).to(tl.int32)"
+    ),
+    Mutant("adds a part too few", "one_tile", "// share - program + 1", "// share - program"),
+    Mutant("combines whole tiles too", "many_tiles", "| (tile_begin + steps <= stop)", "| (tile_begin + steps < stop)"),
+    Mutant("writes parts as answers", "many_tiles", "if count == steps:", "if count <= steps:"),
+    Mutant(
+        "reads the weight beyond K",
+        "odd",
+        "(tile_steps < steps - first_step)",
+        "(tile_steps < BLOCK_K)",
+        module="tokenwatt_kernels.matmul.loads",
+    ),
+    Mutant("activates parts", "swiglu", 'if ACTIVATION != "none":', 'if ACTIVATION == "none":'),
+    Mutant(
+        "reads the residual of other columns", "swiglu", "first_column // 2 + tl.arange", "first_column + tl.arange"
+    ),
+    Mutant(
+        "scales columns by the first scale",
+        "token_channel",
+        "weight_scale_ptr + columns * weight_scale_stride_n",
+        "weight_scale_ptr + columns * 0",
+        dtype_name="float8_e4m3fn",
+    ),
+    Mutant(
+        "scales every block as the first",
+        "block",
+        "block = first_step // SCALE_BLOCK",
+        "block = 0",
+        module="tokenwatt_kernels.matmul.loads",
+        dtype_name="float8_e4m3fn",
+    ),
+    Mutant(
+        "forgets what has left the accumulator",
+        "tensor",
+        "acc += tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K)\n            else",
+        "acc = tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K)\n            else",
+        dtype_name="float8_e4m3fn",
+    ),
+)

@@ -1,0 +1,215 @@
+"""Tile sizes of matmul of few rows: what a tile depends on, one predicate, one choice, and what is worth measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.buckets import COLUMNS, TERMS, bucket
+from tokenwatt_kernels.matmul.library_tile import LibraryTile
+from tokenwatt_kernels.matmul.problem import MatmulProblem
+from tokenwatt_kernels.matmul.scaling import BLOCK
+from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
+from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
+
+FAMILY = "matmul.skinny"
+ROWS = (16, 64)
+"""Least and most buckets of M."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkinnyTile:
+    """block_n columns of the output, block_k of their sums per step, for at most block_m rows.
+
+    programs_per_multiprocessor: how many programs share the weight, for each multiprocessor.
+    least_steps: no program gets fewer steps, as long as there are any.
+    descriptors: the hardware copies tiles.
+    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    programs_per_multiprocessor: int
+    least_steps: int = 1
+    descriptors: bool = False
+    overlaps: bool = False
+
+    @property
+    def registers(self) -> int:
+        """What a thread may take, so that a multiprocessor holds programs_per_multiprocessor. Multiples of 8 count."""
+        threads = 32 * self.num_warps * self.programs_per_multiprocessor
+        return min(REGISTERS_PER_THREAD, REGISTERS_PER_SM // threads // 8 * 8)
+
+    @property
+    def name(self) -> str:
+        """Such as 16x64x128 w4 s5 p2 l4 desc."""
+        sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        least = f" l{self.least_steps}" if self.least_steps > 1 else ""
+        flags = f"{' desc' if self.descriptors else ''}{' pdl' if self.overlaps else ''}"
+        return f"{sides} w{self.num_warps} s{self.num_stages} p{self.programs_per_multiprocessor}{least}{flags}"
+
+
+AnyTile = SkinnyTile | LibraryTile
+
+
+@dataclass(frozen=True, slots=True)
+class SkinnyKey:
+    """What a tile depends on besides the GPU.
+
+    rows, columns, terms: buckets of M, N and K.
+    is_gated: the epilogue joins pairs of columns. is_blocked: float8 with a scale for each 128 terms.
+    can_copy: rows of both operands are whole 16 bytes.
+    """
+
+    rows: int
+    columns: int
+    terms: int
+    element_bytes: int
+    is_gated: bool
+    is_blocked: bool
+    can_copy: bool
+
+
+KEY = SkinnyKey
+KERNELS: dict[str, type[AnyTile]] = {"triton": SkinnyTile, "cublas": LibraryTile}
+
+# (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
+INTERPRETER_TILES = (
+    (SkinnyTile(64, 32, 32, 4, 1, 1), 5),
+    (SkinnyTile(64, 16, 64, 4, 1, 1, least_steps=2), 3),
+    (SkinnyTile(64, 32, 32, 4, 1, 1, descriptors=True), 7),
+)
+
+# Stages and programs such that the copies in flight cover the latency of memory: some 32 KiB per multiprocessor do for
+# 4.8 TB/s at 1 us, and the rest is there for programs that wait for each other.
+_COPIED = {
+    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4, descriptors=True),),
+    32: (SkinnyTile(32, 64, 128, 4, 4, 2, 4, descriptors=True),),
+    64: (SkinnyTile(64, 64, 128, 4, 3, 2, 4, descriptors=True),),
+}
+_COPIED_FLOAT8 = {
+    16: (SkinnyTile(16, 128, 128, 4, 6, 2, 4, descriptors=True),),
+    32: (SkinnyTile(32, 128, 128, 4, 5, 2, 4, descriptors=True),),
+    64: (SkinnyTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),),
+}
+_LOADED = {
+    16: (SkinnyTile(16, 64, 128, 4, 4, 2, 4), SkinnyTile(16, 64, 64, 4, 5, 2, 4)),
+    32: (SkinnyTile(32, 64, 128, 4, 3, 2, 4), SkinnyTile(32, 64, 64, 4, 4, 2, 4)),
+    64: (SkinnyTile(64, 64, 64, 4, 4, 2, 4), SkinnyTile(64, 64, 64, 4, 3, 2, 4)),
+}
+_LOADED_FLOAT8 = {
+    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4),),
+    32: (SkinnyTile(32, 64, 128, 4, 4, 2, 4),),
+    64: (SkinnyTile(64, 64, 128, 4, 3, 2, 4),),
+}
+# fp32 has no tensor-core path here ("ieee" precision).
+_FULL_PRECISION = {
+    16: (SkinnyTile(16, 64, 32, 4, 3, 2, 4),),
+    32: (SkinnyTile(32, 64, 32, 4, 3, 2, 4),),
+    64: (SkinnyTile(64, 64, 32, 8, 2, 1, 4),),
+}
+
+
+def shared_bytes(tile: SkinnyTile, element_bytes: int) -> int:
+    """Shared memory of one program at most: a tile of each operand for every stage, and sums on their way out."""
+    operands = (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
+    return max(operands, tile.block_m * tile.block_n * 4) + SHARED_RESERVED_BYTES
+
+
+def is_valid(tile: SkinnyTile, key: SkinnyKey, capability: int) -> bool:
+    """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
+    sides = (tile.block_m, tile.block_n, tile.block_k)
+    if not all(side & (side - 1) == 0 for side in sides) or min(sides) < 16 or tile.block_m < key.rows:
+        return False
+    if tile.num_warps not in (1, 2, 4, 8):
+        return False
+    if min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) < 1:
+        return False
+    if tile.descriptors and not (key.can_copy and target_for(capability).has_bulk_copies):
+        return False
+    if tile.overlaps and not target_for(capability).can_overlap:
+        return False
+    # A step along K must not cross into the next block of scales, nor a tile into the next block of columns.
+    if key.is_blocked and (tile.block_k > BLOCK or tile.block_n > BLOCK):
+        return False
+    if tile.block_m * tile.block_n // (32 * tile.num_warps) > 64:
+        return False
+    needed = shared_bytes(tile, key.element_bytes) * tile.programs_per_multiprocessor
+    return needed <= target_for(capability).shared_limit_bytes
+
+
+def make_key(
+    m: int, n: int, k: int, element_bytes: int, *, is_gated: bool, is_blocked: bool, can_copy: bool
+) -> SkinnyKey:
+    """The key of a call."""
+    return SkinnyKey(
+        bucket(m, *ROWS), bucket(n, *COLUMNS), bucket(k, *TERMS), element_bytes, is_gated, is_blocked, can_copy
+    )
+
+
+def key_of(problem: MatmulProblem, dtype_name: str) -> SkinnyKey:
+    """The key of a problem."""
+    return make_key(
+        problem.m,
+        problem.n,
+        problem.k,
+        DTYPES[dtype_name].bytes,
+        is_gated=problem.activation != "none",
+        is_blocked=problem.scaling == "block",
+        can_copy=problem.can_be_copied(dtype_name),
+    )
+
+
+def preferred(key: SkinnyKey, capability: int) -> tuple[SkinnyTile, ...]:
+    """The tiles that `default` chooses from, valid or not."""
+    is_copied = key.can_copy and target_for(capability).has_bulk_copies
+    if key.element_bytes == 4:
+        tiles = _FULL_PRECISION
+    elif key.element_bytes == 1:
+        tiles = _COPIED_FLOAT8 if is_copied else _LOADED_FLOAT8
+    else:
+        tiles = _COPIED if is_copied else _LOADED
+    return tiles[key.rows]
+
+
+def default(key: SkinnyKey, capability: int) -> SkinnyTile:
+    """The tile for a key where none has been measured."""
+    for tile in preferred(key, capability):
+        if is_valid(tile, key, capability):
+            return tile
+    raise ValueError(f"no skinny matmul tile fits {key} on sm_{capability}")
+
+
+def is_valid_on(tile: AnyTile, key: SkinnyKey, capability: int) -> bool:
+    """Whether a call with the key can be answered with this tile on a GPU of `capability`."""
+    if isinstance(tile, LibraryTile):
+        return tile.takes(key.element_bytes, is_blocked=key.is_blocked, can_copy=key.can_copy)
+    return is_valid(tile, key, capability)
+
+
+def candidates(key: SkinnyKey, capability: int) -> tuple[AnyTile, ...]:
+    """The tiles worth measuring, the default first, the library last."""
+    first = default(key, capability)
+    steps = {4: (32, 64), 2: (64, 128), 1: (128, 256)}[key.element_bytes]
+    tiles = [
+        SkinnyTile(
+            first.block_m, block_n, block_k, 4, num_stages, programs, 4,
+            descriptors=first.descriptors, overlaps=overlaps,
+        )
+        for block_n, block_k, num_stages, programs, overlaps in product(
+            (64, 128), steps, (3, 5), (1, 2, 3), (False, True)
+        )
+    ]  # fmt: skip
+    worth = [tile for tile in tiles if is_valid(tile, key, capability) and _is_balanced(tile)]
+    library = LibraryTile()
+    ends = [library] if is_valid_on(library, key, capability) else []
+    return tuple(dict.fromkeys([first, *worth, *ends]))
+
+
+def _is_balanced(tile: SkinnyTile) -> bool:
+    """Whether a thread has some fp32 accumulators."""
+    return tile.block_m * tile.block_n // (32 * tile.num_warps) >= 4
