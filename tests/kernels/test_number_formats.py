@@ -280,8 +280,8 @@ def test_nvfp4_again_is_the_same(x):
     # A subnormal scale is rounded by up to a third, so that the largest number of a group may not be 6 scales.
     is_normal = packed.scales.float() >= 2**-6
     assert torch.equal(again.scales.float()[is_normal], packed.scales.float()[is_normal])
-    codes = [unpack_nibbles(one.codes).unflatten(-1, (-1, 16))[is_normal] for one in (again, packed)]
-    assert torch.equal(*codes)
+    new, old = (unpack_nibbles(one.codes).unflatten(-1, (-1, 16))[is_normal] for one in (again, packed))
+    assert torch.equal(new, old)
 
 
 # refusals
@@ -311,7 +311,8 @@ def test_quantising_refuses(quantise):
 
 
 def test_dequantising_refuses():
-    int4, mxfp4, nvfp4 = (pack(torch.ones(2, 128)) for pack in GROUPS)
+    weight = torch.ones(2, 128)
+    int4, mxfp4, nvfp4 = pack_int4(weight), pack_mxfp4(weight), pack_nvfp4(weight)
     with pytest.raises(TypeError, match=r"codes must have dtype torch.uint8, got torch.int8"):
         dequantise_int4(int4._replace(codes=int4.codes.to(torch.int8)))
     with pytest.raises(ValueError, match=r"scales must have shape \[2, 1\] for codes \[2, 64\], got \[2, 2\]"):
