@@ -14,6 +14,8 @@ FAMILIES: dict[str, str] = {
     "attention.prefill": "tokenwatt_kernels.attention.prefill",
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
+    "moe.route": "tokenwatt_kernels.moe.route",
+    "moe.grouped": "tokenwatt_kernels.moe.grouped",
 }
 
 
@@ -21,7 +23,7 @@ def known_names() -> tuple[str, ...]:
     """What `select` takes: every family, and every group of them by the first part of its name.
 
     >>> [name for name in known_names() if "." not in name]
-    ['attention', 'matmul']
+    ['attention', 'matmul', 'moe']
     """
     return (*dict.fromkeys(family.partition(".")[0] for family in FAMILIES), *FAMILIES)
 
