@@ -6,10 +6,17 @@ from tokenwatt_kernels.mutation import Mutant
 
 MUTANTS = (
     Mutant(
-        "takes the weight of the expert before",
+        "takes the first expert's weight",
         "one_row_each",
-        "last = tl.max(tl.where(ends <= row_tile,",
-        "last = tl.max(tl.where(ends < row_tile,",
+        "expert.to(tl.int64) * weight_stride_e",
+        "expert.to(tl.int64) * 0",
+    ),
+    Mutant("copies the first expert's weight", "whole_tiles", "weight_row = expert * N", "weight_row = 0 * N"),
+    Mutant(
+        "counts an expert's tiles as full",
+        "odd",
+        "tl.cumsum(tl.cdiv(end - start, BLOCK_M), 0)",
+        "tl.cumsum((end - start) // BLOCK_M, 0)",
     ),
     Mutant(
         "skips the last step",
@@ -34,8 +41,8 @@ MUTANTS = (
     Mutant(
         "takes the bias of the first expert",
         "gate_up_bias",
-        "bias = tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e",
-        "bias = tl.load(bias_ptr + expert * 0",
+        "acc += tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e",
+        "acc += tl.load(bias_ptr + expert * 0",
     ),
     Mutant("weighs by sorted place", "down", "tl.load(token_weights_ptr + slot)", "tl.load(token_weights_ptr + row)"),
     Mutant("leaves rows sorted", "down", "out_row = slot if COMBINES else row", "out_row = row"),
