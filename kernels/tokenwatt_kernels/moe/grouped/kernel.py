@@ -97,8 +97,8 @@ def _finish(
         scale_ptrs = weight_scale_ptr + expert.to(tl.int64) * weight_scale_stride_e
         column_scales = tl.load(scale_ptrs + safe_column * weight_scale_stride_n)
         acc *= row_scales[:, None] * column_scales[None, :]
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e + safe_column).to(tl.float32)[None, :]
+        if bias_ptr is not None:
+            acc += tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e + safe_column).to(tl.float32)[None, :]
     if ACTIVATION != "none":
         gate, up = pairs_of_columns(acc)
         acc = activate(gate, up, ACTIVATION)
@@ -141,6 +141,10 @@ def grouped_kernel(
         row = tl.minimum(row, row_end - 1)
         safe_column = tl.minimum(column, N - 1)
         acc = tl.zeros([BLOCK_N, BLOCK_M] if SWAPPED else [BLOCK_M, BLOCK_N], tl.float32)
+        if bias_ptr is not None and SCALES != "channel":
+            # Sums begin with it, so that no register holds it beside them.
+            bias = tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e + safe_column).to(tl.float32)
+            acc += bias[:, None] if SWAPPED else bias[None, :]
         slot = row
         if GATHERS or COMBINES:
             slot = tl.load(order_ptr + row)

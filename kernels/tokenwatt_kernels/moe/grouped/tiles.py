@@ -78,6 +78,7 @@ KERNELS: dict[str, type[GroupedTile]] = {"triton": GroupedTile}
 INTERPRETER_TILES = (
     (GroupedTile(16, 32, 32, 2, 4, 1, 1), 3),
     (GroupedTile(32, 64, 64, 4, 4, 1, 1, swapped=True, descriptors=True), 2),
+    (GroupedTile(16, 256, 64, 1, 4, 1, 1), 3),
 )
 INTERPRETER_BLOCK_TILES = (
     (GroupedTile(16, 32, SCALE_BLOCK, 2, 4, 1, 1), 3),
