@@ -64,6 +64,7 @@ def shapes_of(problem: GroupedProblem, dtype_name: str, device: torch.device) ->
     dtype = getattr(torch, dtype_name)
     is_float8 = dtype_name == FLOAT8
     a_rows = problem.tokens if problem.gathers else rows
+    out_dtype = torch.bfloat16 if is_float8 else dtype
     of_a, of_weight = _scale_shapes(problem, a_rows)
     chosen = (problem.tokens, problem.top_k)
     integers = {"dtype": torch.int32, "device": device}
@@ -73,7 +74,7 @@ def shapes_of(problem: GroupedProblem, dtype_name: str, device: torch.device) ->
         offsets=torch.empty(experts + 1, **integers),
         order=torch.empty(rows, **integers) if problem.gathers or problem.combines else None,
         token_weights=torch.empty(chosen, device=device) if problem.combines else None,
-        bias=torch.empty(experts, problem.n, dtype=dtype, device=device) if problem.has_bias else None,
+        bias=torch.empty(experts, problem.n, dtype=out_dtype, device=device) if problem.has_bias else None,
         a_scale=torch.empty(of_a, device=device) if is_float8 else None,
         weight_scale=torch.empty(of_weight, device=device) if is_float8 else None,
         activation=problem.activation,
