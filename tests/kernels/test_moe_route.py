@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -108,8 +109,9 @@ LOGITS = torch.zeros(3, 8)
     ],
 )
 def test_bad_arguments_are_refused(changes, error, message):
+    arguments: dict[str, Any] = {"router_logits": LOGITS, "top_k": 2, **changes}
     with pytest.raises(error, match=message):
-        route_top_k(**{"router_logits": LOGITS, "top_k": 2, **changes})
+        route_top_k(**arguments)
 
 
 def test_a_compiler_takes_it_whole():

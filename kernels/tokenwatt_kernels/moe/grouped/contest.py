@@ -24,7 +24,7 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def contest(problem: GroupedProblem, dtype_name: str, device: torch.device) -> Contest:
-    """Every contender gathers, multiplies, activates and combines; of float8 the baselines multiply numbers rounded to bfloat16.
+    """Every contender gathers, multiplies, activates and combines. For float8 the baselines multiply in bfloat16.
 
     The loop knows the rows of each expert beforehand, as no model can without waiting for the GPU.
     """

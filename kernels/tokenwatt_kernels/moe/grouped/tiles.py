@@ -128,13 +128,18 @@ def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
     if key.element_bytes == 4:  # no tensor cores ("ieee" precision)
         return [GroupedTile(16, 64, 32, 1, 4, 2, 1)] if rows == 16 else [GroupedTile(64, 64, 16, 8, 8, 2, 1)]
     step = 128 // key.element_bytes  # 128 bytes
+    # A thread of sm_100 holds a whole row of a tile, and beside it no factors of more than 64 columns.
+    holds_rows = is_warpgroup and capability >= 100
     if rows != MANY_ROWS:
-        steps = 2 * step if is_warpgroup and key.element_bytes == 2 else 128 if key.element_bytes == 1 else step
+        steps = 2 * step if is_warpgroup and key.element_bytes == 2 else step
+        swapped = is_warpgroup and not (key.block_scaled and holds_rows and rows == 64)
         tiles = [
-            GroupedTile(rows, 64, steps, 1, 4, stages, programs, swapped=is_warpgroup, descriptors=copies)
+            GroupedTile(rows, 64, steps, 1, 4, stages, programs, swapped=swapped, descriptors=copies)
             for programs, stages in ((3, 4), (2, 4), (2, 3), (1, 4), (1, 3), (1, 2))
         ]
         return tiles if rows == 16 else tiles[1:]
+    if key.element_bytes == 1 and holds_rows:
+        return [GroupedTile(128, 64, step, 8, 8, 4, 1, descriptors=copies)]
     if key.block_scaled:
         return [
             GroupedTile(128, block_n, SCALE_BLOCK, 8, 8, stages, 1, descriptors=copies)
@@ -178,12 +183,12 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
         sizes = product((first.block_m,), (32, 64, 128), (16, 32), (first.group_m,), (4, 8), (2, 3), (1, 2))
         found = [GroupedTile(*size) for size in sizes]
     elif key.rows == MANY_ROWS:
-        sizes = product((64, 128, 256), (64, 128, 256), (first.block_k,), (4, 8, 16), (4, 8), (3, 4), (1, 2))
+        sizes = product((64, 128), (128, 256), (first.block_k,), (8,), (4, 8), (3, 4), (1, 2))
         found = [GroupedTile(*size, descriptors=desc) for size in sizes for desc in copies]
     else:
-        steps = (SCALE_BLOCK,) if key.block_scaled else (64, 128, 256)
-        sizes = product((first.block_m,), (64, 128), steps, (1,), (4, 8), (2, 3, 4, 5), (1, 2, 3, 4))
-        orders = (True, False) if first.swapped else (False,)
+        steps = (SCALE_BLOCK,) if key.block_scaled else (first.block_k, 2 * first.block_k)
+        sizes = product((first.block_m,), (64,), steps, (1,), (4,), (3, 4), (1, 2, 3))
+        orders = (True, False) if has_copies(capability) else (False,)
         found = [
             GroupedTile(*size, swapped=swapped, descriptors=desc)
             for size in sizes
@@ -191,7 +196,8 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
             for desc in copies
         ]
     worth = [tile for tile in found if is_valid_on(tile, key, capability) and _is_balanced(tile)]
-    return tuple(dict.fromkeys([first, *worth, replace(first, group_m=2 * first.group_m)]))
+    groups = [replace(first, group_m=group_m) for group_m in (4, 16)] if key.rows == MANY_ROWS else []
+    return tuple(dict.fromkeys([first, *worth, *groups]))
 
 
 def _is_balanced(tile: GroupedTile) -> bool:

@@ -14,18 +14,32 @@ from tokenwatt_kernels.moe.grouped.problems import GroupedProblem
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 
 KERNELS = (grouped_kernel, combine_kernel)
-MOST_ROWS, MOST_COLUMNS, MOST_TERMS, MOST_EXPERTS = 400, 784, 1152, 8
-"""Columns and terms are multiples of 16, so that the kernel is compiled as for a real problem, but not of any tile."""
+MOST_ROWS, MOST_COLUMNS, MOST_TERMS, MOST_EXPERTS = 100, 784, 1152, 8
+"""Rows are those of an expert on average. Columns are a multiple of 16, so that the kernel is compiled as for a real
+problem, but not of any tile."""
+COMBINED_TERMS, COMBINED_SLOTS = 640, 2
+"""Of a sum over slots, whose number does not change the kernel of the products."""
 
 
 def sibling(problem: GroupedProblem) -> GroupedProblem:
     """The same kind of product for fewer experts, some of them without rows, small enough for the gate."""
     experts = min(len(problem.rows), MOST_EXPERTS)
-    most = min(MOST_ROWS, max(problem.rows))
-    rows = [0 if expert % 4 == 1 else 1 + most * (experts - expert) // (experts + 1) for expert in range(experts)]
-    rows[0] += -sum(rows) % problem.top_k
+    average = -(-sum(problem.rows) // min(len(problem.rows), sum(problem.rows)))
+    top_k = min(problem.top_k, COMBINED_SLOTS) if problem.combines else problem.top_k
+    left = min(average, MOST_ROWS) * experts // top_k * top_k
+    rows = [0] * experts
+    for expert in range(experts):
+        if expert % 4 != 1:
+            rows[expert] = -(-left // 3)
+            left -= rows[expert]
+    rows[0] += left
     return replace(
-        problem, name="sibling", rows=tuple(rows), n=min(problem.n, MOST_COLUMNS), k=min(problem.k, MOST_TERMS)
+        problem,
+        name="sibling",
+        rows=tuple(rows),
+        n=min(problem.n, MOST_COLUMNS),
+        k=min(problem.k, COMBINED_TERMS if problem.combines else MOST_TERMS),
+        top_k=top_k,
     )
 
 

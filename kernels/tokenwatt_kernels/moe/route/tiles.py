@@ -83,7 +83,7 @@ def is_valid_on(tile: RouteTile, key: RouteKey, capability: int) -> bool:
 
 def candidates(key: RouteKey, capability: int) -> tuple[RouteTile, ...]:
     """The tiles worth measuring, the default first."""
-    sizes = product((1, 2, 4, 8, 16, 32), (1, 2, 4, 8), (16, 64, 256), (128, 256, 512))
+    sizes = product((4, 8, 16, 32, 64), (4, 8), (16, 64, 256), (128, 512))
     tiles = [RouteTile(*size) for size in sizes]
     worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and tile.block_t >= tile.num_warps]
     return tuple(dict.fromkeys([default(key, capability), *worth]))
