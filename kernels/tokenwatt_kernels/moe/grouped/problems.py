@@ -41,6 +41,11 @@ class GroupedProblem:
         return sum(self.rows) // self.top_k
 
     @property
+    def out_columns(self) -> int:
+        """Columns of an answer: half of n where gate and up become one."""
+        return self.n if self.activation == "none" else self.n // 2
+
+    @property
     def terms(self) -> int:
         """Terms in the sum of one output."""
         return self.k * (self.top_k if self.combines else 1)

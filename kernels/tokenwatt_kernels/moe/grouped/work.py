@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.activations import out_columns
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, SCALE_BLOCK, GroupedProblem
 from tokenwatt_kernels.work import Work
 
@@ -19,7 +18,7 @@ def work(problem: GroupedProblem, dtype_name: str) -> Work:
     dtype, rows = DTYPES[dtype_name], sum(problem.rows)
     read_rows = problem.tokens if problem.gathers else rows
     inputs = read_rows * problem.k + problem.touched * problem.n * problem.k
-    outputs = problem.tokens * problem.n if problem.combines else rows * out_columns(problem.activation, problem.n)
+    outputs = problem.tokens * problem.n if problem.combines else rows * problem.out_columns
     outputs *= 2 if problem.has_residual else 1
     biases = problem.touched * problem.n if problem.has_bias else 0
     numbers = len(problem.rows) + 1

@@ -20,7 +20,12 @@ MUTANTS = (
         "tl.cumsum(is_taken, 0) - is_taken + counts[None, :]",
         "tl.cumsum(is_taken, 0) - is_taken",
     ),
-    Mutant("drops the last token", "mixtral", "is_token = token < tokens", "is_token = token < tokens - 1"),
+    Mutant(
+        "does not count the last token",
+        "mixtral",
+        "is_taken = tl.where(is_token[:, None],",
+        "is_taken = tl.where((token < tokens - 1)[:, None],",
+    ),
     Mutant("begins every expert at 0", "mixtral", "tl.load(offsets_ptr + expert,", "tl.load(offsets_ptr + expert * 0,"),
     Mutant(
         "forgets the programs before",
