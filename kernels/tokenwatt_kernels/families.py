@@ -15,6 +15,8 @@ FAMILIES: dict[str, str] = {
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
     "matmul.skinny": "tokenwatt_kernels.matmul.skinny",
+    "moe.route": "tokenwatt_kernels.moe.route",
+    "moe.grouped": "tokenwatt_kernels.moe.grouped",
 }
 
 
@@ -22,7 +24,7 @@ def known_names() -> tuple[str, ...]:
     """What `select` takes: every family, and every group of them by the first part of its name.
 
     >>> [name for name in known_names() if "." not in name]
-    ['attention', 'matmul']
+    ['attention', 'matmul', 'moe']
     """
     return (*dict.fromkeys(family.partition(".")[0] for family in FAMILIES), *FAMILIES)
 

@@ -162,7 +162,11 @@ ROW = ("rows", "attention.prefill", 0)
         (("gpu",), 7, "gpu must be of type str, got 7"),
         (("capability",), 75, "capability must belong to one of"),
         (("made_by",), None, ": must have the field made_by, got gpu, capability, rows"),
-        (("rows", "attention.sideways"), [], "rows must be of attention.prefill, attention.decode, matmul.dense"),
+        (
+            ("rows", "attention.sideways"),
+            [],
+            "rows must be of attention.prefill, attention.decode, matmul.dense, moe.route, moe.grouped",
+        ),
         (ROW, [], f"{PREFILL_ROW} must be of type dict, got []"),
         ((*ROW, "torch"), None, f"{PREFILL_ROW} must have the field torch"),
         ((*ROW, "note"), "fast", "default_median_s, problems, date, triton, torch alone, got note"),
@@ -373,8 +377,9 @@ def has_room(key, target):
 def test_candidates_are_valid_distinct_and_begin_with_the_default(family, target):
     tiles, problems = part(family, "tiles"), part(family, "problems")
     for key in {tiles.key_of(problem, dtype) for problem in problems.BENCH_PROBLEMS for dtype in problems.DTYPE_NAMES}:
-        is_latent_fp32 = key.element_bytes == 4 and getattr(key, "values_are_keys", False)
-        if (key.element_bytes == 1 and target.capability < 89) or (is_latent_fp32 and not has_room(key, target)):
+        element_bytes = getattr(key, "element_bytes", 2)
+        is_latent_fp32 = element_bytes == 4 and getattr(key, "values_are_keys", False)
+        if (element_bytes == 1 and target.capability < 89) or (is_latent_fp32 and not has_room(key, target)):
             continue
         found = tiles.candidates(key, target.capability)
         assert found[0] == tiles.default(key, target.capability)

@@ -16,6 +16,10 @@ from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
+from tokenwatt_kernels.moe.grouped.problems import balanced, down, gate_up
+from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
+from tokenwatt_kernels.moe.route.problems import softmax
+from tokenwatt_kernels.moe.route.tiles import RouteTile
 from tokenwatt_kernels.trials import Trials
 from tokenwatt_kernels.tune import Job
 
@@ -27,10 +31,15 @@ SMALLER = (
     ("matmul.dense", "MOST_ROWS", 48),
     ("matmul.dense", "MOST_COLUMNS", 48),
     ("matmul.dense", "MOST_TERMS", 80),
+    ("moe.route", "MOST_TOKENS", 83),
+    ("moe.grouped", "MOST_ROWS", 24),
+    ("moe.grouped", "MOST_COLUMNS", 48),
+    ("moe.grouped", "MOST_TERMS", 80),
 )
 PREFILL = PrefillTile(32, 32, 16, 4, 2, descriptors=True)
 DECODE = DecodeTile(16, 32, 16, 4, 2, 2, least_steps=2, descriptors=True)
 MATMUL = MatmulTile(32, 32, 32, 2, 4, 2)
+GROUPED = GroupedTile(16, 32, 32, 2, 4, 2, 1, descriptors=True)
 CANDIDATES = {
     "prefill": ("attention.prefill", prompts("p", (4096,), 2, 1, 16), PREFILL),
     "prefill of a window over pages": (
@@ -42,6 +51,13 @@ CANDIDATES = {
     "decode": ("attention.decode", tokens("d", (4096,) * 8, 4, 2, 16, page_size=32), DECODE),
     "decode of two tokens": ("attention.decode", tokens("v", (4096,), 4, 2, 16, queries=2, page_size=64), DECODE),
     "decode that copies across pages": ("attention.decode", tokens("c", (4096,), 4, 2, 16), DECODE),
+    "route": ("moe.route", softmax("r", 4096, 128, 8), RouteTile(8, 4, 16, 2)),
+    "grouped": ("moe.grouped", gate_up("g", balanced(4096, 128, 8), 1536, 2048, 8), GROUPED),
+    "grouped and combined": (
+        "moe.grouped",
+        down("d", balanced(16, 128, 8), 2048, 768, 8),
+        replace(GROUPED, swapped=True),
+    ),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
 }
 

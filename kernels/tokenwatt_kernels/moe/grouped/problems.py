@@ -1,0 +1,158 @@
+"""Grouped matmuls: small ones for the gate that cross tiles and experts, the layers of models for the bench."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+DTYPE_NAMES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
+FLOAT8 = "float8_e4m3fn"
+SCALE_BLOCK = 128
+"""Elements of K, and rows of a weight, that share a factor of a block-scaled float8 tensor."""
+FIRST_FLOAT8 = 89
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedProblem:
+    """One product of a mixture-of-experts layer: [rows, k] times the weight [n, k] of each row's expert.
+
+    rows: of each expert. top_k: rows of a token.
+    gathers: rows are read from tokens [T, k]; otherwise they lie sorted by expert.
+    combines: the answers of a token's rows are weighted and added up; otherwise they stay sorted by expert.
+    scales: where float8 tensors have their factors: "tensor", "channel" (per row of either side) or "block".
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    n: int
+    k: int
+    top_k: int = 1
+    gathers: bool = False
+    combines: bool = False
+    activation: str = "none"
+    has_bias: bool = False
+    has_residual: bool = False
+    scales: str = "channel"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the rows belong to."""
+        return sum(self.rows) // self.top_k
+
+    @property
+    def out_columns(self) -> int:
+        """Columns of an answer: half of n where gate and up become one."""
+        return self.n if self.activation == "none" else self.n // 2
+
+    @property
+    def terms(self) -> int:
+        """Terms in the sum of one output."""
+        return self.k * (self.top_k if self.combines else 1)
+
+    @property
+    def touched(self) -> int:
+        """Experts that have rows."""
+        return sum(rows > 0 for rows in self.rows)
+
+
+def gate_up(
+    name: str, rows: tuple[int, ...], n: int, k: int, top_k: int = 1, *, activation: str = "swiglu", **options: Any
+) -> GroupedProblem:
+    """The first product of a layer: rows gathered from tokens, gate and up in turns."""
+    return GroupedProblem(name, rows, n, k, top_k, gathers=True, activation=activation, **options)
+
+
+def down(name: str, rows: tuple[int, ...], n: int, k: int, top_k: int = 1, **options: Any) -> GroupedProblem:
+    """The second product of a layer: back to tokens."""
+    return GroupedProblem(name, rows, n, k, top_k, combines=True, **options)
+
+
+def balanced(tokens: int, experts: int, top_k: int) -> tuple[int, ...]:
+    """Rows of each expert, as equal as possible.
+
+    >>> balanced(3, 4, 2)
+    (2, 2, 1, 1)
+    """
+    least, more = divmod(tokens * top_k, experts)
+    return tuple(least + (expert < more) for expert in range(experts))
+
+
+def skewed(tokens: int, experts: int, top_k: int) -> tuple[int, ...]:
+    """Rows of each expert in proportion to 1 / (its number + 1), at most one per token. The last may have none.
+
+    >>> skewed(4, 6, 2)
+    (4, 2, 1, 1, 0, 0)
+    """
+    left, rows = tokens * top_k, []
+    shares = [1 / (expert + 1) for expert in range(experts)]
+    for expert in range(experts):
+        wanted = math.ceil(left * shares[expert] / sum(shares[expert:]))
+        rows.append(min(left, tokens, wanted))
+        left -= rows[-1]
+    return tuple(rows)
+
+
+GATE_PROBLEMS = (
+    GroupedProblem("one", (1,), 1, 1),
+    GroupedProblem("no_rows", (0, 0), 24, 16),
+    GroupedProblem("odd", (5, 0, 17, 34), 63, 129),
+    GroupedProblem("all_to_one", (0, 0, 70, 0), 40, 48, has_bias=True),
+    GroupedProblem("one_row_each", (1,) * 9, 33, 64),
+    GroupedProblem("whole_tiles", (32, 64), 64, 64, activation="geglu"),
+    GroupedProblem("many_row_tiles", (163, 0, 21), 72, 40, activation="swiglu_clamped", has_bias=True),
+    gate_up("gate_up", (3, 9, 0, 20), 46, 72, 4),
+    gate_up("gate_up_bias", (7, 0, 31), 66, 80, 2, activation="swiglu_clamped", has_bias=True),
+    gate_up("gathered_product", (1, 2, 3, 3), 17, 33, 3, activation="none"),
+    down("down", (21, 0, 4, 11), 72, 46, 4, has_residual=True),
+    down("down_bias", (13, 5, 2), 35, 96, 2, has_bias=True),
+    down("down_of_one", (6, 12), 1030, 16),
+    gate_up("tensor_scales", (5, 0, 19), 44, 64, 2, scales="tensor"),
+    gate_up("block_scales", (3, 18, 0, 9), 300, 256, 2, scales="block"),
+    down("block_scales_down", (20, 0, 2), 200, 384, 2, scales="block", has_bias=True),
+)
+
+GPU_GATE_PROBLEMS = (
+    gate_up("mixtral_small", (300, 0, 129, 64, 1, 511, 90, 5), 1792, 1024, 2),
+    down("mixtral_small_down", (300, 0, 129, 64, 1, 511, 90, 5), 1024, 896, 2, has_residual=True),
+    gate_up("gpt_oss_few", balanced(16, 32, 4), 720, 1440, 4, activation="swiglu_clamped", has_bias=True),
+    down("gpt_oss_few_down", balanced(16, 32, 4), 1440, 720, 4, has_bias=True),
+    gate_up("many_experts", skewed(512, 512, 8), 256, 512, 8),
+    gate_up("block_scales_large", skewed(512, 64, 8), 1024, 1024, 8, scales="block"),
+    GroupedProblem("odd_large", (1000, 0, 77), 777, 1001),
+)
+
+_MODELS = {
+    # experts, top_k, hidden, intermediate
+    "mixtral-8x7b": (8, 2, 4096, 14_336, {}),
+    "qwen3-30b-a3b": (128, 8, 2048, 768, {}),
+    "gpt-oss-20b": (32, 4, 2880, 2880, {"has_bias": True}),
+    "deepseek-v3": (256, 8, 7168, 2048, {"scales": "block"}),
+}
+
+
+def _layers() -> tuple[GroupedProblem, ...]:
+    found = []
+    for model, (experts, top_k, hidden, intermediate, options) in _MODELS.items():
+        gated = {"activation": "swiglu_clamped" if model == "gpt-oss-20b" else "swiglu"}
+        for tokens in (1, 16, 64, 4096):
+            rows = balanced(tokens, experts, top_k)
+            found += [
+                gate_up(f"{model}_gate_up_t{tokens}", rows, 2 * intermediate, hidden, top_k, **gated, **options),
+                down(f"{model}_down_t{tokens}", rows, hidden, intermediate, top_k, **options),
+            ]
+    return tuple(found)
+
+
+BENCH_PROBLEMS = (
+    *_layers(),
+    gate_up("qwen3-30b-a3b_gate_up_t4096_skewed", skewed(4096, 128, 8), 1536, 2048, 8),
+)
+
+
+def takes(problem: GroupedProblem, dtype_name: str, capability: int | None) -> bool:
+    """Whether the kernels take the problem in a dtype on a GPU of `capability`; None stands for the interpreter.
+
+    Tensors of other types than float8 have no scales, whatever the problem says about them.
+    """
+    return dtype_name != FLOAT8 or capability is None or capability >= FIRST_FLOAT8

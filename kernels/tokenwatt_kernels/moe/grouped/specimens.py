@@ -1,0 +1,165 @@
+"""What the compile report compiles for grouped matmuls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product as combinations
+from typing import Any
+
+import torch
+
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.compiling import Specimen
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.activations import ACTIVATIONS
+from tokenwatt_kernels.moe.grouped.inputs import shapes_of
+from tokenwatt_kernels.moe.grouped.kernel import (
+    COMBINE_COLUMNS,
+    COMBINE_WARPS,
+    combine_kernel,
+    grouped_kernel,
+    options_of,
+)
+from tokenwatt_kernels.moe.grouped.problems import DTYPE_NAMES, FLOAT8, GroupedProblem, balanced, down, gate_up, takes
+from tokenwatt_kernels.moe.grouped.tiles import FAMILY, MANY_ROWS, GroupedKey, GroupedTile, default, key_of
+from tokenwatt_kernels.targets import Target
+
+BFLOAT16 = "bfloat16"
+EXPERTS, TOP_K = 128, 8
+TOKENS = {"16 rows": 16, "32 rows": 512, "64 rows": 1024, "many rows": 4096}
+ALIGNED = ("a_ptr", "weight_ptr", "out_ptr", "K", "a_stride_m", "weight_stride_e", "weight_stride_n", "out_stride_m")
+INT32_POINTERS = ("offsets_ptr", "order_ptr")
+FP32_POINTERS = ("token_weights_ptr", "a_scale_ptr", "weight_scale_ptr")
+
+
+def _layers(rows: str, k: int = 2048, **options: Any) -> Iterator[GroupedProblem]:
+    """Both products of a layer like Qwen3-30B-A3B's, for K = `k`."""
+    of_experts = balanced(TOKENS[rows], EXPERTS, TOP_K)
+    yield gate_up(f"gate_up {rows}", of_experts, 1536, k, TOP_K, **options)
+    yield down(f"down {rows}", of_experts, 2048, k, TOP_K, **{**options, "activation": "none"})
+
+
+def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
+    """Both kernels with the tile of a GPU without a table, for each dtype, way to scale, product and number of rows.
+
+    And unlisted, biases, steps that end short, weights that are not copied, and in bfloat16 all activations and the
+    tiles of the tables of such GPUs.
+    """
+    found = []
+    for dtype_name in dtype_names:
+        if dtype_name not in DTYPE_NAMES:
+            continue
+        for rows in TOKENS:
+            scales = ("channel", "block") if dtype_name == FLOAT8 else ("channel",)
+            for scale in scales:
+                for problem in _layers(rows, scales=scale):
+                    if takes(problem, dtype_name, target.capability):
+                        name = f"{problem.name} block scales" if scale == "block" else problem.name
+                        found.append(_default(target, dtype_name, replace(problem, name=name)))
+        if dtype_name != FLOAT8:
+            found.append(_combine(dtype_name))
+    unlisted = [
+        _specimen(f"{problem.name}{'' if copies else ' pointers'}", dtype_name, problem, tile)
+        for dtype_name in dtype_names
+        if dtype_name in DTYPE_NAMES
+        for problem, copies in _combinations(dtype_name)
+        if takes(problem, dtype_name, target.capability)
+        for tile in [default(replace(key_of(problem, dtype_name), copies=copies), target.capability)]
+    ]
+    if BFLOAT16 in dtype_names:
+        for name, row in tables.rows_for(target.capability, FAMILY):
+            unlisted += _of_table(name, row.key, row.tile)
+    return found + [replace(specimen, is_listed=False) for specimen in unlisted]
+
+
+def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
+    """What changes the code beside the listed ones: activations, biases, short steps, and no hardware copies."""
+    for rows in TOKENS:
+        for scale in ("channel", "block") if dtype_name == FLOAT8 else ("channel",):
+            most = _layers(rows, 2048, activation="swiglu_clamped", has_bias=True, scales=scale)
+            for problem in most:
+                yield _named(problem, "bias"), True
+                yield _named(problem, "bias"), False
+            if scale == "block":
+                continue
+            for problem in _layers(rows, 2000, activation="swiglu_clamped", has_bias=True):
+                yield _named(problem, "bias K 2000"), True
+                yield _named(problem, "bias K 2000"), False
+        if dtype_name == BFLOAT16:
+            for activation, has_bias in combinations(ACTIVATIONS, (False, True)):
+                problem = next(_layers(rows, 2048, activation=activation, has_bias=has_bias))
+                yield _named(problem, f"{activation}{' bias' if has_bias else ''}"), True
+
+
+def _named(problem: GroupedProblem, words: str) -> GroupedProblem:
+    scales = " block scales" if problem.scales == "block" else ""
+    return replace(problem, name=f"{problem.name}{scales} {words}")
+
+
+def _of_table(name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
+    dtype_name = {1: FLOAT8, 2: BFLOAT16, 4: "float32"}[key.element_bytes]
+    rows = "many rows" if key.rows == MANY_ROWS else f"{key.rows} rows"
+    for problem in _layers(rows, scales="block" if key.block_scaled else "channel"):
+        yield _specimen(f"{name} {problem.name}", dtype_name, problem, tile)
+
+
+def _default(target: Target, dtype_name: str, problem: GroupedProblem) -> Specimen:
+    tile = default(key_of(problem, dtype_name), target.capability)
+    return _specimen(problem.name, dtype_name, problem, tile)
+
+
+def _specimen(name: str, dtype_name: str, problem: GroupedProblem, tile: GroupedTile) -> Specimen:
+    dtype = DTYPES[dtype_name]
+    product = shapes_of(problem, dtype_name, torch.device("meta"))
+    tensors = {
+        "weight_desc": tile.descriptors or None,
+        "order_ptr": product.order,
+        "token_weights_ptr": product.token_weights,
+        "bias_ptr": product.bias,
+        "a_scale_ptr": product.a_scale,
+        "weight_scale_ptr": product.weight_scale,
+    }
+    constexprs = {**options_of(product, tile), **{key: None for key, value in tensors.items() if value is None}}
+    signature = {key: "i32" for key in grouped_kernel.arg_names if key not in constexprs}
+    for key in signature:
+        if key == "weight_desc":
+            signature[key] = f"tensordesc<{dtype.triton_name}[{tile.block_n}, {tile.block_k}]>"
+        elif key in INT32_POINTERS:
+            signature[key] = "*i32"
+        elif key in FP32_POINTERS:
+            signature[key] = "*fp32"
+        elif key.endswith("_ptr"):
+            stored = DTYPES[dtype.out_name] if key in ("out_ptr", "bias_ptr") else dtype
+            signature[key] = f"*{stored.triton_name}"
+    return Specimen(
+        name=f"grouped {dtype_name} {name}",
+        kernel=grouped_kernel,
+        signature=signature,
+        constexprs=constexprs,
+        aligned=frozenset(ALIGNED),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        needs_tensor_cores=dtype.has_tensor_core_path,
+        needs_bulk_copies=tile.descriptors,
+        needs_warpgroup_mma=dtype.has_tensor_core_path,
+        configuration=tile.name,
+        max_registers=tile.registers,
+    )
+
+
+def _combine(dtype_name: str) -> Specimen:
+    kind = f"*{DTYPES[dtype_name].triton_name}"
+    pointers = ("parts_ptr", "residual_ptr", "out_ptr")
+    numbers = ("N", "residual_stride_t", "out_stride_t")
+    return Specimen(
+        name=f"grouped combine {dtype_name}",
+        kernel=combine_kernel,
+        signature={**dict.fromkeys(pointers, kind), **dict.fromkeys(numbers, "i32")},
+        constexprs={"TOP_K": TOP_K, "BLOCK_N": COMBINE_COLUMNS},
+        aligned=frozenset((*pointers, *numbers)),
+        num_warps=COMBINE_WARPS,
+        num_stages=1,
+        needs_tensor_cores=False,
+        configuration=f"{COMBINE_COLUMNS} w{COMBINE_WARPS}",
+    )
