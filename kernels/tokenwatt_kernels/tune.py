@@ -70,7 +70,8 @@ def jobs(families: Sequence[str], dtype_names: Sequence[str]) -> list[Job]:
         for dtype_name in dtype_names:
             if dtype_name in problems.DTYPE_NAMES:
                 for problem in problems.BENCH_PROBLEMS:
-                    found.setdefault((family, tiles.key_of(problem, dtype_name)), []).append((problem, dtype_name))
+                    if problems.takes(problem, dtype_name, None):
+                        found.setdefault((family, tiles.key_of(problem, dtype_name)), []).append((problem, dtype_name))
     return [Job(family, key, tuple(listed)) for (family, key), listed in found.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import tokenwatt_kernels
 from tokenwatt_kernels import commands, mutation, testing
 from tokenwatt_kernels.__main__ import main
-from tokenwatt_kernels.families import FAMILIES, part, select
+from tokenwatt_kernels.families import FAMILIES, known_names, part, select
 
 README = Path(tokenwatt_kernels.__file__).parents[1] / "README.md"
 
@@ -20,7 +21,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU 
 
 def test_unknown_family_lists_the_known_ones(capsys):
     assert main(["compile", "attention.sideways"]) == 2
-    known = "attention, matmul, moe, attention.prefill, attention.decode, matmul.dense, moe.route, moe.grouped"
+    known = ", ".join(known_names())
     assert capsys.readouterr().err == f"family must be one of {known}, got attention.sideways\n"
 
 
@@ -113,10 +114,11 @@ def test_no_names_select_every_family():
 def test_a_group_selects_its_families_in_the_order_of_the_table():
     assert select(["attention"]) == ("attention.prefill", "attention.decode")
     assert select(["attention.decode", "attention"]) == ("attention.prefill", "attention.decode")
+    assert select(["matmul"]) == ("matmul.dense", "matmul.skinny")
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones():
-    known = r"attention, matmul, moe, attention.prefill, attention.decode, matmul.dense, moe.route, moe.grouped"
+    known = re.escape(", ".join(known_names()))
     with pytest.raises(ValueError, match=f"family must be one of {known}, got attention.upside"):
         select(["attention.upside"])
 

@@ -16,7 +16,7 @@ from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.contests import Contender, Contest
 from tokenwatt_kernels.matmul.dense.contest import contest as matmul_contest
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
+from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.work import Work
 
 CPU = torch.device("cpu")

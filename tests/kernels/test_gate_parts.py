@@ -16,7 +16,7 @@ from tokenwatt_kernels.attention.inputs import make_inputs
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import FAMILIES, part
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
+from tokenwatt_kernels.matmul.problem import MatmulProblem
 
 CPU = torch.device("cpu")
 FP8 = "float8_e4m3fn"

@@ -24,9 +24,11 @@ from tokenwatt_kernels.attention.prefill import contest as prefill_contest
 from tokenwatt_kernels.attention.prefill import tiles as prefill
 from tokenwatt_kernels.attention.prefill import variants
 from tokenwatt_kernels.families import FAMILIES, part
+from tokenwatt_kernels.matmul import contest as matmul_contest
 from tokenwatt_kernels.matmul.dense import call as matmul_call
-from tokenwatt_kernels.matmul.dense import contest as matmul_contest
 from tokenwatt_kernels.matmul.dense import tiles as matmul
+from tokenwatt_kernels.matmul.inputs import random_operands
+from tokenwatt_kernels.matmul.operands import Operands
 from tokenwatt_kernels.tables import Row, Table, TableError
 from tokenwatt_kernels.targets import TARGETS
 
@@ -37,8 +39,8 @@ PREFILL_TILE = prefill.PrefillTile(64, 128, 32, 4, 2, descriptors=True)
 WARP_SPECIALISED = prefill.WarpSpecialisedTile(128, 2)
 DECODE_KEY = decode.DecodeKey(16, 128, 128, 2, False, 0)
 DECODE_TILE = decode.DecodeTile(16, 32, 32, 4, 3, 2, least_steps=2)
-MATMUL_KEY = matmul.MatmulKey(16, 2)
-MATMUL_TILE = matmul.MatmulTile(16, 32, 128, 1, 4, 3)
+MATMUL_KEY = matmul.make_key(100, 4096, 64, 2, is_gated=False, is_blocked=False, is_fast=True, can_copy=True)
+MATMUL_TILE = matmul.DenseTile(64, 64, 64, 1, 4, 3)
 
 
 def row(key, tile, *, median_s=1e-5, default_median_s: float | None = 2e-5):
@@ -110,8 +112,11 @@ def test_the_text_has_a_line_per_row_whatever_the_order_of_tuning():
         {"rows": 16, "head_dim": 128, "value_dim": 128, "element_bytes": 2, "values_are_keys": False, "copied_keys": 0},
         {"head_dim": 128, "value_dim": 128, "element_bytes": 2, "copied_keys": 128, "is_mixed": False},
         {"head_dim": 256, "value_dim": 256, "element_bytes": 2, "copied_keys": 128, "is_mixed": False},
-        {"rows": 16, "element_bytes": 2},
-    ]
+        {
+            "rows": 128, "columns": 4096, "terms": 1024, "element_bytes": 2, "is_gated": False, "is_blocked": False,
+            "is_fast": True, "can_copy": True,
+        },
+    ]  # fmt: skip
 
 
 def test_an_empty_table_is_a_table(tmp_path):
@@ -165,7 +170,7 @@ ROW = ("rows", "attention.prefill", 0)
         (
             ("rows", "attention.sideways"),
             [],
-            "rows must be of attention.prefill, attention.decode, matmul.dense, moe.route, moe.grouped",
+            "rows must be of attention.prefill, attention.decode, matmul.dense, matmul.skinny, moe.route, moe.grouped",
         ),
         (ROW, [], f"{PREFILL_ROW} must be of type dict, got []"),
         ((*ROW, "torch"), None, f"{PREFILL_ROW} must have the field torch"),
@@ -305,13 +310,19 @@ def test_a_launch_takes_the_tile_of_its_row(folder, monkeypatch):
     cache = torch.empty(5, 16, 2, 128, dtype=torch.bfloat16)
     paged = Keys(cache, cache, block_table=torch.zeros(3, 1), context_lens=torch.ones(3))
     assert decode_call.tile_for(q, 1, paged) == DECODE_TILE
-    assert matmul_call.tile_for(torch.empty(9, 64, dtype=torch.bfloat16)) == MATMUL_TILE
+    weight = torch.empty(4096, 64, dtype=torch.bfloat16)
+    few, many = (Operands(torch.empty(rows, 64, dtype=torch.bfloat16), weight) for rows in (100, 200))
+    assert matmul_call.tile_for(few, few.new_out()) == MATMUL_TILE
     # The origin stands behind the tile.
     inputs = Inputs(q, keys, torch.tensor([0, 3]), Options())
     assert prefill_contest._configuration(inputs) == "64x128 e32 w4 s2 desc (table)"
     assert decode_contest._configuration(q, 1, paged) == "16x32 e32 w4 s3 p2 l2 (table)"
-    assert matmul_contest._configuration(torch.empty(9, 64, dtype=torch.bfloat16)) == "16x32x128 g1 w4 s3 (table)"
-    assert matmul_contest._configuration(torch.empty(17, 64, dtype=torch.bfloat16)) == "32x64x64 g1 w4 s4 (default)"
+    for operands, configuration in (
+        (few, "64x64x64 g1 w4 s3 (table)"),
+        (many, "64x128x64 g8 w4 s4 sub2 p2 desc (default)"),
+    ):
+        found = matmul_contest._configuration("matmul.dense", operands, matmul_call.key_for, matmul_call.tile_for)
+        assert found == configuration
 
 
 @pytest.mark.parametrize(
@@ -357,14 +368,26 @@ def test_a_problem_has_the_key_of_its_tensors(family):
         assert tiles.key_of(problem, "bfloat16") == found, problem.name
 
 
-@pytest.mark.parametrize(
-    ("rows", "element_bytes", "bucket"),
-    [(1, 2, 16), (16, 2, 16), (17, 2, 32), (64, 2, 64), (65, 2, 0), (10**6, 2, 0), (16, 4, 16), (17, 4, 0)],
-)
-def test_rows_that_take_one_tile_share_a_key(rows, element_bytes, bucket):
-    key = matmul.make_key(rows, element_bytes)
-    assert key == matmul.MatmulKey(bucket, element_bytes)
-    assert matmul.default(key, 90) == matmul.choose(rows, element_bytes, 90)
+@pytest.mark.parametrize(("rows", "bucket"), [(0, 128), (65, 128), (128, 128), (129, 256), (4097, 8192), (10**6, 8192)])
+def test_rows_of_one_bucket_share_a_key(rows, bucket):
+    options = {"is_gated": False, "is_blocked": False, "is_fast": True, "can_copy": True}
+    assert matmul.make_key(rows, 6144, 4096, 2, **options) == matmul.DenseKey(
+        bucket, 8192, 4096, 2, is_gated=False, is_blocked=False, is_fast=True, can_copy=True
+    )
+
+
+@pytest.mark.parametrize("family", ["matmul.dense", "matmul.skinny"])
+def test_a_matmul_problem_has_the_key_of_its_operands(family):
+    tiles = part(family, "tiles")
+    call = part(family, "call")
+    tuning = pytest.importorskip(f"tokenwatt_kernels.{family}.tuning", reason="triton")
+    problems = part(family, "problems")
+    for problem in problems.BENCH_PROBLEMS:
+        for dtype_name in problems.DTYPE_NAMES:
+            sibling = tuning.sibling(problem)
+            if problems.takes(problem, dtype_name, 90):
+                operands = random_operands(sibling, dtype_name, CPU)
+                assert tiles.key_of(sibling, dtype_name) == call.key_for(operands, operands.new_out()), problem.name
 
 
 def has_room(key, target):

@@ -13,7 +13,7 @@ from tokenwatt_kernels.attention.decode import tiles as decode
 from tokenwatt_kernels.attention.decode.tiles import DecodeTile
 from tokenwatt_kernels.attention.prefill import tiles as prefill
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
-from tokenwatt_kernels.matmul.dense import tiles as matmul
+from tokenwatt_kernels.families import part
 from tokenwatt_kernels.targets import TARGETS, target_for
 
 HEADS = ((16, 16), (32, 32), (48, 32), (64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
@@ -59,10 +59,25 @@ def test_chosen_latent_tiles_are_valid(target, rows):
 
 
 @BY_NAME
-def test_chosen_matmul_tiles_are_valid(target):
-    for rows, element_bytes in product((1, 16, 17, 64, 65, 100_000), (2, 4)):
-        tile = matmul.choose(rows, element_bytes, target.capability)
-        assert matmul.is_valid(tile, element_bytes, target.shared_limit_bytes)
+@pytest.mark.parametrize("family", ["matmul.dense", "matmul.skinny"])
+def test_chosen_matmul_tiles_are_valid(target, family):
+    tiles = part(family, "tiles")
+    few = family == "matmul.skinny"
+    for m, n, element_bytes, is_gated, is_blocked, can_copy in product(
+        (1, 17, 64) if few else (65, 256, 100_000),
+        (64, 4096, 200_000),
+        element_sizes(target),
+        (False, True),
+        (False, True),
+        (False, True),
+    ):
+        if is_blocked and element_bytes > 1:
+            continue
+        fast = {} if few else {"is_fast": False}
+        key = tiles.make_key(
+            m, n, 4096, element_bytes, is_gated=is_gated, is_blocked=is_blocked, can_copy=can_copy, **fast
+        )
+        assert tiles.is_valid(tiles.default(key, target.capability), key, target.capability)
 
 
 @pytest.mark.parametrize("capability", [80, 86])

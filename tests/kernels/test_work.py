@@ -11,8 +11,8 @@ from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.attention.work import work as attention_work
 from tokenwatt_kernels.families import FAMILIES, part
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-from tokenwatt_kernels.matmul.dense.work import work as matmul_work
+from tokenwatt_kernels.matmul.problem import MatmulProblem
+from tokenwatt_kernels.matmul.problem import work as matmul_work
 from tokenwatt_kernels.work import Work
 
 FP8 = "float8_e4m3fn"
@@ -130,6 +130,23 @@ def test_pages_are_counted_for_each_sequence():
 def test_matmul_counts_multiplications_and_additions():
     # 2 * 3 * 5 * 7 = 210 flop. 3*7 + 5*7 + 3*5 = 71 elements of 4 bytes = 284.
     assert matmul_work(MatmulProblem("hand", 3, 5, 7), "float32") == Work(flop=210, bytes=284)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "scales"),
+    # One for a and one for the weight; 3 rows and 256 columns; 3 rows of 3 blocks and 2 x 3 blocks.
+    [("tensor", 2), ("token_channel", 3 + 256), ("block", 9 + 6)],
+)
+def test_matmul_counts_what_its_epilogue_reads(scaling, scales):
+    # 3*300 + 256*300 elements of 1 byte, fp32 scales; bias, residual and output of 256, 3*128 and 3*128 bf16.
+    problem = MatmulProblem("hand", 3, 256, 300, "swiglu", has_bias=True, has_residual=True, scaling=scaling)
+    wanted = 3 * 300 + 256 * 300 + 4 * scales + 2 * (256 + 2 * 3 * 128)
+    assert matmul_work(problem, "float8_e4m3fn") == Work(flop=2 * 3 * 256 * 300, bytes=wanted)
+
+
+@pytest.mark.parametrize("family", ["matmul.dense", "matmul.skinny"])
+def test_matmul_families_count_alike(family):
+    assert part(family, "work").work is matmul_work
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("attention.")])

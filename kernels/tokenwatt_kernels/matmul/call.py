@@ -13,7 +13,7 @@ FEW_ROWS = 64
 """Up to here a matmul is a stream of the weight, which `skinny` answers; beyond it `dense` does."""
 
 
-def _checked(
+def _fake(
     a: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -23,14 +23,11 @@ def _checked(
     *,
     activation: str = "none",
     fast_accumulation: bool = False,
-) -> Operands:
+) -> Tensor:
+    """Room for the answer."""
     operands = Operands(a, weight, bias, residual, a_scale, weight_scale, activation, fast_accumulation)
     operands.check()
-    return operands
-
-
-def _fake(*args: object, **kwargs: object) -> Tensor:
-    return _checked(*args, **kwargs).new_out()  # type: ignore[arg-type]
+    return operands.new_out()
 
 
 @operator(_fake)
@@ -60,7 +57,6 @@ def matmul(
     where the table of that GPU says that it is faster, torch's own on a CPU. Two calls give the same bits.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
-    operands = _checked(
-        a, weight, bias, residual, a_scale, weight_scale, activation=activation, fast_accumulation=fast_accumulation
-    )
+    operands = Operands(a, weight, bias, residual, a_scale, weight_scale, activation, fast_accumulation)
+    operands.check()
     return few_rows.answer(operands) if operands.m <= FEW_ROWS else many_rows.answer(operands)

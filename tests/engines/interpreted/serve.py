@@ -26,14 +26,24 @@ from tokenwatt_kernels.attention.keys import Keys
 from tokenwatt_kernels.attention.options import DEFAULT
 from tokenwatt_kernels.attention.prefill import kernel as prefill_kernel
 from tokenwatt_kernels.attention.prefill import tiles as prefill_tiles
-from tokenwatt_kernels.matmul.dense import kernel as matmul_kernel
-from tokenwatt_kernels.matmul.dense import tiles as matmul_tiles
+from tokenwatt_kernels.matmul.call import FEW_ROWS
+from tokenwatt_kernels.matmul.dense import kernel as dense_kernel
+from tokenwatt_kernels.matmul.dense import tiles as dense_tiles
+from tokenwatt_kernels.matmul.operands import Operands
+from tokenwatt_kernels.matmul.skinny import kernel as skinny_kernel
+from tokenwatt_kernels.matmul.skinny import tiles as skinny_tiles
 
 
 def interpreted_matmul(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What the launcher does on CUDA, with the interpreter's tile."""
-    out = torch.empty(a.shape[0], weight.shape[0], dtype=a.dtype)
-    matmul_kernel.launch(a, weight, out, matmul_tiles.INTERPRETER_TILES[0])
+    """What the launchers do on CUDA, with the interpreter's tiles."""
+    operands = Operands(a, weight)
+    out = operands.new_out()
+    if operands.m <= FEW_ROWS:
+        tile, programs = skinny_tiles.INTERPRETER_TILES[0]
+        skinny_kernel.launch(operands, out, tile, programs, promotes=False)
+    else:
+        tile, programs = dense_tiles.INTERPRETER_TILES[0]
+        dense_kernel.launch(operands, out, tile, programs, promotes=False)
     return out
 
 

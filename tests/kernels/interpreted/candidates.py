@@ -14,8 +14,9 @@ from tokenwatt_kernels.attention.decode.tiles import DecodeTile
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
-from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
-from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
+from tokenwatt_kernels.matmul.dense.tiles import DenseTile
+from tokenwatt_kernels.matmul.problem import MatmulProblem
+from tokenwatt_kernels.matmul.skinny.tiles import SkinnyTile
 from tokenwatt_kernels.moe.grouped.problems import balanced, down, gate_up
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 from tokenwatt_kernels.moe.route.problems import softmax
@@ -31,6 +32,8 @@ SMALLER = (
     ("matmul.dense", "MOST_ROWS", 48),
     ("matmul.dense", "MOST_COLUMNS", 48),
     ("matmul.dense", "MOST_TERMS", 80),
+    ("matmul.skinny", "MOST_COLUMNS", 48),
+    ("matmul.skinny", "MOST_TERMS", 112),
     ("moe.route", "MOST_TOKENS", 83),
     ("moe.grouped", "MOST_ROWS", 24),
     ("moe.grouped", "MOST_COLUMNS", 48),
@@ -38,7 +41,8 @@ SMALLER = (
 )
 PREFILL = PrefillTile(32, 32, 16, 4, 2, descriptors=True)
 DECODE = DecodeTile(16, 32, 16, 4, 2, 2, least_steps=2, descriptors=True)
-MATMUL = MatmulTile(32, 32, 32, 2, 4, 2)
+MATMUL = DenseTile(32, 32, 32, 2, 4, 2)
+SKINNY = SkinnyTile(16, 32, 32, 4, 2, 1, 2)
 GROUPED = GroupedTile(16, 32, 32, 2, 4, 2, 1, descriptors=True)
 CANDIDATES = {
     "prefill": ("attention.prefill", prompts("p", (4096,), 2, 1, 16), PREFILL),
@@ -59,6 +63,7 @@ CANDIDATES = {
         replace(GROUPED, swapped=True),
     ),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
+    "matmul of few rows": ("matmul.skinny", MatmulProblem("f", 3, 4096, 4096, has_residual=True), SKINNY),
 }
 
 

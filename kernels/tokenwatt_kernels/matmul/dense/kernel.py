@@ -153,18 +153,16 @@ def launch(operands: Operands, out: Tensor, tile: DenseTile, programs: int, *, p
         return
     a, weight = operands.a, operands.weight
     tiles = triton.cdiv(operands.m, tile.block_m) * triton.cdiv(operands.n, tile.block_n)
-    descriptors = [None, None, None]
+    a_desc = weight_desc = out_desc = None
     if tile.descriptors:
-        descriptors = [
-            descriptor(a, tile.block_m, tile.block_k),
-            descriptor(weight, tile.block_n, tile.block_k),
-            descriptor(out, *out_part(tile, operands.activation)),
-        ]
+        a_desc = descriptor(a, tile.block_m, tile.block_k)
+        weight_desc = descriptor(weight, tile.block_n, tile.block_k)
+        out_desc = descriptor(out, *out_part(tile, operands.activation))
     residual = operands.residual
     with torch.cuda.device_of(a):
         matmul_kernel[(min(programs, tiles),)](
-            a, weight, out, *descriptors, operands.bias, residual, operands.a_scale, operands.weight_scale,
-            operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0),
+            a, weight, out, a_desc, weight_desc, out_desc, operands.bias, residual, operands.a_scale,
+            operands.weight_scale, operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0),
             0 if residual is None else residual.stride(0), *operands.scale_strides(),
             **constants(tile, operands.activation, operands.scaling, promotes=promotes),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,

@@ -136,7 +136,7 @@ def is_valid(tile: DenseTile, key: DenseKey, capability: int) -> bool:
         return False
     if tile.block_n // tile.subtiles < (32 if key.is_gated else 16):
         return False
-    if tile.descriptors and not (key.can_copy and target_for(capability).has_bulk_copies):
+    if tile.descriptors and not (key.can_copy and target_for(capability).copies_tiles):
         return False
     # A step along K must not cross into the next block of scales, nor a tile into the next block of columns.
     if key.is_blocked and (tile.block_k > BLOCK or tile.block_n > BLOCK):
@@ -186,7 +186,7 @@ def preferred(key: DenseKey, capability: int) -> tuple[DenseTile, ...]:
     """The tiles that `default` chooses from, valid or not."""
     if key.element_bytes == 4:
         return _FULL_PRECISION
-    is_copied = key.can_copy and target_for(capability).has_bulk_copies
+    is_copied = key.can_copy and target_for(capability).copies_tiles
     if key.element_bytes == 1:
         return _COPIED_FLOAT8 if is_copied else _LOADED_FLOAT8
     return _COPIED if is_copied else _LOADED

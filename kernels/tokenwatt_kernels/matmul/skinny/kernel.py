@@ -187,19 +187,17 @@ def launch(operands: Operands, out: Tensor, tile: SkinnyTile, programs: int, *, 
     steps = triton.cdiv(operands.n, tile.block_n) * max(1, triton.cdiv(operands.k, tile.block_k))
     programs = min(programs, steps)
     partial = torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=a.device)
-    descriptors = [None, None]
+    a_desc = weight_desc = None
     if tile.descriptors:
-        descriptors = [
-            descriptor(a, tile.block_m, tile.block_k),
-            descriptor(weight, tile.block_n, tile.block_k),
-        ]
+        a_desc = descriptor(a, tile.block_m, tile.block_k)
+        weight_desc = descriptor(weight, tile.block_n, tile.block_k)
     residual_stride = 0 if residual is None else residual.stride(0)
     a_stride_m, a_stride_k, weight_stride_n, weight_stride_k = operands.scale_strides()
     shared = constants(tile, operands.activation, operands.scaling)
     with torch.cuda.device_of(a):
         split_kernel[(programs,)](
-            a, weight, out, partial, *descriptors, operands.bias, residual, operands.a_scale, operands.weight_scale,
-            operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0), residual_stride,
+            a, weight, out, partial, a_desc, weight_desc, operands.bias, residual, operands.a_scale,
+            operands.weight_scale, operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0), residual_stride,
             a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
             DESCRIPTORS=tile.descriptors, BLOCKED=operands.scaling == "block", PROMOTES=promotes, **shared,
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,

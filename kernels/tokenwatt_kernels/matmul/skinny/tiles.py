@@ -97,12 +97,12 @@ _COPIED_FLOAT8 = {
     64: (SkinnyTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),),
 }
 _LOADED = {
-    16: (SkinnyTile(16, 64, 128, 4, 4, 2, 4), SkinnyTile(16, 64, 64, 4, 5, 2, 4)),
+    16: (SkinnyTile(16, 64, 128, 4, 4, 2, 4), SkinnyTile(16, 64, 64, 4, 4, 2, 4)),
     32: (SkinnyTile(32, 64, 128, 4, 3, 2, 4), SkinnyTile(32, 64, 64, 4, 4, 2, 4)),
     64: (SkinnyTile(64, 64, 64, 4, 4, 2, 4), SkinnyTile(64, 64, 64, 4, 3, 2, 4)),
 }
 _LOADED_FLOAT8 = {
-    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4),),
+    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4), SkinnyTile(16, 64, 128, 4, 4, 2, 4)),
     32: (SkinnyTile(32, 64, 128, 4, 4, 2, 4),),
     64: (SkinnyTile(64, 64, 128, 4, 3, 2, 4),),
 }
@@ -129,7 +129,7 @@ def is_valid(tile: SkinnyTile, key: SkinnyKey, capability: int) -> bool:
         return False
     if min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) < 1:
         return False
-    if tile.descriptors and not (key.can_copy and target_for(capability).has_bulk_copies):
+    if tile.descriptors and not (key.can_copy and target_for(capability).copies_tiles):
         return False
     if tile.overlaps and not target_for(capability).can_overlap:
         return False
@@ -166,7 +166,7 @@ def key_of(problem: MatmulProblem, dtype_name: str) -> SkinnyKey:
 
 def preferred(key: SkinnyKey, capability: int) -> tuple[SkinnyTile, ...]:
     """The tiles that `default` chooses from, valid or not."""
-    is_copied = key.can_copy and target_for(capability).has_bulk_copies
+    is_copied = key.can_copy and target_for(capability).copies_tiles
     if key.element_bytes == 4:
         tiles = _FULL_PRECISION
     elif key.element_bytes == 1:
