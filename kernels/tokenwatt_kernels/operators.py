@@ -1,17 +1,25 @@
 """Public functions as operators of torch: torch.compile and torch.export take each as a whole, without looking inside.
 
-An operator has a schema, which torch reads from the annotations, and a fake implementation, which gives an answer's
-shape and dtype from those of the arguments. Outside a compiler the function is called as it is, because the way through
+An operator has a schema, made from the function's annotations, and a fake implementation, which gives an answer's shape
+and dtype from those of the arguments. Outside a compiler the function is called as it is, because the way through
 torch's dispatcher takes several microseconds.
+
+A schema has neither tensors that are keyword-only nor dataclasses. So the operator takes a dataclass as its fields, and
+all that is no tensor and may be keyword-only behind the tensors; the function keeps its own signature.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import Parameter, Signature
+from types import NoneType
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "tokenwatt"
 
@@ -22,27 +30,108 @@ OPERATORS: dict[str, Any] = {}
 """Every operator of the modules that have been imported, by the name of its function."""
 
 
-def operator(fake: Callable[P, R], *, writes: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function torch.ops.tokenwatt.NAME as well.
 
-    fake: what the function answers, without values: empty tensors of the right shape and dtype. It checks its arguments
-        as the function does.
+    fake: what the function answers, without values: empty tensors of the right shape and dtype. It is given every
+        argument by name and checks it as the function does; sizes may be symbols.
     writes: names of the arguments that the function writes to.
 
-    The function's annotations must be of Tensor, int, float, bool, str or None and sequences of them, and its tensors
-    not keyword-only (torch.library.infer_schema); it returns new tensors, never its arguments.
+    The function's annotations must be of Tensor, int, float, bool, str or None and sequences of them
+    (torch.library.infer_schema), or dataclasses of such; it returns new tensors, never its arguments.
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
         name = function.__name__
-        made = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=tuple(writes))
-        made.register_fake(fake)
+        signature, records = _with_types(function)
+        flat = _flat(signature, records)
+        made = torch.library.custom_op(
+            f"{NAMESPACE}::{name}", _with_records(function, flat, records), mutates_args=tuple(writes)
+        )
+        made.register_fake(_with_records(fake, flat, records))
         OPERATORS[name] = made
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return made(*args, **kwargs) if torch.compiler.is_compiling() else function(*args, **kwargs)
+            if not torch.compiler.is_compiling():
+                return function(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            return made(**_without_records(given.arguments, records))
 
         return call
 
     return wrap
+
+
+Records = Mapping[str, tuple[type, tuple[str, ...]]]
+"""The dataclasses among a function's parameters, and the names of their fields."""
+
+
+def _with_types(function: Callable[..., Any]) -> tuple[Signature, Records]:
+    """A function's signature, its annotations evaluated, and the dataclasses in it."""
+    signature, types = inspect.signature(function), get_type_hints(function)
+    parameters = [parameter.replace(annotation=types[name]) for name, parameter in signature.parameters.items()]
+    records = {
+        parameter.name: (parameter.annotation, tuple(field.name for field in fields(parameter.annotation)))
+        for parameter in parameters
+        if is_dataclass(parameter.annotation)
+    }
+    answer = None if types["return"] is NoneType else types["return"]
+    return Signature(parameters, return_annotation=answer), records
+
+
+def _flat(signature: Signature, records: Records) -> Signature:
+    """The signature of the operator: fields in place of dataclasses, and no tensor that is keyword-only."""
+    flat: list[Parameter] = []
+    for name, parameter in signature.parameters.items():
+        flat += _fields(parameter) if name in records else [parameter]
+    flat = [p.replace(kind=Parameter.POSITIONAL_OR_KEYWORD) if _has_tensors(p.annotation) else p for p in flat]
+    return signature.replace(parameters=sorted(flat, key=lambda parameter: parameter.kind))
+
+
+def _fields(parameter: Parameter) -> list[Parameter]:
+    """The fields of a dataclass as parameters. Their defaults are those of the parameter's, if it has one."""
+    record = parameter.annotation
+    types = get_type_hints(record)
+    found = []
+    for field in fields(record):
+        default = field.default if parameter.default is Parameter.empty else getattr(parameter.default, field.name)
+        found.append(
+            Parameter(
+                field.name,
+                Parameter.KEYWORD_ONLY,
+                default=Parameter.empty if default is MISSING else default,
+                annotation=types[field.name],
+            )
+        )
+    return found
+
+
+def _has_tensors(annotation: Any) -> bool:
+    return annotation is Tensor or any(_has_tensors(part) for part in get_args(annotation))
+
+
+def _without_records(arguments: Mapping[str, Any], records: Records) -> dict[str, Any]:
+    """A function's arguments as its operator takes them."""
+    given = dict(arguments)
+    for name, (_, parts) in records.items():
+        record = given.pop(name)
+        given |= {part: getattr(record, part) for part in parts}
+    return given
+
+
+def _with_records(function: Callable[..., Any], flat: Signature, records: Records) -> Callable[..., Any]:
+    """The function with the signature of its operator."""
+    names = tuple(flat.parameters)
+    # torch's dispatcher leaves out what equals its default.
+    defaults = {name: p.default for name, p in flat.parameters.items() if p.default is not Parameter.empty}
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        for name, (record, parts) in records.items():
+            given[name] = record(**{part: given.pop(part) for part in parts})
+        return function(**given)
+
+    vars(call)["__signature__"] = flat  # of which torch makes the schema
+    return call

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 import torch
+from tests.kernels.attention_calls import captured, public_call
 from torch import Tensor
 
 from tokenwatt_kernels import commands
-from tokenwatt_kernels.attention.decode.call import decode_attention, mla_decode_attention
+from tokenwatt_kernels.attention.decode.call import decode_attention
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
-from tokenwatt_kernels.attention.mixed import mixed_attention
-from tokenwatt_kernels.attention.prefill.call import paged_prefill_attention, prefill_attention
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
@@ -50,27 +48,10 @@ def test_shipped_kernels_pass_on_the_gpu(family, dtype_name):
 
 
 def through_the_public_function(problem: AttentionProblem, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """The answer [Tq, Hq, Dv] and its log-sum-exp [Tq, Hq], from the function that an engine would call."""
-    q, keys, options = inputs.q, inputs.keys, inputs.options
-    lse = torch.full(q.shape[:2], float("nan"), device=q.device)
-    longest = max(problem.queries)
-    if keys.block_table is None or keys.context_lens is None:
-        out = prefill_attention(
-            q, keys.k, keys.v, inputs.query_starts, longest, cu_seqlens_k=keys.starts, options=options, lse=lse
-        )
-        return out, lse
-    cache = (keys.k, keys.v, keys.block_table, keys.context_lens)
-    if not problem.name.startswith("decode"):
-        return paged_prefill_attention(q, *cache, inputs.query_starts, longest, options=options, lse=lse), lse
-    q, lse = (tensor.unflatten(0, (-1, longest)) for tensor in (q, lse))
-    if problem.is_latent:
-        options = replace(options, scale=problem.head_dim**-0.5)
-        out = mla_decode_attention(
-            q, keys.k, keys.block_table, keys.context_lens, value_dim=problem.values, options=options, lse=lse
-        )
-    else:
-        out = decode_attention(q, *cache, options=options, lse=lse)
-    return out.flatten(0, 1), lse.flatten(0, 1)
+    """The answer [Tq, Hq, Dv] and its log-sum-exp [Tq, Hq]."""
+    function, arguments = public_call(problem, inputs)
+    out = function(**arguments)
+    return out.flatten(0, -3), arguments["lse"].flatten(0, -2)
 
 
 SINKS = {"window": 20, "has_sinks": True}
@@ -90,6 +71,7 @@ PROBLEMS = (
     tokens("decode verify", (300, 17), 8, 2, 128, queries=5, page_size=64),
     tokens("decode float8", (300, 17), 8, 2, 128, kv_dtype=FP8, scales="head"),
     latents("decode latent", (300, 17), 16, 576, 512, page_size=64),
+    chunks("mixed", (1, 1, 1, 70, 5), (300, 0, 17, 129, 300), 8, 2, 128, page_size=16, **SINKS),
 )
 CASES = [
     *((problem, dtype_name) for problem in PROBLEMS for dtype_name in ("float16", "bfloat16")),
@@ -114,21 +96,6 @@ def test_public_functions_equal_the_reference_on_the_cpu(problem, dtype_name):
     torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=rtol, atol=atol)
 
 
-def test_a_mixed_batch_equals_the_reference_on_the_cpu():
-    problem = chunks("mixed", (1, 1, 1, 70, 5), (300, 0, 17, 129, 300), 8, 2, 128, page_size=16, **SINKS)
-    on_gpu, on_cpu = (make_inputs(problem, "bfloat16", device) for device in (torch.device("cuda"), CPU))
-    keys = on_gpu.keys
-    assert keys.block_table is not None
-    assert keys.context_lens is not None
-    out = mixed_attention(
-        on_gpu.q, keys.k, keys.v, keys.block_table, keys.context_lens, on_gpu.query_starts, 70,
-        decodes=3, options=on_gpu.options,
-    )  # fmt: skip
-    expected, _ = on_cpu.reference(torch.float64)
-    limit = 2 * DTYPES["bfloat16"].max_floor * float(expected.abs().max())
-    torch.testing.assert_close(out.cpu().double(), expected, rtol=0, atol=limit)
-
-
 def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
     problem = tokens("decode", (700, 33, 1), 32, 8, 128, has_sinks=True)
     inputs = make_inputs(problem, "bfloat16", torch.device("cuda"), poisoned=False)
@@ -142,19 +109,12 @@ def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
     def attend() -> Tensor:
         return decode_attention(inputs.q, keys.k, keys.v, pages, lengths, options=inputs.options, lse=lse)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        attend()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = attend()
+    graph, captured_answer = captured(attend)
     for changed in ((700, 33, 1), (1, 2, 700), (0, 0, 0), (16, 17, 640)):
         lengths.copy_(int32(*changed))
         inputs.q.normal_()
         graph.replay()
-        replayed, replayed_lse = captured.clone(), lse.clone()
+        replayed, replayed_lse = captured_answer.clone(), lse.clone()
         assert torch.equal(replayed, attend()), changed
         assert torch.equal(replayed_lse, lse), changed
 

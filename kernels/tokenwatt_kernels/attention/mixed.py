@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tokenwatt_kernels.arguments import FLOAT_DTYPES, check_tensor
 from tokenwatt_kernels.attention import options as softmax
+from tokenwatt_kernels.attention.answer import new_answer, without_values
 from tokenwatt_kernels.attention.decode.call import attend as attend_decodes
+from tokenwatt_kernels.attention.decode.call import check_options
 from tokenwatt_kernels.attention.keys import Keys, check_paged, check_queries, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.call import attend as attend_chunks
+from tokenwatt_kernels.operators import operator
 
 
+def _checked(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    decodes: int,
+    decode_queries: int,
+    options: Options,
+    lse: Tensor | None,
+) -> Keys:
+    check_tensor("q", q, ("Tq", "Hq", "D"), FLOAT_DTYPES)
+    check_queries(q, cu_seqlens, max_seqlen, lse)
+    sequences = cu_seqlens.numel() - 1
+    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, sequences)
+    if not 0 <= decodes <= sequences:
+        raise ValueError(f"decodes must be from 0 to the {sequences} sequences of cu_seqlens, got {decodes}")
+    rows = decodes * decode_queries
+    if decode_queries < 1 or rows > q.shape[0]:
+        raise ValueError(f"decode_queries must be >= 1 and give at most q's {q.shape[0]} rows, got {decode_queries}")
+    if decodes == sequences and rows != q.shape[0]:
+        raise ValueError(f"q must have Tq = {rows} when all sequences decode, got {q.shape[0]}")
+    check_options(options, q, keys.heads, "a mixed batch")
+    return keys
+
+
+@operator(without_values(_checked), writes=("lse",))
 def mixed_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -42,23 +73,14 @@ def mixed_attention(
     Returns [Tq, Hq, Dv] in the dtype of q. A CUDA graph may capture the call; the split of the batch is then fixed.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
-    check_tensor("q", q, ("Tq", "Hq", "D"), FLOAT_DTYPES)
-    check_queries(q, cu_seqlens, max_seqlen, lse)
-    sequences = cu_seqlens.numel() - 1
-    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, sequences)
-    if not 0 <= decodes <= sequences:
-        raise ValueError(f"decodes must be from 0 to the {sequences} sequences of cu_seqlens, got {decodes}")
-    rows = decodes * decode_queries
-    if decode_queries < 1 or rows > q.shape[0]:
-        raise ValueError(f"decode_queries must be >= 1 and give at most q's {q.shape[0]} rows, got {decode_queries}")
-    if not options.causal:
-        raise ValueError("options must be causal for a mixed batch, got causal=False")
-    if decodes == sequences and rows != q.shape[0]:
-        raise ValueError(f"q must have Tq = {rows} when all sequences decode, got {q.shape[0]}")
+    keys = _checked(
+        q, k_cache, v_cache, block_table, context_lens, cu_seqlens, max_seqlen, decodes, decode_queries, options, lse
+    )
     if validate:
         check_values(keys, q, cu_seqlens.tolist())
 
-    out = torch.empty(*q.shape[:2], keys.value_dim, dtype=q.dtype, device=q.device)
+    rows, sequences = decodes * decode_queries, cu_seqlens.numel() - 1
+    out = new_answer(q, keys.value_dim)
     parts = [None, None] if lse is None else [lse[:rows], lse[rows:]]
     if decodes:
         few = _sequences(keys, slice(0, decodes))

@@ -72,9 +72,8 @@ def check(options: Options, q: Tensor, kv_heads: int) -> None:
             check_tensor(name, vector, ("heads",), (torch.float32,))
             check_device(name, vector, "q", q)
             if vector.numel() not in sizes:
-                raise ValueError(
-                    f"{name} must have {' or '.join(map(str, dict.fromkeys(sizes)))} elements, got {vector.numel()}"
-                )
+                allowed = " or ".join(dict.fromkeys(map(str, sizes)))
+                raise ValueError(f"{name} must have {allowed} elements, got {vector.numel()}")
 
 
 def scale_stride(scale: Tensor | None) -> int:

@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, FLOAT_DTYPES, check_size, check_tensor
 from tokenwatt_kernels.attention import options as softmax
+from tokenwatt_kernels.attention.answer import new_answer, without_values
 from tokenwatt_kernels.attention.copies import copied_keys
 from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, make_key
 from tokenwatt_kernels.attention.keys import Keys, check_lse, check_paged, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.reference import reference_answer
+from tokenwatt_kernels.operators import operator
 
 
+def check_options(options: Options, q: Tensor, kv_heads: int, where: str = "decode attention") -> None:
+    """Raise unless these are options that the decode kernel has, and fit queries [..., Hq, D] and kv_heads."""
+    softmax.check(options, q, kv_heads)
+    if not options.causal:
+        raise ValueError(f"options must be causal for {where}, got causal=False")
+    if options.q_scale is not None:
+        raise ValueError(f"q_scale must be None for {where}, whose queries are not float8, got a tensor")
+
+
+def _checked(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    options: Options,
+    lse: Tensor | None,
+) -> Keys:
+    _check_queries(q, lse)
+    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, q.shape[0])
+    check_options(options, q, keys.heads)
+    return keys
+
+
+def _checked_latent(
+    q: Tensor,
+    latent_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    value_dim: int,
+    options: Options,
+    lse: Tensor | None,
+) -> Keys:
+    _check_queries(q, lse)
+    if options.scale is None:
+        raise ValueError("options must have a scale: 1/sqrt(D) of the latent is not the model's, got None")
+    check_tensor("latent_cache", latent_cache, ("pages", "page_size", "1", "D"), CACHE_DTYPES)
+    check_size("latent_cache", "heads", latent_cache.shape[2], 1)
+    check_size("latent_cache", "D", latent_cache.shape[3], q.shape[-1])
+    if not 0 < value_dim <= q.shape[-1]:
+        raise ValueError(f"value_dim must be from 1 to D = {q.shape[-1]}, got {value_dim}")
+    keys = check_paged(q, latent_cache, latent_cache[..., :value_dim], block_table, context_lens, q.shape[0])
+    check_options(options, q, keys.heads)
+    return keys.with_values_as_keys()
+
+
+def _check_queries(q: Tensor, lse: Tensor | None) -> None:
+    axes = ("B", "Q", "Hq", "D") if isinstance(q, Tensor) and q.dim() == 4 else ("B", "Hq", "D")
+    check_tensor("q", q, axes, FLOAT_DTYPES)
+    device.check_supported(q.device)
+    check_lse(q, lse)
+    if q.dim() == 4 and q.shape[1] == 0:
+        raise ValueError("q must have Q >= 1 queries per sequence, got 0")
+
+
+@operator(without_values(_checked), writes=("lse",))
 def decode_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -45,11 +102,11 @@ def decode_attention(
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
-    _check_queries(q, lse)
-    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, q.shape[0])
+    keys = _checked(q, k_cache, v_cache, block_table, context_lens, options, lse)
     return _answer(q, keys, options, lse, validate=validate)
 
 
+@operator(without_values(_checked_latent), writes=("lse",))
 def mla_decode_attention(
     q: Tensor,
     latent_cache: Tensor,
@@ -69,16 +126,8 @@ def mla_decode_attention(
 
     Returns q's shape with value_dim in place of D. Everything else is as in decode_attention.
     """
-    _check_queries(q, lse)
-    if options.scale is None:
-        raise ValueError("options must have a scale: 1/sqrt(D) of the latent is not the model's, got None")
-    check_tensor("latent_cache", latent_cache, ("pages", "page_size", "1", "D"), CACHE_DTYPES)
-    check_size("latent_cache", "heads", latent_cache.shape[2], 1)
-    check_size("latent_cache", "D", latent_cache.shape[3], q.shape[-1])
-    if not 0 < value_dim <= q.shape[-1]:
-        raise ValueError(f"value_dim must be from 1 to D = {q.shape[-1]}, got {value_dim}")
-    keys = check_paged(q, latent_cache, latent_cache[..., :value_dim], block_table, context_lens, q.shape[0])
-    return _answer(q, keys.with_values_as_keys(), options, lse, validate=validate)
+    keys = _checked_latent(q, latent_cache, block_table, context_lens, value_dim, options, lse)
+    return _answer(q, keys, options, lse, validate=validate)
 
 
 def key_for(q: Tensor, queries: int, keys: Keys) -> DecodeKey:
@@ -99,18 +148,9 @@ def tile_for(q: Tensor, queries: int, keys: Keys) -> DecodeTile:
     return tables.tile_on(FAMILY, device.name(q.device), device.capability(q.device), key)
 
 
-def _check_queries(q: Tensor, lse: Tensor | None) -> None:
-    axes = ("B", "Q", "Hq", "D") if isinstance(q, Tensor) and q.dim() == 4 else ("B", "Hq", "D")
-    check_tensor("q", q, axes, FLOAT_DTYPES)
-    device.check_supported(q.device)
-    check_lse(q, lse)
-
-
 def _answer(q: Tensor, keys: Keys, options: Options, lse: Tensor | None, *, validate: bool) -> Tensor:
     """attend with the axes of q: [B, Hq, D] or [B, Q, Hq, D]."""
     queries = q.shape[1] if q.dim() == 4 else 1
-    if queries == 0:
-        raise ValueError("q must have Q >= 1 queries per sequence, got 0")
     rows = q.flatten(0, -3)
     if validate:
         check_values(keys, rows, range(0, len(rows) + 1, queries))
@@ -126,14 +166,9 @@ def attend(
     lse: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The answer for checked queries [B * Q, Hq, D], in `out` if given: the launch that the public functions share."""
-    softmax.check(options, q, keys.heads)
-    if not options.causal:
-        raise ValueError("options must be causal for decode attention, got causal=False")
-    if options.q_scale is not None:
-        raise ValueError("q_scale must be None for decode attention, whose queries are not float8, got a tensor")
+    """The answer for checked arguments, q [B * Q, Hq, D], in `out` if given: the launch of all public functions."""
     if out is None:
-        out = torch.empty(*q.shape[:2], keys.value_dim, dtype=q.dtype, device=q.device)
+        out = new_answer(q, keys.value_dim)
     if q.device.type == "cpu":
         return reference_answer(q, keys, range(0, len(q) + 1, queries), options, out, lse)
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import FLOAT8
 from tokenwatt_kernels.attention import options as softmax
+from tokenwatt_kernels.attention.answer import new_answer, without_values
 from tokenwatt_kernels.attention.keys import Keys, check_packed, check_paged, check_queries, check_values
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.prefill.variants import launch, tile_for
 from tokenwatt_kernels.attention.reference import reference_answer
+from tokenwatt_kernels.operators import operator
 
 
+def _checked_packed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    cu_seqlens_k: Tensor | None,
+    options: Options,
+    lse: Tensor | None,
+) -> Keys:
+    check_queries(q, cu_seqlens, max_seqlen, lse)
+    starts = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    keys = check_packed(q, k, v, starts, cu_seqlens.numel() - 1)
+    if cu_seqlens_k is None and k.shape[0] != q.shape[0]:
+        raise ValueError(f"k must have Tk = {q.shape[0]} like q, unless cu_seqlens_k is given, got {k.shape[0]}")
+    softmax.check(options, q, keys.heads)
+    return keys
+
+
+@operator(without_values(_checked_packed), writes=("lse",))
 def prefill_attention(
     q: Tensor,
     k: Tensor,
@@ -44,14 +65,28 @@ def prefill_attention(
     reference's on a CPU. A query that sees no key gets 0 and a log-sum-exp of -inf.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
-    check_queries(q, cu_seqlens, max_seqlen, lse)
-    starts = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
-    keys = check_packed(q, k, v, starts, cu_seqlens.numel() - 1)
-    if cu_seqlens_k is None and k.shape[0] != q.shape[0]:
-        raise ValueError(f"k must have Tk = {q.shape[0]} like q, unless cu_seqlens_k is given, got {k.shape[0]}")
+    keys = _checked_packed(q, k, v, cu_seqlens, max_seqlen, cu_seqlens_k, options, lse)
     return _answer(q, keys, cu_seqlens, max_seqlen, options, lse, validate=validate)
 
 
+def _checked_paged(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    context_lens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    options: Options,
+    lse: Tensor | None,
+) -> Keys:
+    check_queries(q, cu_seqlens, max_seqlen, lse)
+    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, cu_seqlens.numel() - 1)
+    softmax.check(options, q, keys.heads)
+    return keys
+
+
+@operator(without_values(_checked_paged), writes=("lse",))
 def paged_prefill_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -74,8 +109,7 @@ def paged_prefill_attention(
 
     Everything else is as in prefill_attention; `validate` checks the values of block_table and context_lens too.
     """
-    check_queries(q, cu_seqlens, max_seqlen, lse)
-    keys = check_paged(q, k_cache, v_cache, block_table, context_lens, cu_seqlens.numel() - 1)
+    keys = _checked_paged(q, k_cache, v_cache, block_table, context_lens, cu_seqlens, max_seqlen, options, lse)
     return _answer(q, keys, cu_seqlens, max_seqlen, options, lse, validate=validate)
 
 
@@ -103,11 +137,9 @@ def attend(
     lse: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The answer for checked queries and keys, in `out` if given: the launch that the public functions share."""
-    softmax.check(options, q, keys.heads)
+    """The answer for checked arguments, in `out` if given: the launch that the public functions share."""
     if out is None:
-        out_dtype = torch.bfloat16 if q.dtype == FLOAT8 else q.dtype
-        out = torch.empty(*q.shape[:2], keys.value_dim, dtype=out_dtype, device=q.device)
+        out = new_answer(q, keys.value_dim)
     if q.device.type == "cpu":
         return reference_answer(q, keys, query_starts.tolist(), options, out, lse)
 
