@@ -14,6 +14,7 @@ FAMILIES: dict[str, str] = {
     "attention.prefill": "tokenwatt_kernels.attention.prefill",
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
+    "fused.norm": "tokenwatt_kernels.fused.norm",
 }
 
 
@@ -21,7 +22,7 @@ def known_names() -> tuple[str, ...]:
     """What `select` takes: every family, and every group of them by the first part of its name.
 
     >>> [name for name in known_names() if "." not in name]
-    ['attention', 'matmul']
+    ['attention', 'matmul', 'fused']
     """
     return (*dict.fromkeys(family.partition(".")[0] for family in FAMILIES), *FAMILIES)
 

@@ -23,7 +23,10 @@ tl = pytest.importorskip("triton.language")
 gl = pytest.importorskip("triton.experimental.gluon.language")
 hopper = pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper")
 
-QUICK = re.compile(r"matmul|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$")
+QUICK = re.compile(
+    r"matmul|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$|"
+    r"norm \w+ (4096 residual|heads of 128)$"
+)
 
 
 def failures(capability, family, names):

@@ -162,7 +162,11 @@ ROW = ("rows", "attention.prefill", 0)
         (("gpu",), 7, "gpu must be of type str, got 7"),
         (("capability",), 75, "capability must belong to one of"),
         (("made_by",), None, ": must have the field made_by, got gpu, capability, rows"),
-        (("rows", "attention.sideways"), [], "rows must be of attention.prefill, attention.decode, matmul.dense"),
+        (
+            ("rows", "attention.sideways"),
+            [],
+            "rows must be of attention.prefill, attention.decode, matmul.dense, fused",
+        ),
         (ROW, [], f"{PREFILL_ROW} must be of type dict, got []"),
         ((*ROW, "torch"), None, f"{PREFILL_ROW} must have the field torch"),
         ((*ROW, "note"), "fast", "default_median_s, problems, date, triton, torch alone, got note"),

@@ -14,6 +14,8 @@ from tokenwatt_kernels.attention.decode.tiles import DecodeTile
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
+from tokenwatt_kernels.fused.norm.problems import NormProblem
+from tokenwatt_kernels.fused.norm.tiles import NormTile
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
 from tokenwatt_kernels.trials import Trials
@@ -42,6 +44,7 @@ CANDIDATES = {
     "decode": ("attention.decode", tokens("d", (4096,) * 8, 4, 2, 16, page_size=32), DECODE),
     "decode of two tokens": ("attention.decode", tokens("v", (4096,), 4, 2, 16, queries=2, page_size=64), DECODE),
     "decode that copies across pages": ("attention.decode", tokens("c", (4096,), 4, 2, 16), DECODE),
+    "norm": ("fused.norm", NormProblem("n", 4096, 200, has_residual=True, scales="token"), NormTile(2, 8)),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
 }
 
