@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
     "fused.norm": "tokenwatt_kernels.fused.norm",
+    "fused.rope": "tokenwatt_kernels.fused.rope",
 }
 
 

@@ -20,7 +20,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU 
 
 def test_unknown_family_lists_the_known_ones(capsys):
     assert main(["compile", "attention.sideways"]) == 2
-    known = "attention, matmul, fused, attention.prefill, attention.decode, matmul.dense, fused.norm"
+    known = "attention, matmul, fused, attention.prefill, attention.decode, matmul.dense, fused.norm, fused.rope"
     assert capsys.readouterr().err == f"family must be one of {known}, got attention.sideways\n"
 
 
@@ -116,7 +116,7 @@ def test_a_group_selects_its_families_in_the_order_of_the_table():
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones():
-    known = r"attention, matmul, fused, attention.prefill, attention.decode, matmul.dense, fused.norm"
+    known = r"attention, matmul, fused, attention.prefill, attention.decode, matmul.dense, fused.norm, fused.rope"
     with pytest.raises(ValueError, match=f"family must be one of {known}, got attention.upside"):
         select(["attention.upside"])
 

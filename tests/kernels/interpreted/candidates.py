@@ -16,6 +16,8 @@ from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.tiles import NormTile
+from tokenwatt_kernels.fused.rope.problems import RopeProblem
+from tokenwatt_kernels.fused.rope.tiles import RopeTile
 from tokenwatt_kernels.matmul.dense.problems import MatmulProblem
 from tokenwatt_kernels.matmul.dense.tiles import MatmulTile
 from tokenwatt_kernels.trials import Trials
@@ -26,6 +28,8 @@ DTYPE = "float32"
 SMALLER = (
     ("attention.prefill", "LENGTHS", (45, 1, 20)),
     ("attention.decode", "CONTEXTS", (70, 0, 3, 40)),
+    ("fused.norm", "MOST_ROWS", 5),
+    ("fused.rope", "MOST_TOKENS", 5),
     ("matmul.dense", "MOST_ROWS", 48),
     ("matmul.dense", "MOST_COLUMNS", 48),
     ("matmul.dense", "MOST_TERMS", 80),
@@ -45,6 +49,7 @@ CANDIDATES = {
     "decode of two tokens": ("attention.decode", tokens("v", (4096,), 4, 2, 16, queries=2, page_size=64), DECODE),
     "decode that copies across pages": ("attention.decode", tokens("c", (4096,), 4, 2, 16), DECODE),
     "norm": ("fused.norm", NormProblem("n", 4096, 200, has_residual=True, scales="token"), NormTile(2, 8)),
+    "rope": ("fused.rope", RopeProblem("r", 4096, 6, 2, 16, has_norm=True, skipped=True), RopeTile(64, 1)),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
 }
 

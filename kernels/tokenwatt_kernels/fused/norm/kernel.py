@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenwatt_kernels.fused.norm import reference
 from tokenwatt_kernels.fused.norm.problems import Scales
-from tokenwatt_kernels.fused.norm.tiles import NormTile, block_width
+from tokenwatt_kernels.fused.norm.tiles import NormTile, block_width, make_key, most_registers
 
 FLOAT8_MAX = tl.constexpr(reference.FLOAT8_MAX)
 LEAST_LARGEST = tl.constexpr(reference.LEAST_LARGEST)
@@ -101,7 +101,8 @@ def launch(
             0 if scale is None else scale.stride(0),
             HEADS=heads, WIDTH=width, UNIT_OFFSET=unit_offset, SCALES=scales,
             BLOCK_ROWS=tile.rows, BLOCK_WIDTH=block_width(width),
-            num_warps=tile.num_warps, enable_fp_fusion=True,
+            num_warps=tile.num_warps, maxnreg=most_registers(tile, make_key(width, x.element_size())),
+            enable_fp_fusion=True,
         )  # fmt: skip
 
 

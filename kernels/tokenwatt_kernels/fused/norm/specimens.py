@@ -10,7 +10,7 @@ from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.norm.kernel import norm_kernel
 from tokenwatt_kernels.fused.norm.problems import DTYPE_NAMES, NormProblem, Scales, takes
-from tokenwatt_kernels.fused.norm.tiles import FAMILY, NormTile, block_width, default, key_of
+from tokenwatt_kernels.fused.norm.tiles import FAMILY, NormTile, block_width, default, key_of, most_registers
 from tokenwatt_kernels.targets import Target
 
 PROBLEMS = (
@@ -81,4 +81,5 @@ def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile) -> Specimen
         num_stages=3,
         needs_tensor_cores=False,
         configuration=tile.name,
+        max_registers=most_registers(tile, key_of(problem, dtype_name)),
     )

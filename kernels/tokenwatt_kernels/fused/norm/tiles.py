@@ -13,7 +13,7 @@ from itertools import product
 
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.norm.problems import NormProblem
-from tokenwatt_kernels.targets import target_for
+from tokenwatt_kernels.targets import REGISTERS_PER_SM, target_for
 
 FAMILY = "fused.norm"
 MAX_WIDTH = 16_384
@@ -22,6 +22,7 @@ ELEMENTS_PER_THREAD = 16
 FEWEST_WARPS, MOST_WARPS = 4, 16
 MOST_ELEMENTS_PER_THREAD = 32
 WARP_THREADS = 32
+FP32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,17 @@ def is_valid_on(tile: NormTile, key: NormKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile for a GPU of `capability`."""
     target_for(capability)
     return is_valid(tile, key)
+
+
+def most_registers(tile: NormTile, key: NormKey) -> int | None:
+    """What the compiler may give a thread; None leaves it to the compiler.
+
+    In fp32 it would spill a value or two to stay at 64 registers.
+    """
+    if key.element_bytes < FP32_BYTES:
+        return None
+    wanted = 128 if _elements_per_thread(tile, key) > ELEMENTS_PER_THREAD else 96
+    return min(wanted, REGISTERS_PER_SM // (WARP_THREADS * tile.num_warps))
 
 
 def candidates(key: NormKey, capability: int) -> tuple[NormTile, ...]:
