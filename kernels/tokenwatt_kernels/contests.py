@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ TERA = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """run: the timed call. in_our_layout: its answer with the axes in the order of ours, not timed."""
+    """run: the timed call. in_our_layout: its answer as one tensor with the axes in the order of ours, not timed."""
 
-    run: Callable[[], Tensor]
-    in_our_layout: Callable[[Tensor], Tensor] = lambda answer: answer
+    run: Callable[[], Any]
+    in_our_layout: Callable[[Any], Tensor] = lambda answer: answer
 
 
 @dataclass(frozen=True, slots=True)

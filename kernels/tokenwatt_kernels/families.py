@@ -17,6 +17,8 @@ FAMILIES: dict[str, str] = {
     "matmul.skinny": "tokenwatt_kernels.matmul.skinny",
     "moe.route": "tokenwatt_kernels.moe.route",
     "moe.grouped": "tokenwatt_kernels.moe.grouped",
+    "fused.norm": "tokenwatt_kernels.fused.norm",
+    "fused.rope": "tokenwatt_kernels.fused.rope",
 }
 
 
@@ -24,7 +26,7 @@ def known_names() -> tuple[str, ...]:
     """What `select` takes: every family, and every group of them by the first part of its name.
 
     >>> [name for name in known_names() if "." not in name]
-    ['attention', 'matmul', 'moe']
+    ['attention', 'matmul', 'moe', 'fused']
     """
     return (*dict.fromkeys(family.partition(".")[0] for family in FAMILIES), *FAMILIES)
 

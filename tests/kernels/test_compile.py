@@ -26,6 +26,7 @@ hopper = pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper")
 QUICK = re.compile(
     r"matmul|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$"
     r"|route .*(Qwen3|DeepSeek-V3)|grouped .*(16|many) rows$|grouped combine"
+    r"|norm \w+ (4096 residual|heads of 128)$|rope \w+ D128( norm fp8 cache)?$"
 )
 
 

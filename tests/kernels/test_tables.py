@@ -319,7 +319,7 @@ def test_a_launch_takes_the_tile_of_its_row(folder, monkeypatch):
     assert decode_contest._configuration(q, 1, paged) == "16x32 e32 w4 s3 p2 l2 (table)"
     for operands, configuration in (
         (few, "64x64x64 g1 w4 s3 (table)"),
-        (many, "64x128x64 g8 w4 s4 sub2 p2 desc (default)"),
+        (many, "64x128x64 g8 w4 s4 parts2 p2 desc (default)"),
     ):
         found = matmul_contest._configuration("matmul.dense", operands, matmul_call.key_for, matmul_call.tile_for)
         assert found == configuration

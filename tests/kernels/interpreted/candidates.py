@@ -14,6 +14,10 @@ from tokenwatt_kernels.attention.decode.tiles import DecodeTile
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
+from tokenwatt_kernels.fused.norm.problems import NormProblem
+from tokenwatt_kernels.fused.norm.tiles import NormTile
+from tokenwatt_kernels.fused.rope.problems import RopeProblem
+from tokenwatt_kernels.fused.rope.tiles import RopeTile
 from tokenwatt_kernels.matmul.dense.tiles import DenseTile
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.skinny.tiles import SkinnyTile
@@ -29,6 +33,8 @@ DTYPE = "float32"
 SMALLER = (
     ("attention.prefill", "LENGTHS", (45, 1, 20)),
     ("attention.decode", "CONTEXTS", (70, 0, 3, 40)),
+    ("fused.norm", "MOST_ROWS", 5),
+    ("fused.rope", "MOST_TOKENS", 5),
     ("matmul.dense", "MOST_ROWS", 48),
     ("matmul.dense", "MOST_COLUMNS", 48),
     ("matmul.dense", "MOST_TERMS", 80),
@@ -62,6 +68,8 @@ CANDIDATES = {
         down("d", balanced(16, 128, 8), 2048, 768, 8),
         replace(GROUPED, swapped=True),
     ),
+    "norm": ("fused.norm", NormProblem("n", 4096, 200, has_residual=True, scales="token"), NormTile(2, 8)),
+    "rope": ("fused.rope", RopeProblem("r", 4096, 6, 2, 16, has_norm=True, skipped=True), RopeTile(64, 1)),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
     "matmul of few rows": ("matmul.skinny", MatmulProblem("f", 3, 4096, 4096, has_residual=True), SKINNY),
 }

@@ -5,7 +5,7 @@ Shapes
 
 Tiles are numbered in groups of GROUP_M row tiles, so that those computed at one time share weight tiles in L2. Where
 the hardware copies tiles (DESCRIPTORS), no thread computes an address on the way, and the copies of the next tile start
-while the last one is stored. A tile is stored in SUBTILES parts, so that the epilogue needs no second set of registers.
+while the last one is stored. A tile is stored in PARTS parts, so that the epilogue needs no second set of registers.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def _place(tile, row_tiles, column_tiles, GROUP_M: tl.constexpr):
 def _finish(
     acc, out_ptr, out_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_row, first_column,
     out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n,
-    ACTIVATION: tl.constexpr, SCALED: tl.constexpr, DESCRIPTORS: tl.constexpr, SUBTILES: tl.constexpr,
+    ACTIVATION: tl.constexpr, SCALED: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """The epilogue of sums [R, C] whose corner is at first_row, first_column of the product, in SUBTILES parts."""
-    if SUBTILES > 1:
+    """The epilogue of sums [R, C] whose corner is at first_row, first_column of the product, in PARTS parts."""
+    if PARTS > 1:
         HALF: tl.constexpr = acc.shape[1] // 2
         halves = tl.split(tl.permute(tl.reshape(acc, [acc.shape[0], 2, HALF]), (0, 2, 1)))
         for half in tl.static_range(2):
             _finish(
                 halves[half], out_ptr, out_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N,
                 first_row, first_column + half * HALF, out_stride_m, residual_stride_m, a_scale_stride_m,
-                weight_scale_stride_n, ACTIVATION, SCALED, DESCRIPTORS, SUBTILES // 2,
+                weight_scale_stride_n, ACTIVATION, SCALED, DESCRIPTORS, PARTS // 2,
             )  # fmt: skip
     else:
         rows = first_row + tl.arange(0, acc.shape[0])
@@ -80,7 +80,7 @@ def matmul_kernel(
     M, N, K, a_stride_m, weight_stride_n, out_stride_m, residual_stride_m,
     a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    SUBTILES: tl.constexpr, FLATTENS: tl.constexpr, DESCRIPTORS: tl.constexpr, ACTIVATION: tl.constexpr,
+    PARTS: tl.constexpr, FLATTENS: tl.constexpr, DESCRIPTORS: tl.constexpr, ACTIVATION: tl.constexpr,
     SCALED: tl.constexpr, BLOCKED: tl.constexpr, PROMOTES: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs,), any number of them.
@@ -118,7 +118,7 @@ def matmul_kernel(
         _finish(
             acc, out_ptr, out_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_row,
             first_column, out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n,
-            ACTIVATION, SCALED, DESCRIPTORS, SUBTILES,
+            ACTIVATION, SCALED, DESCRIPTORS, PARTS,
         )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def constants(tile: DenseTile, activation: str, scaling: str, *, promotes: bool)
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,
         "GROUP_M": tile.group_m,
-        "SUBTILES": tile.subtiles,
+        "PARTS": tile.parts,
         "FLATTENS": tile.flattens,
         "DESCRIPTORS": tile.descriptors,
         "ACTIVATION": activation,
@@ -141,7 +141,7 @@ def constants(tile: DenseTile, activation: str, scaling: str, *, promotes: bool)
 
 def out_part(tile: DenseTile, activation: str) -> tuple[int, int]:
     """Rows and columns of the output that are stored at a time."""
-    return tile.block_m, tile.block_n // tile.subtiles // (1 if activation == "none" else 2)
+    return tile.block_m, tile.block_n // tile.parts // (1 if activation == "none" else 2)
 
 
 def launch(operands: Operands, out: Tensor, tile: DenseTile, programs: int, *, promotes: bool) -> None:

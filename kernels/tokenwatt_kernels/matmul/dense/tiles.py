@@ -27,7 +27,7 @@ class DenseTile:
     """block_m x block_n outputs at a time, block_k of their sums per step.
 
     group_m: row tiles that are computed next to each other, so that they find the same weight tile in L2.
-    subtiles: parts in which a tile is stored, a power of two.
+    parts: parts in which a tile is stored, a power of two.
     programs_per_multiprocessor: how many programs share the tiles, for each multiprocessor.
     descriptors: the hardware copies tiles, in and out.
     flattens: the copies of the next tile start while one is stored.
@@ -39,7 +39,7 @@ class DenseTile:
     group_m: int
     num_warps: int
     num_stages: int
-    subtiles: int = 1
+    parts: int = 1
     programs_per_multiprocessor: int = 1
     descriptors: bool = False
     flattens: bool = False
@@ -52,9 +52,9 @@ class DenseTile:
 
     @property
     def name(self) -> str:
-        """Such as 128x256x64 g8 w8 s4 sub4 desc flat."""
+        """Such as 128x256x64 g8 w8 s4 parts4 desc flat."""
         sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
-        parts = f" sub{self.subtiles}" if self.subtiles > 1 else ""
+        parts = f" parts{self.parts}" if self.parts > 1 else ""
         programs = f" p{self.programs_per_multiprocessor}" if self.programs_per_multiprocessor > 1 else ""
         flags = f"{' desc' if self.descriptors else ''}{' flat' if self.flattens else ''}"
         return f"{sides} g{self.group_m} w{self.num_warps} s{self.num_stages}{parts}{programs}{flags}"
@@ -88,7 +88,7 @@ KERNELS: dict[str, type[AnyTile]] = {"triton": DenseTile, "cublas": LibraryTile}
 
 # (tile, programs): small enough that the gate's tiny problems cross several tiles in every direction.
 INTERPRETER_TILES = (
-    (DenseTile(16, 64, 32, 4, 4, 1, subtiles=2), 3),
+    (DenseTile(16, 64, 32, 4, 4, 1, parts=2), 3),
     (DenseTile(32, 32, 64, 8, 4, 1, flattens=True), 2),
     (DenseTile(16, 32, 32, 2, 4, 1, descriptors=True), 3),
 )
@@ -96,26 +96,26 @@ INTERPRETER_TILES = (
 # In order of preference: large tiles read each operand less often, small ones fill the GPU with few rows or columns.
 _FULL_PRECISION = (DenseTile(64, 64, 16, 8, 8, 2), DenseTile(32, 64, 16, 8, 4, 2))
 _COPIED = (
-    DenseTile(128, 256, 64, 8, 8, 4, subtiles=4, descriptors=True, flattens=True),
-    DenseTile(128, 256, 64, 8, 8, 3, subtiles=4, descriptors=True, flattens=True),
-    DenseTile(128, 128, 64, 8, 8, 4, subtiles=2, descriptors=True, flattens=True),
-    DenseTile(64, 128, 64, 8, 4, 4, subtiles=2, programs_per_multiprocessor=2, descriptors=True),
+    DenseTile(128, 256, 64, 8, 8, 4, parts=4, descriptors=True, flattens=True),
+    DenseTile(128, 256, 64, 8, 8, 3, parts=4, descriptors=True, flattens=True),
+    DenseTile(128, 128, 64, 8, 8, 4, parts=2, descriptors=True, flattens=True),
+    DenseTile(64, 128, 64, 8, 4, 4, parts=2, programs_per_multiprocessor=2, descriptors=True),
     DenseTile(64, 64, 128, 8, 4, 4, programs_per_multiprocessor=1, descriptors=True),
 )
 _LOADED = (
-    DenseTile(128, 128, 64, 8, 8, 3, subtiles=2),
-    DenseTile(64, 128, 64, 8, 4, 3, subtiles=2),
+    DenseTile(128, 128, 64, 8, 8, 3, parts=2),
+    DenseTile(64, 128, 64, 8, 4, 3, parts=2),
     DenseTile(64, 64, 64, 8, 4, 3),
 )
 _COPIED_FLOAT8 = (
-    DenseTile(128, 256, 128, 8, 8, 3, subtiles=4, descriptors=True, flattens=True),
-    DenseTile(128, 128, 128, 8, 8, 4, subtiles=2, descriptors=True, flattens=True),
-    DenseTile(64, 128, 128, 8, 4, 4, subtiles=2, programs_per_multiprocessor=2, descriptors=True),
+    DenseTile(128, 256, 128, 8, 8, 3, parts=4, descriptors=True, flattens=True),
+    DenseTile(128, 128, 128, 8, 8, 4, parts=2, descriptors=True, flattens=True),
+    DenseTile(64, 128, 128, 8, 4, 4, parts=2, programs_per_multiprocessor=2, descriptors=True),
     DenseTile(64, 64, 128, 8, 4, 4, programs_per_multiprocessor=2, descriptors=True),
 )
 _LOADED_FLOAT8 = (
-    DenseTile(128, 128, 64, 8, 8, 3, subtiles=2),
-    DenseTile(64, 128, 64, 8, 4, 3, subtiles=2),
+    DenseTile(128, 128, 64, 8, 8, 3, parts=2),
+    DenseTile(64, 128, 64, 8, 4, 3, parts=2),
     DenseTile(64, 64, 128, 8, 4, 2),
 )
 
@@ -123,18 +123,18 @@ _LOADED_FLOAT8 = (
 def shared_bytes(tile: DenseTile, key: DenseKey) -> int:
     """Shared memory of one program at most: a tile of each operand for every stage, and a part of the output."""
     operands = (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * key.element_bytes
-    out = tile.block_m * tile.block_n // tile.subtiles // (2 if key.is_gated else 1) * max(2, key.element_bytes)
+    out = tile.block_m * tile.block_n // tile.parts // (2 if key.is_gated else 1) * max(2, key.element_bytes)
     return operands + out + SHARED_RESERVED_BYTES
 
 
 def is_valid(tile: DenseTile, key: DenseKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
-    sides = (tile.block_m, tile.block_n, tile.block_k, tile.subtiles)
-    if not all(side & (side - 1) == 0 for side in sides) or min(sides[:3]) < 16 or tile.subtiles < 1:
+    sides = (tile.block_m, tile.block_n, tile.block_k, tile.parts)
+    if not all(side & (side - 1) == 0 for side in sides) or min(sides[:3]) < 16 or tile.parts < 1:
         return False
     if tile.num_warps not in (1, 2, 4, 8) or min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) < 1:
         return False
-    if tile.block_n // tile.subtiles < (32 if key.is_gated else 16):
+    if tile.block_n // tile.parts < (32 if key.is_gated else 16):
         return False
     if tile.descriptors and not (key.can_copy and target_for(capability).copies_tiles):
         return False
@@ -219,7 +219,7 @@ def candidates(key: DenseKey, capability: int) -> tuple[AnyTile, ...]:
         tiles = [
             DenseTile(
                 *(block_m, block_n, block_k, group_m, 8 if block_m * block_n > 64 * 128 else 4, num_stages),
-                subtiles={64: 1, 128: 2, 256: 4}[block_n],
+                parts={64: 1, 128: 2, 256: 4}[block_n],
                 descriptors=descriptors,
                 flattens=flattens,
             )

@@ -197,8 +197,8 @@ def launch(operands: Operands, out: Tensor, tile: SkinnyTile, programs: int, *, 
     with torch.cuda.device_of(a):
         split_kernel[(programs,)](
             a, weight, out, partial, a_desc, weight_desc, operands.bias, residual, operands.a_scale,
-            operands.weight_scale, operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0), residual_stride,
-            a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
+            operands.weight_scale, operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0),
+            residual_stride, a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
             DESCRIPTORS=tile.descriptors, BLOCKED=operands.scaling == "block", PROMOTES=promotes, **shared,
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip

@@ -1,0 +1,85 @@
+"""What the compile report compiles for RMS normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.compiling import Specimen
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.fused.norm.kernel import norm_kernel
+from tokenwatt_kernels.fused.norm.problems import DTYPE_NAMES, NormProblem, Scales, takes
+from tokenwatt_kernels.fused.norm.tiles import FAMILY, NormTile, block_width, default, key_of, most_registers
+from tokenwatt_kernels.targets import Target
+
+PROBLEMS = (
+    NormProblem("4096 residual", 1, 4096, has_residual=True),
+    NormProblem("8192 residual", 1, 8192, has_residual=True),
+    NormProblem("16384 residual", 1, 16_384, has_residual=True),
+    NormProblem("heads of 128", 1, 128, heads=40),
+    NormProblem("4096 residual fp8 token", 1, 4096, has_residual=True, scales="token"),
+    NormProblem("7168 residual fp8 block", 1, 7168, has_residual=True, scales="block"),
+)
+ANSWERS: tuple[tuple[Scales, bool], ...] = (
+    ("none", False), ("none", True), ("tensor", False), ("token", True), ("block", False),
+)  # fmt: skip
+COMBINATIONS = tuple(
+    NormProblem(
+        f"{width} {'residual ' * has_residual}{scales}{' offset' * unit_offset}", 1, width,
+        has_residual=has_residual, unit_offset=unit_offset, scales=scales,
+    )
+    for width, has_residual, (scales, unit_offset) in product((128, 1024, 2560, 5120, 16_384), (False, True), ANSWERS)
+)  # fmt: skip
+
+
+def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
+    """The kernel with the tile of a GPU without a table: listed problems, all combinations, and every measured tile."""
+    found = []
+    for dtype_name in dtype_names:
+        if dtype_name not in DTYPE_NAMES:
+            continue
+        chosen = [(problem, True) for problem in PROBLEMS] + [(problem, False) for problem in COMBINATIONS]
+        for problem, is_listed in chosen:
+            if takes(problem, dtype_name, target.capability):
+                tile = default(key_of(problem, dtype_name), target.capability)
+                found.append(replace(_specimen(problem, dtype_name, tile), is_listed=is_listed))
+        for name, row in tables.rows_for(target.capability, FAMILY):
+            if row.key.element_bytes == DTYPES[dtype_name].bytes:
+                problem = NormProblem(name, 1, row.key.block_width, has_residual=True)
+                found.append(replace(_specimen(problem, dtype_name, row.tile), is_listed=False))
+    return found
+
+
+def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile) -> Specimen:
+    kind = DTYPES[dtype_name].triton_name
+    is_quantised = problem.scales != "none"
+    pointers = {
+        "x_ptr": f"*{kind}",
+        "residual_ptr": f"*{kind}" if problem.has_residual else None,
+        "weight_ptr": f"*{kind}",
+        "out_ptr": "*fp8e4nv" if is_quantised else f"*{kind}",
+        "scale_ptr": "*fp32" if is_quantised else None,
+    }
+    strides = [f"{name}_stride_{axis}" for name in ("x", "residual", "out") for axis in "th"]
+    given = {name: kind for name, kind in pointers.items() if kind is not None}
+    return Specimen(
+        name=f"norm {dtype_name} {problem.name}",
+        kernel=norm_kernel,
+        signature={**given, **dict.fromkeys(("rows", *strides, "scale_stride_t"), "i32"), "eps": "fp32"},
+        constexprs={
+            **{name: None for name, kind in pointers.items() if kind is None},
+            "HEADS": problem.heads or 1,
+            "WIDTH": problem.width,
+            "UNIT_OFFSET": problem.unit_offset,
+            "SCALES": problem.scales,
+            "BLOCK_ROWS": tile.rows,
+            "BLOCK_WIDTH": block_width(problem.width),
+        },
+        aligned=frozenset((*given, *strides)),
+        num_warps=tile.num_warps,
+        num_stages=3,
+        needs_tensor_cores=False,
+        configuration=tile.name,
+        max_registers=most_registers(tile, key_of(problem, dtype_name)),
+    )

@@ -1,0 +1,117 @@
+"""What the compile report compiles for rotary embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from tokenwatt_kernels import tables
+from tokenwatt_kernels.compiling import Specimen
+from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.fused.rope.kernel import blocks, rope_kernel
+from tokenwatt_kernels.fused.rope.problems import DTYPE_NAMES, FLOAT8, RopeProblem, takes
+from tokenwatt_kernels.fused.rope.tiles import FAMILY, RopeTile, default, key_of
+from tokenwatt_kernels.targets import Target
+
+LATENT = RopeProblem(
+    "latent 512 and 64", 1, 128, 1, 64, value_dim=512, interleaved=True, is_latent=True, page_size=64
+)  # fmt: skip
+PROBLEMS = (
+    RopeProblem("D128", 1, 32, 8, 128),
+    RopeProblem("D128 packed", 1, 32, 8, 128, is_packed=True),
+    RopeProblem("D128 norm", 1, 64, 8, 128, has_norm=True),
+    RopeProblem("D128 norm fp8 cache", 1, 64, 8, 128, has_norm=True, kv_dtype=FLOAT8, scales="head"),
+    RopeProblem("D256 norm offset", 1, 8, 4, 256, has_norm=True, unit_offset=True),
+    LATENT,
+)
+COMBINATIONS = (
+    *(
+        RopeProblem(
+            f"D{dim}/{rotary}{' interleaved' * interleaved}{' norm' * has_norm}{' fp8 cache' * bool(kv_dtype)}",
+            1, 32, 8, dim, rotary_dim=rotary, interleaved=interleaved, has_norm=has_norm, kv_dtype=kv_dtype,
+            is_packed=kv_dtype is not None,
+        )
+        for (dim, rotary), interleaved, has_norm, kv_dtype in product(
+            ((64, 64), (96, 72), (128, 128), (256, 64)), (False, True), (False, True), (None, FLOAT8)
+        )
+    ),
+    replace(LATENT, name="latent 512 and 64 fp8 cache", kv_dtype=FLOAT8),
+    RopeProblem("D128 without a cache", 1, 32, 8, 128, page_size=0),
+)  # fmt: skip
+FP32_POINTERS = {"cos_ptr", "sin_ptr", "k_scale_ptr", "v_scale_ptr"}
+UNALIGNED = {"k_scale_stride", "v_scale_stride", "cos_stride_p", "sin_stride_p"}
+
+
+def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
+    """The kernel with the tile of a GPU without a table: listed problems, all combinations, and every measured tile."""
+    found = []
+    for dtype_name in dtype_names:
+        if dtype_name not in DTYPE_NAMES:
+            continue
+        chosen = [(problem, True) for problem in PROBLEMS] + [(problem, False) for problem in COMBINATIONS]
+        for problem, is_listed in chosen:
+            if takes(problem, dtype_name, target.capability):
+                tile = default(key_of(problem, dtype_name), target.capability)
+                found.append(replace(_specimen(problem, dtype_name, tile), is_listed=is_listed))
+        for name, row in tables.rows_for(target.capability, FAMILY):
+            if row.key.element_bytes == DTYPES[dtype_name].bytes:
+                problem = RopeProblem(name, 1, 32, 8, row.key.block_dim, has_norm=True)
+                found.append(replace(_specimen(problem, dtype_name, row.tile), is_listed=False))
+    return found
+
+
+def _specimen(problem: RopeProblem, dtype_name: str, tile: RopeTile) -> Specimen:
+    kind = DTYPES[dtype_name].triton_name
+    absent = _absent(problem)
+    constexprs = {
+        **dict.fromkeys(absent),
+        "PAGE_SIZE": problem.page_size or 1,
+        "INTERLEAVED": problem.interleaved,
+        "UNIT_OFFSET": problem.unit_offset,
+        **blocks(
+            problem.query_heads, problem.kv_heads, problem.head_dim, problem.values, problem.rotary // 2,
+            appends=bool(problem.page_size or problem.is_packed), tile=tile,
+        ),
+    }  # fmt: skip
+    cache = kind if problem.kv_dtype is None else DTYPES[problem.kv_dtype].triton_name
+    names = [name for name in rope_kernel.arg_names if name not in constexprs]
+    signature = {name: _type(name, kind, cache, problem) for name in names}
+    return Specimen(
+        name=f"rope {dtype_name} {problem.name}",
+        kernel=rope_kernel,
+        signature=signature,
+        constexprs=constexprs,
+        aligned=frozenset(
+            name for name, kind in signature.items() if kind[0] == "*" or (kind == "i32" and name not in UNALIGNED)
+        ),
+        num_warps=tile.num_warps,
+        num_stages=3,
+        needs_tensor_cores=False,
+        configuration=tile.name,
+    )
+
+
+def _absent(problem: RopeProblem) -> list[str]:
+    """Arguments that a call for this problem leaves out."""
+    absent = []
+    if not problem.is_packed:
+        absent += ["k_out_ptr", "v_out_ptr"]
+    if not problem.page_size:
+        absent += ["k_cache_ptr", "v_cache_ptr", "slots_ptr"]
+    if not problem.has_norm:
+        absent += ["q_weight_ptr", "k_weight_ptr"]
+    if problem.kv_dtype is None:
+        absent += ["k_scale_ptr", "v_scale_ptr"]
+    return absent
+
+
+def _type(name: str, kind: str, cache: str, problem: RopeProblem) -> str:
+    if name in FP32_POINTERS:
+        return "*fp32"
+    if name in ("positions_ptr", "slots_ptr"):
+        return f"*{problem.index_name.replace('int', 'i')}"
+    if name in ("k_cache_ptr", "v_cache_ptr"):
+        return f"*{cache}"
+    if name.endswith("_ptr"):
+        return f"*{kind}"
+    return "fp32" if name == "eps" else "i32"
