@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
     "fused.norm": "tokenwatt_kernels.fused.norm",
     "fused.rope": "tokenwatt_kernels.fused.rope",
+    "fused.top_k": "tokenwatt_kernels.fused.top_k",
 }
 
 

@@ -25,7 +25,7 @@ hopper = pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper")
 
 QUICK = re.compile(
     r"matmul|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$|"
-    r"norm \w+ (4096 residual|heads of 128)$|rope \w+ D128( norm fp8 cache)?$"
+    r"norm \w+ (4096 residual|heads of 128)$|rope \w+ D128( norm fp8 cache)?$|top-k \w+ \w+ 128256 k1$"
 )
 
 
