@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "moe.grouped": "tokenwatt_kernels.moe.grouped",
     "fused.norm": "tokenwatt_kernels.fused.norm",
     "fused.rope": "tokenwatt_kernels.fused.rope",
+    "fused.top_k": "tokenwatt_kernels.fused.top_k",
 }
 
 

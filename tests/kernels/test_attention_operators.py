@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.kernels.attention_calls import flattened, public_call
 from torch import Tensor
+from torch.fx.experimental import _config as fx_config
 
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.inputs import make_inputs
@@ -133,7 +135,7 @@ def test_a_compiled_call_takes_positions_and_options_made_inside(problem):
     ids=lambda value: value.name if isinstance(value, AttentionProblem) else "",
 )
 # Sizes that are small are equal by chance, of which torch would make a rule.
-@torch.fx.experimental._config.patch(use_duck_shape=False)
+@patch.object(fx_config, "use_duck_shape", False)
 @torch._dynamo.config.patch(error_on_recompile=True)
 def test_another_batch_is_not_compiled_again(problem, queries, contexts):
     def through(arguments: dict[str, Any]) -> Tensor:

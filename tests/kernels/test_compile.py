@@ -24,9 +24,11 @@ gl = pytest.importorskip("triton.experimental.gluon.language")
 hopper = pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper")
 
 QUICK = re.compile(
-    r"matmul|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$"
+    r"(matmul|skinny) \w+ (4096 rows|16 rows|unaligned|swiglu)$|skinny combine \w+ residual$"
+    r"|prefill \w+ D128( page 16| window| ws)?$|decode( combine)? \w+ (D128|latent 576/512)$"
     r"|route .*(Qwen3|DeepSeek-V3)|grouped .*(16|many) rows$|grouped combine"
     r"|norm \w+ (4096 residual|heads of 128)$|rope \w+ D128( norm fp8 cache)?$"
+    r"|top-k \w+ \w+ 128256 k1$"
 )
 
 

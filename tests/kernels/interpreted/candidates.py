@@ -18,6 +18,8 @@ from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.tiles import NormTile
 from tokenwatt_kernels.fused.rope.problems import RopeProblem
 from tokenwatt_kernels.fused.rope.tiles import RopeTile
+from tokenwatt_kernels.fused.top_k.problems import TopKProblem
+from tokenwatt_kernels.fused.top_k.tiles import TopKTile
 from tokenwatt_kernels.matmul.dense.tiles import DenseTile
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.skinny.tiles import SkinnyTile
@@ -35,6 +37,7 @@ SMALLER = (
     ("attention.decode", "CONTEXTS", (70, 0, 3, 40)),
     ("fused.norm", "MOST_ROWS", 5),
     ("fused.rope", "MOST_TOKENS", 5),
+    ("fused.top_k", "MOST_VOCABULARY", 150),
     ("matmul.dense", "MOST_ROWS", 48),
     ("matmul.dense", "MOST_COLUMNS", 48),
     ("matmul.dense", "MOST_TERMS", 80),
@@ -70,6 +73,7 @@ CANDIDATES = {
     ),
     "norm": ("fused.norm", NormProblem("n", 4096, 200, has_residual=True, scales="token"), NormTile(2, 8)),
     "rope": ("fused.rope", RopeProblem("r", 4096, 6, 2, 16, has_norm=True, skipped=True), RopeTile(64, 1)),
+    "top-k": ("fused.top_k", TopKProblem("t", 64, 128_256, 3), TopKTile(64, 16, 2, 8, 2)),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
     "matmul of few rows": ("matmul.skinny", MatmulProblem("f", 3, 4096, 4096, has_residual=True), SKINNY),
 }
