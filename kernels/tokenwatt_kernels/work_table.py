@@ -18,6 +18,8 @@ def rows(families: Sequence[str], dtype_name: str, flop_per_s: float, bytes_per_
         if dtype_name not in problems.DTYPE_NAMES:
             continue
         for problem in problems.BENCH_PROBLEMS:
+            if not problems.takes(problem, dtype_name, None):
+                continue
             work = part(family, "work").work(problem, dtype_name)
             compute_s, memory_s = work.flop / flop_per_s, work.bytes / bytes_per_s
             found.append(
