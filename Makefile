@@ -67,7 +67,8 @@ silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel 
 	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu --benchmark-enable --benchmark-only -k mixed tests/kernels
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype bfloat16
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype float8_e4m3fn
-	for family in attention.decode matmul.dense; do \
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench matmul moe --dtype float8_e4m3fn
+	for family in attention.decode matmul moe fused; do \
 	  PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench $$family || exit; done
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+import tokenwatt_kernels
 from tokenwatt_kernels.operators import OPERATORS, operator
 
 
@@ -62,3 +67,21 @@ def test_what_is_written_is_seen():
 def test_a_compiler_reports_what_the_fake_refuses(scaled):
     with pytest.raises(RuntimeError, match="a must have 2 axes, got 1"):
         torch.compile(lambda a: scaled(a), fullgraph=True, backend="aot_eager")(torch.ones(3))
+
+
+# Calls that are more than one operator, or wrap one whose answer is a tuple of tensors.
+COMPOSED = {"moe_mlp", "route_top_k"}
+
+
+def public_calls():
+    """Module and function of every call that the kernels page lists."""
+    page = (Path(tokenwatt_kernels.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `([\w.]+)\.(\w+)\(", page, re.MULTILINE)
+
+
+def test_every_public_call_is_an_operator():
+    calls = public_calls()
+    assert len(calls) >= 15
+    for module, name in calls:
+        assert callable(getattr(import_module(f"tokenwatt_kernels.{module}"), name))
+    assert {name for _, name in calls} - COMPOSED <= set(OPERATORS)

@@ -32,9 +32,9 @@ GPU_GATE_PROBLEMS = (
     MatmulProblem("large_swiglu", 1000, 1040, 1040, "swiglu", has_bias=True, has_residual=True),
     MatmulProblem("large_token_channel", 1000, 1040, 1040, scaling="token_channel"),
     MatmulProblem("large_block", 1000, 1040, 1040, scaling="block"),
-    MatmulProblem("far", 65_537, 32_768, 64),
+    MatmulProblem("far", 131_136, 64, 16_384),
 )
-"""The output of "far" has more than 2^31 elements."""
+"""a of "far" has more than 2^31 elements."""
 
 BENCH_PROBLEMS = (
     *layer_problems("llama3.1-8b", LLAMA_8B, (256, 4096)),

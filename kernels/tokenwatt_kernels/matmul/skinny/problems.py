@@ -34,9 +34,9 @@ GPU_GATE_PROBLEMS = (
     MatmulProblem("wide_swiglu", 16, 28_672, 512, "swiglu"),
     MatmulProblem("wide_token_channel", 64, 6144, 4096, scaling="token_channel"),
     MatmulProblem("wide_block", 64, 6144, 4096, scaling="block"),
-    MatmulProblem("far", 1, 262_144, 16_384),
+    MatmulProblem("far", 1, 131_136, 16_384),
 )
-"""The weight of "far" has 2^32 elements."""
+"""The weight of "far" has more than 2^31 elements."""
 
 _LLAMA = tuple(
     problem
