@@ -20,6 +20,9 @@ from tokenwatt_kernels.attention.options import scale_stride
 from tokenwatt_kernels.fused.rope.operands import Append, Rotation
 from tokenwatt_kernels.fused.rope.tiles import RopeTile, block
 
+MAX_REGISTERS = 128
+"""What a thread may take. Left alone, the compiler spills some to make room for programs that memory does not need."""
+
 
 @triton.jit
 def _pair_places(PAIRS: tl.constexpr, BLOCK_PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr):
@@ -249,7 +252,7 @@ def launch(
             rotation.cos.stride(0), rotation.sin.stride(0), scale_stride(k_scale), scale_stride(v_scale),
             PAGE_SIZE=1 if k_cache is None else k_cache.shape[1], INTERLEAVED=rotation.interleaved,
             UNIT_OFFSET=rotation.unit_offset, **sizes,
-            num_warps=tile.num_warps, enable_fp_fusion=True,
+            num_warps=tile.num_warps, maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
 
 

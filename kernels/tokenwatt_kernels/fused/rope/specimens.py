@@ -8,7 +8,7 @@ from itertools import product
 from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.fused.rope.kernel import blocks, rope_kernel
+from tokenwatt_kernels.fused.rope.kernel import MAX_REGISTERS, blocks, rope_kernel
 from tokenwatt_kernels.fused.rope.problems import DTYPE_NAMES, FLOAT8, RopeProblem, takes
 from tokenwatt_kernels.fused.rope.tiles import FAMILY, RopeTile, default, key_of
 from tokenwatt_kernels.targets import Target
@@ -85,6 +85,7 @@ def _specimen(problem: RopeProblem, dtype_name: str, tile: RopeTile) -> Specimen
             name for name, kind in signature.items() if kind[0] == "*" or (kind == "i32" and name not in UNALIGNED)
         ),
         num_warps=tile.num_warps,
+        max_registers=MAX_REGISTERS,
         num_stages=3,
         needs_tensor_cores=False,
         configuration=tile.name,

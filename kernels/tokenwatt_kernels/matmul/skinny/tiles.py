@@ -94,7 +94,10 @@ _COPIED = {
 _COPIED_FLOAT8 = {
     16: (SkinnyTile(16, 128, 128, 4, 6, 2, 4, descriptors=True),),
     32: (SkinnyTile(32, 128, 128, 4, 5, 2, 4, descriptors=True),),
-    64: (SkinnyTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),),
+    64: (
+        SkinnyTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),
+        SkinnyTile(64, 64, 128, 4, 4, 2, 4, descriptors=True),
+    ),
 }
 _LOADED = {
     16: (SkinnyTile(16, 64, 128, 4, 4, 2, 4), SkinnyTile(16, 64, 64, 4, 4, 2, 4)),
@@ -108,8 +111,8 @@ _LOADED_FLOAT8 = {
 }
 # fp32 has no tensor-core path here ("ieee" precision).
 _FULL_PRECISION = {
-    16: (SkinnyTile(16, 64, 32, 4, 3, 2, 4),),
-    32: (SkinnyTile(32, 64, 32, 4, 3, 2, 4),),
+    16: (SkinnyTile(16, 64, 16, 4, 3, 2, 4),),
+    32: (SkinnyTile(32, 64, 16, 4, 3, 2, 4),),
     64: (SkinnyTile(64, 64, 32, 8, 2, 1, 4),),
 }
 
@@ -136,10 +139,13 @@ def is_valid(tile: SkinnyTile, key: SkinnyKey, capability: int) -> bool:
     # A step along K must not cross into the next block of scales, nor a tile into the next block of columns.
     if key.is_blocked and (tile.block_k > BLOCK or tile.block_n > BLOCK):
         return False
-    if tile.block_m * tile.block_n // (32 * tile.num_warps) > 64:
+    # Where sums come from tensor memory, those of a step and those of all steps lie in registers side by side.
+    target = target_for(capability)
+    most_sums = 32 if target.tensor_memory_columns and key.element_bytes == 1 else 64
+    if tile.block_m * tile.block_n // (32 * tile.num_warps) > most_sums:
         return False
     needed = shared_bytes(tile, key.element_bytes) * tile.programs_per_multiprocessor
-    return needed <= target_for(capability).shared_limit_bytes
+    return needed <= target.shared_limit_bytes
 
 
 def make_key(
