@@ -280,3 +280,17 @@ def test_bench_without_a_harness_prints_times(monkeypatch, capsys):
     ours, peer = capsys.readouterr().out.splitlines()
     assert ours.split()[:6] == ["measured", "problem", "float32", "tokenwatt", "2.0", "us"]
     assert "1.00 x our time" in peer
+
+
+def test_held_to_picks_the_limit():
+    # A share of 1 % of the judge: too far for float32, near enough for float8.
+    judge = torch.linspace(1.0, 2.0, 64)
+    for held_to, status in (("", "disagrees"), ("float8_e4m3fn", "measured")):
+        contest = Contest(
+            family="f", problem="p", dtype_name="float32", terms=1, work=Work(1, 1), held_to=held_to,
+            contenders={contests.OURS: Contender(lambda: judge * 1.01), "peer": Contender(lambda: judge)},
+        )  # fmt: skip
+        found = {
+            result.contender: result.status for result in contests.run(contest, sampler=lambda function: [1.0, 1.0])
+        }
+        assert found[contests.OURS] == status

@@ -76,6 +76,48 @@ def test_problem_without_output_passes():
     assert testing.check(empty).status == "passed"
 
 
+SCALE = 0.25
+STORED = torch.tensor([[1.0, -2.0], [3.5, 448.0]])
+
+
+def quantised_case(launch):
+    """An answer that is stored in float8 and stands for a quarter of that."""
+    truth = STORED.double() * SCALE
+    return testing.Case(
+        "quantised", "float32", CPU, (2, 2), 1, launch, truth.to,
+        held_to="float8_e4m3fn", out_dtype=torch.float8_e4m3fn, read=lambda stored: stored.double() * SCALE,
+    )  # fmt: skip
+
+
+def test_an_answer_is_read_before_it_is_judged():
+    kinds = []
+
+    def launch(out):
+        kinds.append(out.dtype)
+        out.copy_(STORED)
+
+    verdict = testing.check(quantised_case(launch))
+    assert (verdict.status, verdict.max_abs_error) == ("passed", 0.0)
+    assert set(kinds) == {torch.float8_e4m3fn}
+    # The limits are float8's: 0.0625 of the largest, 112, on top of twice the peer's error, 0.
+    assert verdict.max_abs_limit == pytest.approx(7.0)
+    assert verdict.rms_limit == DTYPES["float8_e4m3fn"].rms_floor
+
+
+def test_the_guards_of_a_float8_answer_are_watched():
+    def launch(out):
+        out.copy_(STORED)
+        out.as_strided((1,), (1,), out.storage_offset() - 1).fill_(1.0)
+
+    assert testing.check(quantised_case(launch)).reasons == (
+        "memory around the output must stay untouched, got a write",
+    )
+
+
+def test_a_float8_answer_that_is_not_written_is_noticed():
+    assert "every output must be written and finite" in testing.check(quantised_case(lambda out: None)).reasons[0]
+
+
 def summed_one_after_another(a, b):
     """a @ b.T as exact fp32 products on a GPU sum it: each term joins an fp32 sum, rounded once."""
     total = np.zeros((len(a), len(b)), np.float32)

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tokenwatt_kernels.attention.inputs import Inputs
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.attention.problem import AttentionProblem
-from tokenwatt_kernels.contests import Contender
+from tokenwatt_kernels.contests import Contender, compiled
 
 SDPA_BACKENDS = {
     "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -134,6 +134,4 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Callable[[], Ten
 
     if not q.is_cuda:
         return attend
-    # Without a reset, the ninth problem would be one recompilation too many, and run unfused.
-    torch._dynamo.reset()
-    return torch.compile(attend, dynamic=False, fullgraph=True)
+    return compiled(attend)

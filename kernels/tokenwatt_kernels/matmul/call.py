@@ -42,7 +42,7 @@ def matmul(
     activation: str = "none",
     fast_accumulation: bool = False,
 ) -> Tensor:
-    """activation(a @ weight.T + bias) + residual, accumulated in fp32 and rounded once.
+    """activation(a @ weight.T + bias) + residual, accumulated in fp32.
 
     a: [M, K], weight: [N, K], one of float32, float16, bfloat16 or float8_e4m3fn, each contiguous along K. Any size,
         zero included.
@@ -54,7 +54,8 @@ def matmul(
         Otherwise they leave it for an fp32 sum every 64 or 128 terms there.
 
     Returns [M, N] or [M, N / 2] in the dtype of a, bfloat16 for float8: a Triton kernel's answer on CUDA, or cuBLAS's
-    where the table of that GPU says that it is faster, torch's own on a CPU. Two calls give the same bits.
+    where the table of that GPU says that it is faster, torch's own on a CPU. Two calls give the same bits. The
+    kernels round once, at the end; cuBLAS and torch round the product too.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
     operands = Operands(a, weight, bias, residual, a_scale, weight_scale, activation, fast_accumulation)

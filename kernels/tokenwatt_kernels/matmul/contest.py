@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.inputs import random_operands
 from tokenwatt_kernels.matmul.library import library_matmul
@@ -40,7 +40,8 @@ def make_contest(
     if device.type == "cuda" and problem.scaling != "block":
         contenders["cublas"] = Contender(lambda: library_matmul(operands))
         if problem.activation != "none" or problem.has_residual:
-            contenders["compiled"] = Contender(lambda: _compiled(operands))
+            fused = compiled(library_matmul)
+            contenders["compiled"] = Contender(lambda: fused(operands))
     else:
         contenders["reference"] = Contender(lambda: matmul_reference(operands))
     return Contest(
@@ -61,6 +62,3 @@ def _configuration(family: str, operands: Operands, key_for: ForCall, tile_for: 
     tile = tile_for(operands, out)
     gpu_name = device_facts.name(operands.a.device)
     return f"{tile.name} ({tables.origin(gpu_name, family, key_for(operands, out), tile)})"
-
-
-_compiled = torch.compile(library_matmul)

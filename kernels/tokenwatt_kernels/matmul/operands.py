@@ -82,7 +82,9 @@ class Operands:
     def can_be_copied(self, out: Tensor) -> bool:
         """Whether the hardware can copy tiles of a, of the weight and of the output."""
         return self.k > 0 and all(
-            tensor.data_ptr() % COPY_BYTES == 0 and tensor.stride(0) * tensor.element_size() % COPY_BYTES == 0
+            tensor.data_ptr() % COPY_BYTES == 0
+            and tensor.stride(0) >= tensor.shape[1]  # no expanded row
+            and tensor.stride(0) * tensor.element_size() % COPY_BYTES == 0
             for tensor in (self.a, self.weight, out)
         )
 
@@ -129,7 +131,8 @@ class Operands:
         for name, scale in scales.items():
             if scale is None:
                 raise ValueError(f"{name} must be a tensor for float8_e4m3fn, got None")
-            check_tensor(name, scale, ("",) * max(1, min(scale.dim(), 2)), (torch.float32,))
+            if scale.dtype != torch.float32:
+                raise TypeError(f"{name} must have dtype torch.float32, got {scale.dtype}")
             check_device(name, scale, "a", self.a)
         assert self.a_scale is not None
         assert self.weight_scale is not None

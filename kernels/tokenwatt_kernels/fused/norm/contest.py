@@ -10,7 +10,7 @@ from torch.nn.functional import rms_norm as torch_rms_norm
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
 from tokenwatt_kernels.fused.norm.call import SCALE_WIDTH, rms_norm, rms_norm_quantised, tile_for
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.reference import dequantised, quantised_reference, scales_reference
@@ -40,8 +40,8 @@ def contest(problem: NormProblem, dtype_name: str, device: torch.device) -> Cont
         "torch": Contender(_by_torch(problem, x, weight, residual(), scale), in_our_layout),
     }
     if device.type == "cuda":
-        compiled = torch.compile(_by_torch(problem, x, weight, residual(), scale))
-        contenders["torch_compile"] = Contender(compiled, in_our_layout)
+        by_torch = _by_torch(problem, x, weight, residual(), scale)
+        contenders["torch_compile"] = Contender(compiled(by_torch), in_our_layout)
     return Contest(
         family=FAMILY,
         problem=problem.name,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FLOAT8_MAX = 448.0
-"""The largest float8 e4m3 (OCP 8-bit Floating Point Specification, table 1)."""
+from tokenwatt_kernels.number_formats.float8 import LARGEST as FLOAT8_MAX
+
 LEAST_LARGEST = 2.0**-100
 """A row or block whose largest value is smaller counts as zero and has the scale 1."""
 

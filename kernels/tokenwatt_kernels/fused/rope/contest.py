@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
 from tokenwatt_kernels.fused.rope.call import rotate_and_append, tile_for
 from tokenwatt_kernels.fused.rope.inputs import Inputs, make_inputs
 from tokenwatt_kernels.fused.rope.operands import Append
@@ -29,7 +29,7 @@ def contest(problem: RopeProblem, dtype_name: str, device: torch.device) -> Cont
         "torch": Contender(_by_torch(inputs, dtype_name), _as_one(inputs)),
     }
     if device.type == "cuda":
-        contenders["torch_compile"] = Contender(torch.compile(_by_torch(inputs, dtype_name)), _as_one(inputs))
+        contenders["torch_compile"] = Contender(compiled(_by_torch(inputs, dtype_name)), _as_one(inputs))
     return Contest(
         family=FAMILY,
         problem=problem.name,

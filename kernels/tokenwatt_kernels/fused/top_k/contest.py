@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
 from tokenwatt_kernels.fused.top_k.call import tile_for, top_k
 from tokenwatt_kernels.fused.top_k.problems import TopKProblem
 from tokenwatt_kernels.fused.top_k.reference import transformed_reference
@@ -35,7 +35,7 @@ def contest(problem: TopKProblem, dtype_name: str, device: torch.device) -> Cont
         "torch": Contender(by_torch, _numbers(logits)),
     }
     if device.type == "cuda":
-        contenders["torch_compile"] = Contender(torch.compile(by_torch), _numbers(logits))
+        contenders["torch_compile"] = Contender(compiled(by_torch), _numbers(logits))
     return Contest(
         family=FAMILY,
         problem=problem.name,

@@ -9,7 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.moe.grouped.problems import FLOAT8, SCALE_BLOCK, GroupedProblem
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.moe.grouped.product import Product, scale_rows
 from tokenwatt_kernels.testing import guarded_empty
 

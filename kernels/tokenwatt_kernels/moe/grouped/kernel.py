@@ -27,7 +27,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_columns
-from tokenwatt_kernels.moe.grouped.problems import SCALE_BLOCK
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 

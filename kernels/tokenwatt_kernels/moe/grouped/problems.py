@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tokenwatt_kernels.matmul.problem import FLOAT8_CAPABILITY
+
 DTYPE_NAMES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
 FLOAT8 = "float8_e4m3fn"
-SCALE_BLOCK = 128
-"""Elements of K, and rows of a weight, that share a factor of a block-scaled float8 tensor."""
-FIRST_FLOAT8 = 89
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,4 +154,4 @@ def takes(problem: GroupedProblem, dtype_name: str, capability: int | None) -> b
 
     Tensors of other types than float8 have no scales, whatever the problem says about them.
     """
-    return dtype_name != FLOAT8 or capability is None or capability >= FIRST_FLOAT8
+    return dtype_name != FLOAT8 or capability is None or capability >= FLOAT8_CAPABILITY

@@ -10,10 +10,9 @@ from torch import Tensor
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, check_device, check_matches, check_size, check_tensor
 from tokenwatt_kernels.matmul.activations import check_activation, out_columns
-from tokenwatt_kernels.moe.grouped.problems import SCALE_BLOCK
+from tokenwatt_kernels.matmul.problem import COPY_BYTES
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.route.options import MOST_EXPERTS
-
-COPY_BYTES = 16  # that the address and the row distance of a hardware copy are a multiple of
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels.matmul.activations import activate_reference, is_gated
-from tokenwatt_kernels.moe.grouped.problems import SCALE_BLOCK
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.product import Product
 
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.moe.grouped.problems import FLOAT8, SCALE_BLOCK, GroupedProblem
+from tokenwatt_kernels.matmul.problem import COPY_BYTES, FLOAT8_CAPABILITY
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
 
 FAMILY = "moe.grouped"
 MANY_ROWS = 0
 """Stands in a key for every number of rows beyond the bounded ones."""
 ROW_BOUNDS = (16, 32, 64)
-FLOAT8_CAPABILITY = 89
-COPY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.moe.grouped.problems import FLOAT8, SCALE_BLOCK, GroupedProblem
+from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.work import Work
 
 NUMBER_BYTES = 4  # of a factor, and of every integer

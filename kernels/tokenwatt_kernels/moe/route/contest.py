@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
-from tokenwatt_kernels.contests import OURS, Contender, Contest
+from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
 from tokenwatt_kernels.moe.route.call import moe_route, tile_for
 from tokenwatt_kernels.moe.route.problems import RouteProblem
 from tokenwatt_kernels.moe.route.reference import route_reference
@@ -25,7 +25,6 @@ def contest(problem: RouteProblem, dtype_name: str, device: torch.device) -> Con
     logits = torch.randn(problem.tokens, problem.experts, generator=generator, device=device)
     logits = logits.to(getattr(torch, dtype_name))
     bias = torch.randn(problem.experts, generator=generator, device=device) / 4 if problem.has_bias else None
-    compiled = torch.compile(route_reference, dynamic=False)
     contenders = {
         OURS: Contender(
             lambda: moe_route(
@@ -36,7 +35,8 @@ def contest(problem: RouteProblem, dtype_name: str, device: torch.device) -> Con
         "torch_eager": Contender(lambda: route_reference(logits.float(), bias, choice)[0]),
     }  # fmt: skip
     if device.type == "cuda":
-        contenders["torch_compile"] = Contender(lambda: compiled(logits.float(), bias, choice)[0])
+        fused = compiled(route_reference)
+        contenders["torch_compile"] = Contender(lambda: fused(logits.float(), bias, choice)[0])
     return Contest(
         family=FAMILY,
         problem=problem.name,
