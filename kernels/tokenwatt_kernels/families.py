@@ -1,7 +1,7 @@
 """The kernel families by name. A family is a folder, and each of its parts is imported when it is asked for.
 
-Every family has the parts `problems`, `tiles` and `work` (plain Python), `call`, `contest` and `mutants` (torch),
-`kernel`, `cases`, `specimens` and `tuning` (triton too).
+Every family has the parts `problems`, `tiles` and `work` (plain Python), `contest` and `mutants` (torch), `kernel`,
+`cases`, `specimens` and `tuning` (triton too).
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from tokenwatt_kernels.attention.prefill import tiles as prefill
 from tokenwatt_kernels.attention.prefill import variants
 from tokenwatt_kernels.families import FAMILIES, part
 from tokenwatt_kernels.matmul import contest as matmul_contest
-from tokenwatt_kernels.matmul.dense import call as matmul_call
+from tokenwatt_kernels.matmul import dispatch
 from tokenwatt_kernels.matmul.dense import tiles as matmul
 from tokenwatt_kernels.matmul.inputs import random_operands
+from tokenwatt_kernels.matmul.key import MatmulKey, make_key
 from tokenwatt_kernels.matmul.operands import Operands
 from tokenwatt_kernels.tables import Row, Table, TableError
 from tokenwatt_kernels.targets import TARGETS
@@ -39,7 +40,7 @@ PREFILL_TILE = prefill.PrefillTile(64, 128, 32, 4, 2, descriptors=True)
 WARP_SPECIALISED = prefill.WarpSpecialisedTile(128, 2)
 DECODE_KEY = decode.DecodeKey(16, 128, 128, 2, False, 0)
 DECODE_TILE = decode.DecodeTile(16, 32, 32, 4, 3, 2, least_steps=2)
-MATMUL_KEY = matmul.make_key(100, 4096, 64, 2, is_gated=False, is_blocked=False, is_fast=True, can_copy=True)
+MATMUL_KEY = make_key(matmul.ROWS, 100, 4096, 64, 2, is_gated=False, is_blocked=False, is_fast=True, can_copy=True)
 MATMUL_TILE = matmul.DenseTile(64, 64, 64, 1, 4, 3)
 
 
@@ -312,7 +313,7 @@ def test_a_launch_takes_the_tile_of_its_row(folder, monkeypatch):
     assert decode_call.tile_for(q, 1, paged) == DECODE_TILE
     weight = torch.empty(4096, 64, dtype=torch.bfloat16)
     few, many = (Operands(torch.empty(rows, 64, dtype=torch.bfloat16), weight) for rows in (100, 200))
-    assert matmul_call.tile_for(few, few.new_out()) == MATMUL_TILE
+    assert dispatch.tile_for("matmul.dense", few, few.new_out()) == MATMUL_TILE
     # The origin stands behind the tile.
     inputs = Inputs(q, keys, torch.tensor([0, 3]), Options())
     assert prefill_contest._configuration(inputs) == "64x128 e32 w4 s2 desc (table)"
@@ -321,7 +322,7 @@ def test_a_launch_takes_the_tile_of_its_row(folder, monkeypatch):
         (few, "64x64x64 g1 w4 s3 (table)"),
         (many, "64x128x64 g8 w4 s4 parts2 p2 desc (default)"),
     ):
-        found = matmul_contest._configuration("matmul.dense", operands, matmul_call.key_for, matmul_call.tile_for)
+        found = matmul_contest._configuration("matmul.dense", operands)
         assert found == configuration
 
 
@@ -371,7 +372,7 @@ def test_a_problem_has_the_key_of_its_tensors(family):
 @pytest.mark.parametrize(("rows", "bucket"), [(0, 128), (65, 128), (128, 128), (129, 256), (4097, 8192), (10**6, 8192)])
 def test_rows_of_one_bucket_share_a_key(rows, bucket):
     options = {"is_gated": False, "is_blocked": False, "is_fast": True, "can_copy": True}
-    assert matmul.make_key(rows, 6144, 4096, 2, **options) == matmul.DenseKey(
+    assert make_key(matmul.ROWS, rows, 6144, 4096, 2, **options) == MatmulKey(
         bucket, 8192, 4096, 2, is_gated=False, is_blocked=False, is_fast=True, can_copy=True
     )
 
@@ -379,7 +380,6 @@ def test_rows_of_one_bucket_share_a_key(rows, bucket):
 @pytest.mark.parametrize("family", ["matmul.dense", "matmul.skinny"])
 def test_a_matmul_problem_has_the_key_of_its_operands(family):
     tiles = part(family, "tiles")
-    call = part(family, "call")
     tuning = pytest.importorskip(f"tokenwatt_kernels.{family}.tuning", reason="triton")
     problems = part(family, "problems")
     for problem in problems.BENCH_PROBLEMS:
@@ -387,7 +387,9 @@ def test_a_matmul_problem_has_the_key_of_its_operands(family):
             sibling = tuning.sibling(problem)
             if problems.takes(problem, dtype_name, 90):
                 operands = random_operands(sibling, dtype_name, CPU)
-                assert tiles.key_of(sibling, dtype_name) == call.key_for(operands, operands.new_out()), problem.name
+                assert tiles.key_of(sibling, dtype_name) == dispatch.key_for(family, operands, operands.new_out()), (
+                    problem.name
+                )
 
 
 def has_room(key, target):

@@ -14,6 +14,7 @@ from tokenwatt_kernels.attention.decode.tiles import DecodeTile
 from tokenwatt_kernels.attention.prefill import tiles as prefill
 from tokenwatt_kernels.attention.prefill.tiles import PrefillTile
 from tokenwatt_kernels.families import part
+from tokenwatt_kernels.matmul.key import make_key
 from tokenwatt_kernels.targets import TARGETS, target_for
 
 HEADS = ((16, 16), (32, 32), (48, 32), (64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
@@ -73,10 +74,10 @@ def test_chosen_matmul_tiles_are_valid(target, family):
     ):
         if is_blocked and element_bytes > 1:
             continue
-        fast = {} if few else {"is_fast": False}
-        key = tiles.make_key(
-            m, n, 4096, element_bytes, is_gated=is_gated, is_blocked=is_blocked, can_copy=can_copy, **fast
-        )
+        key = make_key(
+            tiles.ROWS, m, n, 4096, element_bytes,
+            is_gated=is_gated, is_blocked=is_blocked, is_fast=False, can_copy=can_copy,
+        )  # fmt: skip
         assert tiles.is_valid(tiles.default(key, target.capability), key, target.capability)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from tokenwatt_kernels import __main__, device, tables, tune
 from tokenwatt_kernels.families import FAMILIES, part
-from tokenwatt_kernels.matmul.dense.tiles import DenseKey, candidates, default, key_of
+from tokenwatt_kernels.matmul.dense.tiles import candidates, default, key_of
+from tokenwatt_kernels.matmul.key import MatmulKey
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.tables import Row, Table
 from tokenwatt_kernels.tune import Choice, Job
@@ -154,7 +155,7 @@ class ScriptedTrials:
         return [self.times.get(tile, 2.0) for tile in tiles]
 
 
-def make_key(m: int, dtype_name: str = "bfloat16") -> DenseKey:
+def make_key(m: int, dtype_name: str = "bfloat16") -> MatmulKey:
     return key_of(MatmulProblem("key", m, 64, 64), dtype_name)
 
 

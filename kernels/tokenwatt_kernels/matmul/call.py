@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokenwatt_kernels.matmul.dense import call as many_rows
+from tokenwatt_kernels.matmul.dispatch import answer
 from tokenwatt_kernels.matmul.operands import Operands
-from tokenwatt_kernels.matmul.skinny import call as few_rows
 from tokenwatt_kernels.operators import operator
 
 FEW_ROWS = 64
@@ -60,4 +59,4 @@ def matmul(
     """
     operands = Operands(a, weight, bias, residual, a_scale, weight_scale, activation, fast_accumulation)
     operands.check()
-    return few_rows.answer(operands) if operands.m <= FEW_ROWS else many_rows.answer(operands)
+    return answer("matmul.skinny" if operands.m <= FEW_ROWS else "matmul.dense", operands)

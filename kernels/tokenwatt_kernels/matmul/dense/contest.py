@@ -1,16 +1,10 @@
-"""Dense matmul against cuBLAS, by itself and with its epilogue compiled around it."""
+"""Dense matmul beside cuBLAS."""
 
 from __future__ import annotations
 
-import torch
+from functools import partial
 
-from tokenwatt_kernels.contests import Contest
 from tokenwatt_kernels.matmul.contest import make_contest
-from tokenwatt_kernels.matmul.dense.call import answer, key_for, tile_for
 from tokenwatt_kernels.matmul.dense.tiles import FAMILY
-from tokenwatt_kernels.matmul.problem import MatmulProblem
 
-
-def contest(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Contest:
-    """Ours, cuBLAS, and torch.compile of the reference."""
-    return make_contest(FAMILY, problem, dtype_name, device, answer, key_for, tile_for)
+contest = partial(make_contest, FAMILY)

@@ -2,99 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import product
+from functools import partial
 
-from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.activations import ACTIVATIONS, is_gated
 from tokenwatt_kernels.matmul.dense.kernel import constants, matmul_kernel, out_part
-from tokenwatt_kernels.matmul.dense.tiles import (
-    FAMILY,
-    DenseKey,
-    DenseTile,
-    default,
-    is_valid,
-    key_of,
-    preferred,
-)
-from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, MatmulProblem, takes
-from tokenwatt_kernels.matmul.specimen import make_specimen
+from tokenwatt_kernels.matmul.dense.tiles import FAMILY, DenseTile
+from tokenwatt_kernels.matmul.problem import MatmulProblem
+from tokenwatt_kernels.matmul.specimen import family_specimens, make_specimen
 from tokenwatt_kernels.targets import Target
 
 SIZES = {"256 rows": (256, 4096, 4096), "4096 rows": (4096, 4096, 4096), "unaligned": (4096, 4100, 4100)}
 
-TRIED = ("bfloat16", "float8_e4m3fn")
-"""Dtypes of all combinations: float16 is compiled as bfloat16 is, and float32 has few tiles."""
 
-
-def _listed() -> Iterator[MatmulProblem]:
-    for name, size in SIZES.items():
-        yield MatmulProblem(name, *size)
-    large = SIZES["4096 rows"]
-    yield MatmulProblem("residual", *large, has_bias=True, has_residual=True)
-    for activation in filter(is_gated, ACTIVATIONS):
-        yield MatmulProblem(activation, *large, activation)
-    for scaling in ("tensor", "token_channel", "block"):
-        yield MatmulProblem(scaling, *large, scaling=scaling)
-    yield MatmulProblem("fast", *large, scaling="token_channel", fast_accumulation=True)
-
-
-def _combinations() -> Iterator[MatmulProblem]:
-    """Every option that changes the code, with every other; one gated activation stands for all."""
-    for size, activation, ends, scaling, is_fast in product(
-        ("4096 rows", "unaligned"),
-        ("none", "swiglu"),
-        (False, True),
-        ("none", "token_channel", "block"),
-        (False, True),
-    ):
-        if is_fast and scaling != "token_channel":
-            continue
-        name = f"{size} {activation} ends={ends} {scaling} fast={is_fast}"
-        yield MatmulProblem(name, *SIZES[size], activation, ends, ends, scaling, is_fast)
-
-
-def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """The kernel with the tile of a GPU without a table, for each dtype and listed problem.
-
-    And in bfloat16 and float8, for all combinations of options, every tile that is chosen for some size, and those of
-    such GPUs' tables.
-    """
-    found = []
-    for dtype_name in dtype_names:
-        if dtype_name not in DTYPE_NAMES:
-            continue
-        found += [
-            _specimen(problem, dtype_name, default(key_of(problem, dtype_name), target.capability), target)
-            for problem in _listed()
-            if takes(problem, dtype_name, target.capability)
-        ]
-        for problem in _combinations():
-            if dtype_name in TRIED and takes(problem, dtype_name, target.capability):
-                found += _rest(problem, dtype_name, target)
-    return found
-
-
-def _rest(problem: MatmulProblem, dtype_name: str, target: Target) -> Iterator[Specimen]:
-    key = key_of(problem, dtype_name)
-    tiles = [tile for tile in preferred(key, target.capability) if is_valid(tile, key, target.capability)]
-    for _, row in tables.rows_for(target.capability, FAMILY):
-        if isinstance(row.tile, DenseTile) and _is_alike(row.key, key):
-            tiles.append(row.tile)
-    for tile in dict.fromkeys(tiles):
-        specimen = _specimen(problem, dtype_name, tile, target)
-        yield replace(specimen, name=f"{specimen.name} {tile.name}", is_listed=False)
-
-
-def _is_alike(key: DenseKey, other: DenseKey) -> bool:
-    """Whether two keys differ in sizes alone."""
-    return replace(key, rows=0, columns=0, terms=0) == replace(other, rows=0, columns=0, terms=0)
-
-
-def _specimen(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target: Target) -> Specimen:
+def _specimens(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target: Target) -> list[Specimen]:
     promotes = problem.promotes(dtype_name, target.capability)
     descriptors = {}
     if tile.descriptors:
@@ -103,7 +24,7 @@ def _specimen(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target: 
             "weight_desc": (tile.block_n, tile.block_k),
             "out_desc": out_part(tile, problem.activation),
         }
-    return make_specimen(
+    specimen = make_specimen(
         f"matmul {dtype_name} {problem.name}",
         matmul_kernel,
         problem,
@@ -117,3 +38,7 @@ def _specimen(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target: 
         configuration=tile.name,
         max_registers=tile.registers,
     )
+    return [specimen]
+
+
+specimens = partial(family_specimens, FAMILY, SIZES, "4096 rows", ("4096 rows", "unaligned"), _specimens)

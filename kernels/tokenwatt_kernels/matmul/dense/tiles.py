@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.buckets import COLUMNS, TERMS, bucket
+from tokenwatt_kernels.matmul import key as keys
+from tokenwatt_kernels.matmul.key import MatmulKey
 from tokenwatt_kernels.matmul.library_tile import LibraryTile
-from tokenwatt_kernels.matmul.problem import FLOAT8, MatmulProblem
+from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.scaling import BLOCK
 from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
 from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
@@ -63,27 +63,7 @@ class DenseTile:
 AnyTile = DenseTile | LibraryTile
 
 
-@dataclass(frozen=True, slots=True)
-class DenseKey:
-    """What a tile depends on besides the GPU.
-
-    rows, columns, terms: buckets of M, N and K.
-    is_gated: the epilogue joins pairs of columns. is_blocked: float8 with a scale for each 128 terms.
-    is_fast: products may stay in the tensor cores' accumulator; of 16 and 32 bits they always do.
-    can_copy: rows of both operands are whole 16 bytes.
-    """
-
-    rows: int
-    columns: int
-    terms: int
-    element_bytes: int
-    is_gated: bool
-    is_blocked: bool
-    is_fast: bool
-    can_copy: bool
-
-
-KEY = DenseKey
+KEY = MatmulKey
 KERNELS: dict[str, type[AnyTile]] = {"triton": DenseTile, "cublas": LibraryTile}
 
 # (tile, programs): small enough that the gate's tiny problems cross several tiles in every direction.
@@ -120,14 +100,14 @@ _LOADED_FLOAT8 = (
 )
 
 
-def shared_bytes(tile: DenseTile, key: DenseKey) -> int:
+def shared_bytes(tile: DenseTile, key: MatmulKey) -> int:
     """Shared memory of one program at most: a tile of each operand for every stage, and a part of the output."""
     operands = (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * key.element_bytes
     out = tile.block_m * tile.block_n // tile.parts // (2 if key.is_gated else 1) * max(2, key.element_bytes)
     return operands + out + SHARED_RESERVED_BYTES
 
 
-def is_valid(tile: DenseTile, key: DenseKey, capability: int) -> bool:
+def is_valid(tile: DenseTile, key: MatmulKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
     sides = (tile.block_m, tile.block_n, tile.block_k, tile.parts)
     if not all(side & (side - 1) == 0 for side in sides) or min(sides[:3]) < 16 or tile.parts < 1:
@@ -148,32 +128,12 @@ def is_valid(tile: DenseTile, key: DenseKey, capability: int) -> bool:
     return shared_bytes(tile, key) * tile.programs_per_multiprocessor <= target_for(capability).shared_limit_bytes
 
 
-def make_key(
-    m: int, n: int, k: int, element_bytes: int, *, is_gated: bool, is_blocked: bool, is_fast: bool, can_copy: bool
-) -> DenseKey:
-    """The key of a call."""
-    return DenseKey(
-        bucket(m, *ROWS), bucket(n, *COLUMNS), bucket(k, *TERMS), element_bytes, is_gated, is_blocked,
-        is_fast or element_bytes > 1, can_copy,
-    )  # fmt: skip
-
-
-def key_of(problem: MatmulProblem, dtype_name: str) -> DenseKey:
+def key_of(problem: MatmulProblem, dtype_name: str) -> MatmulKey:
     """The key of a problem."""
-    element_bytes = DTYPES[dtype_name].bytes
-    return make_key(
-        problem.m,
-        problem.n,
-        problem.k,
-        element_bytes,
-        is_gated=problem.activation != "none",
-        is_blocked=problem.scaling == "block",
-        is_fast=problem.fast_accumulation or dtype_name != FLOAT8,
-        can_copy=problem.can_be_copied(dtype_name),
-    )
+    return keys.key_of(ROWS, problem, dtype_name)
 
 
-def default(key: DenseKey, capability: int) -> DenseTile:
+def default(key: MatmulKey, capability: int) -> DenseTile:
     """The tile for a key where none has been measured: the largest of which there are enough to fill a GPU."""
     valid = [tile for tile in preferred(key, capability) if is_valid(tile, key, capability)]
     if not valid:
@@ -182,7 +142,7 @@ def default(key: DenseKey, capability: int) -> DenseTile:
     return filling[0] if filling else valid[-1]
 
 
-def preferred(key: DenseKey, capability: int) -> tuple[DenseTile, ...]:
+def preferred(key: MatmulKey, capability: int) -> tuple[DenseTile, ...]:
     """The tiles that `default` chooses from, valid or not."""
     if key.element_bytes == 4:
         return _FULL_PRECISION
@@ -192,19 +152,19 @@ def preferred(key: DenseKey, capability: int) -> tuple[DenseTile, ...]:
     return _COPIED if is_copied else _LOADED
 
 
-def _tiles(tile: DenseTile, key: DenseKey) -> int:
+def _tiles(tile: DenseTile, key: MatmulKey) -> int:
     """Tiles of an output of the key's bucketed size."""
     return -(-key.rows // tile.block_m) * -(-key.columns // tile.block_n)
 
 
-def is_valid_on(tile: AnyTile, key: DenseKey, capability: int) -> bool:
+def is_valid_on(tile: AnyTile, key: MatmulKey, capability: int) -> bool:
     """Whether a call with the key can be answered with this tile on a GPU of `capability`."""
     if isinstance(tile, LibraryTile):
         return tile.takes(key.element_bytes, is_blocked=key.is_blocked, can_copy=key.can_copy)
     return is_valid(tile, key, capability)
 
 
-def candidates(key: DenseKey, capability: int) -> tuple[AnyTile, ...]:
+def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     """The tiles worth measuring, the default first, the library last."""
     first = default(key, capability)
     if key.element_bytes == 4:

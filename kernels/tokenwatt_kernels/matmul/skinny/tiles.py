@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.buckets import COLUMNS, TERMS, bucket
+from tokenwatt_kernels.matmul import key as keys
+from tokenwatt_kernels.matmul.key import MatmulKey
 from tokenwatt_kernels.matmul.library_tile import LibraryTile
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.scaling import BLOCK
@@ -56,25 +56,7 @@ class SkinnyTile:
 AnyTile = SkinnyTile | LibraryTile
 
 
-@dataclass(frozen=True, slots=True)
-class SkinnyKey:
-    """What a tile depends on besides the GPU.
-
-    rows, columns, terms: buckets of M, N and K.
-    is_gated: the epilogue joins pairs of columns. is_blocked: float8 with a scale for each 128 terms.
-    can_copy: rows of both operands are whole 16 bytes.
-    """
-
-    rows: int
-    columns: int
-    terms: int
-    element_bytes: int
-    is_gated: bool
-    is_blocked: bool
-    can_copy: bool
-
-
-KEY = SkinnyKey
+KEY = MatmulKey
 KERNELS: dict[str, type[AnyTile]] = {"triton": SkinnyTile, "cublas": LibraryTile}
 
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
@@ -123,7 +105,7 @@ def shared_bytes(tile: SkinnyTile, element_bytes: int) -> int:
     return max(operands, tile.block_m * tile.block_n * 4) + SHARED_RESERVED_BYTES
 
 
-def is_valid(tile: SkinnyTile, key: SkinnyKey, capability: int) -> bool:
+def is_valid(tile: SkinnyTile, key: MatmulKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
     sides = (tile.block_m, tile.block_n, tile.block_k)
     if not all(side & (side - 1) == 0 for side in sides) or min(sides) < 16 or tile.block_m < key.rows:
@@ -148,29 +130,12 @@ def is_valid(tile: SkinnyTile, key: SkinnyKey, capability: int) -> bool:
     return needed <= target.shared_limit_bytes
 
 
-def make_key(
-    m: int, n: int, k: int, element_bytes: int, *, is_gated: bool, is_blocked: bool, can_copy: bool
-) -> SkinnyKey:
-    """The key of a call."""
-    return SkinnyKey(
-        bucket(m, *ROWS), bucket(n, *COLUMNS), bucket(k, *TERMS), element_bytes, is_gated, is_blocked, can_copy
-    )
-
-
-def key_of(problem: MatmulProblem, dtype_name: str) -> SkinnyKey:
+def key_of(problem: MatmulProblem, dtype_name: str) -> MatmulKey:
     """The key of a problem."""
-    return make_key(
-        problem.m,
-        problem.n,
-        problem.k,
-        DTYPES[dtype_name].bytes,
-        is_gated=problem.activation != "none",
-        is_blocked=problem.scaling == "block",
-        can_copy=problem.can_be_copied(dtype_name),
-    )
+    return keys.key_of(ROWS, problem, dtype_name)
 
 
-def preferred(key: SkinnyKey, capability: int) -> tuple[SkinnyTile, ...]:
+def preferred(key: MatmulKey, capability: int) -> tuple[SkinnyTile, ...]:
     """The tiles that `default` chooses from, valid or not."""
     is_copied = key.can_copy and target_for(capability).copies_tiles
     if key.element_bytes == 4:
@@ -182,7 +147,7 @@ def preferred(key: SkinnyKey, capability: int) -> tuple[SkinnyTile, ...]:
     return tiles[key.rows]
 
 
-def default(key: SkinnyKey, capability: int) -> SkinnyTile:
+def default(key: MatmulKey, capability: int) -> SkinnyTile:
     """The tile for a key where none has been measured."""
     for tile in preferred(key, capability):
         if is_valid(tile, key, capability):
@@ -190,14 +155,14 @@ def default(key: SkinnyKey, capability: int) -> SkinnyTile:
     raise ValueError(f"no skinny matmul tile fits {key} on sm_{capability}")
 
 
-def is_valid_on(tile: AnyTile, key: SkinnyKey, capability: int) -> bool:
+def is_valid_on(tile: AnyTile, key: MatmulKey, capability: int) -> bool:
     """Whether a call with the key can be answered with this tile on a GPU of `capability`."""
     if isinstance(tile, LibraryTile):
         return tile.takes(key.element_bytes, is_blocked=key.is_blocked, can_copy=key.can_copy)
     return is_valid(tile, key, capability)
 
 
-def candidates(key: SkinnyKey, capability: int) -> tuple[AnyTile, ...]:
+def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     """The tiles worth measuring, the default first, the library last."""
     first = default(key, capability)
     steps = {4: (32, 64), 2: (64, 128), 1: (128, 256)}[key.element_bytes]

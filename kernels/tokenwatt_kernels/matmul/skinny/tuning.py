@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-import torch
-
-from tokenwatt_kernels.matmul.inputs import random_operands
-from tokenwatt_kernels.matmul.library import library_matmul
-from tokenwatt_kernels.matmul.library_tile import LibraryTile
+from tokenwatt_kernels.matmul import tuning
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.skinny.call import run
 from tokenwatt_kernels.matmul.skinny.kernel import combine_kernel, split_kernel
-from tokenwatt_kernels.matmul.skinny.tiles import AnyTile
+from tokenwatt_kernels.matmul.skinny.tiles import FAMILY
 
 KERNELS = (split_kernel, combine_kernel)
 MOST_COLUMNS, MOST_TERMS = 784, 1040
@@ -30,15 +25,4 @@ def sibling(problem: MatmulProblem) -> MatmulProblem:
     )
 
 
-def launcher(problem: MatmulProblem, dtype_name: str, device: torch.device) -> Callable[[AnyTile], None]:
-    """Runs the kernel, or cuBLAS, on one set of random tensors, with any tile."""
-    operands = random_operands(problem, dtype_name, device)
-    out = operands.new_out()
-
-    def launch(tile: AnyTile) -> None:
-        if isinstance(tile, LibraryTile):
-            library_matmul(operands)
-        else:
-            run(operands, out, tile)
-
-    return launch
+launcher = partial(tuning.launcher, FAMILY)
