@@ -43,7 +43,7 @@ def _rest(reports: Sequence[CompileReport]) -> str:
     failed = [f"{report.specimen} {report.target}" for report in rest if report.status == "failed"]
     passed = sum(report.status == "passed" for report in rest)
     outcome = f"\n**FAILED**: {', '.join(failed)}.\n" if failed else ""
-    return f"\nFurther combinations of head, option, page and cache, each for each target: {passed} pass.\n{outcome}"
+    return f"\nFurther combinations of shapes and options, each for each target: {passed} pass.\n{outcome}"
 
 
 def cell(report: CompileReport) -> str:

@@ -431,7 +431,7 @@ that does not say FAILED has no stack and no spills.
 | prefill B | **FAILED** 255 r, 0.5 KiB, 0/SM, 0 HMMA | - | - |
 | prefill C | - | **FAILED** | - |
 
-Further combinations of head, option, page and cache, each for each target: 2 pass.
+Further combinations of shapes and options, each for each target: 2 pass.
 
 ### attention.decode
 
