@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "attention.decode": "tokenwatt_kernels.attention.decode",
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
     "matmul.skinny": "tokenwatt_kernels.matmul.skinny",
+    "matmul.packed": "tokenwatt_kernels.matmul.packed",
     "moe.route": "tokenwatt_kernels.moe.route",
     "moe.grouped": "tokenwatt_kernels.moe.grouped",
     "fused.norm": "tokenwatt_kernels.fused.norm",

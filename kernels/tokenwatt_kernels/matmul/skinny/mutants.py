@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from tokenwatt_kernels.mutation import Mutant
 
+PARTS = "tokenwatt_kernels.matmul.parts"
+
 MUTANTS = (
     Mutant("begins each part at the first step", "ends", "range(first_step, first_step + count)", "range(0, count)"),
     Mutant(
-        "leaves parts in the wrong slot", "one_tile", "(first_step == 0).to(tl.int32)", "(first_step != 0).to(tl.int32)"
+        "leaves parts in the wrong slot",
+        "one_tile",
+        "(first_step == 0).to(tl.int32)",
+        "(first_step != 0).to(tl.int32)",
+        module=PARTS,
     ),
-    Mutant("adds a part too few", "one_tile", "// share - program + 1", "// share - program"),
-    Mutant("combines whole tiles too", "many_tiles", "| (tile_begin + steps <= stop)", "| (tile_begin + steps < stop)"),
+    Mutant("adds a part too few", "one_tile", "// share - program + 1", "// share - program", module=PARTS),
+    Mutant(
+        "combines whole tiles too",
+        "many_tiles",
+        "| (tile_begin + steps <= stop)",
+        "| (tile_begin + steps < stop)",
+        module=PARTS,
+    ),
     Mutant("writes parts as answers", "many_tiles", "if count == steps:", "if count <= steps:"),
     Mutant(
         "reads the weight beyond K",
@@ -19,15 +31,20 @@ MUTANTS = (
         "(tile_steps < BLOCK_K)",
         module="tokenwatt_kernels.matmul.loads",
     ),
-    Mutant("activates parts", "swiglu", 'if ACTIVATION != "none":', 'if ACTIVATION == "none":'),
+    Mutant("activates parts", "swiglu", 'if ACTIVATION != "none":', 'if ACTIVATION == "none":', module=PARTS),
     Mutant(
-        "reads the residual of other columns", "swiglu", "first_column // 2 + tl.arange", "first_column + tl.arange"
+        "reads the residual of other columns",
+        "swiglu",
+        "first_column // 2 + tl.arange",
+        "first_column + tl.arange",
+        module=PARTS,
     ),
     Mutant(
         "scales columns by the first scale",
         "token_channel",
         "weight_scale_ptr + columns * weight_scale_stride_n",
         "weight_scale_ptr + columns * 0",
+        module=PARTS,
         dtype_name="float8_e4m3fn",
     ),
     Mutant(

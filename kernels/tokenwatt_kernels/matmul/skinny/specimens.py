@@ -6,14 +6,9 @@ from functools import partial
 
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.skinny.kernel import (
-    COMBINE_WARPS,
-    combine_kernel,
-    combined_columns,
-    constants,
-    split_kernel,
-)
+from tokenwatt_kernels.matmul.skinny.kernel import constants, split_kernel
 from tokenwatt_kernels.matmul.skinny.tiles import FAMILY, SkinnyTile
 from tokenwatt_kernels.matmul.specimen import family_specimens, make_specimen
 from tokenwatt_kernels.targets import Target
@@ -64,7 +59,7 @@ def _combine(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile) -> Speci
         combine_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation, problem.scaling), "BLOCK_C": combined_columns(tile)},
+        {**constants(tile, problem.activation, problem.scaling), "BLOCK_C": combined_columns(tile.block_n)},
         {},
         num_warps=COMBINE_WARPS,
         num_stages=3,

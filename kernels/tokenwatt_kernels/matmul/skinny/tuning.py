@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from tokenwatt_kernels.matmul import tuning
+from tokenwatt_kernels.matmul.parts import combine_kernel
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.skinny.kernel import combine_kernel, split_kernel
+from tokenwatt_kernels.matmul.skinny.kernel import split_kernel
 from tokenwatt_kernels.matmul.skinny.tiles import FAMILY
 
 KERNELS = (split_kernel, combine_kernel)

@@ -1,0 +1,122 @@
+"""Matmul with a weight of 4 bits: the stream of the weight becomes 16 bits in registers, and goes on to tensor cores.
+
+Shapes
+    out [M, N] = a [M, K] @ weight[N, K].T; words [chunks, N, 32] and scales [chunks, N] as `weights` arranges them
+
+The weight is the left operand, which sm_90 takes from registers and sm_100 from tensor memory, so that a number is not
+stored again once it is unpacked. A step is one chunk of 128 columns. Programs take equal shares of all steps, as
+`matmul.parts` describes; for many rows, tiles of rows that share columns follow each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
+
+from tokenwatt_kernels.matmul import loads as load
+from tokenwatt_kernels.matmul import parts as parts
+from tokenwatt_kernels.matmul.operands import descriptor
+from tokenwatt_kernels.matmul.packed import unpack as unpack
+from tokenwatt_kernels.matmul.packed.formats import CHUNK, WORDS, chunks
+from tokenwatt_kernels.matmul.packed.operands import PackedOperands
+from tokenwatt_kernels.matmul.packed.tiles import PackedTile
+
+BLOCK_K = tl.constexpr(CHUNK)
+BLOCK_W = tl.constexpr(WORDS)
+
+
+# The number of rows changes from step to step of an engine, and must not mean another compilation.
+@triton.jit(do_not_specialize=["M"])
+def packed_kernel(
+    a_ptr, words_ptr, scales_ptr, out_ptr, partial_ptr, a_desc, words_desc, scales_desc, bias_ptr, residual_ptr,
+    M, N, K, a_stride_m, out_stride_m, residual_stride_m,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue. PTX: a GPU runs it."""
+    if OVERLAPS:
+        gdc_launch_dependents()  # combining programs may come where there is room, and wait
+    steps, total, share = parts.line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
+    program = tl.program_id(0)
+    place = program * share
+    stop = tl.minimum(place + share, total)
+    while place < stop:
+        first_step = place % steps
+        count = tl.minimum(steps - first_step, stop - place)
+        first_row, first_column = parts.corner(place // steps, M, BLOCK_M, BLOCK_N)
+        columns = first_column + tl.arange(0, BLOCK_N)
+        acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        # A product of no terms has one step, in which there is nothing to read.
+        for step in range(first_step, tl.minimum(first_step + count, tl.cdiv(K, BLOCK_K))):
+            if DESCRIPTORS:
+                # Behind the last column lie words of the next chunk, whose sums nobody stores.
+                words = words_desc.load([step * N + first_column, 0])
+                scales = tl.reshape(scales_desc.load([step, first_column]), [BLOCK_N])
+                a = a_desc.load([first_row, step * BLOCK_K])  # [M, K]
+            else:
+                row = tl.cast(step, tl.int64) * N
+                words = load.tile(words_ptr + row * BLOCK_W, first_column, N, 0, BLOCK_W, BLOCK_W, BLOCK_N, BLOCK_W)
+                scales = tl.load(scales_ptr + row + columns, mask=columns < N, other=0)
+                a = load.tile(a_ptr, first_row, M, step * BLOCK_K, K, a_stride_m, BLOCK_M, BLOCK_K)
+            weight = unpack.numbers(words, scales, NUMBER_FORMAT, a.dtype, PTX)  # [N, K]
+            if NUMBER_FORMAT == "int4":
+                acc += tl.dot(weight, tl.trans(a)) * unpack.int4_scales(scales)[:, None]  # [N, M]
+            else:
+                acc = tl.dot(weight, tl.trans(a), acc)
+        if NUMBER_FORMAT == "mxfp4":
+            acc *= unpack.SUM_FACTOR
+        if count == steps:
+            parts.finish(
+                acc, out_ptr, bias_ptr, residual_ptr, None, None, M, N, first_column, first_row,
+                out_stride_m, residual_stride_m, 0, 0, ACTIVATION, False,
+            )  # fmt: skip
+        else:
+            parts.leave(acc, partial_ptr, program, first_step)
+        place += count
+
+
+def constants(tile: PackedTile, activation: str) -> dict[str, Any]:
+    """The compile-time arguments that both launches share."""
+    return {
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "LEAST_STEPS": tile.least_steps,
+        "OVERLAPS": tile.overlaps,
+        "ACTIVATION": activation,
+    }
+
+
+def launch(operands: PackedOperands, out: Tensor, tile: PackedTile, programs: int) -> None:
+    """Write the answer for checked operands into out [M, N or N / 2]."""
+    if out.numel() == 0:
+        return
+    a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
+    m, n, k = operands.m, operands.n, operands.k
+    tiles = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+    programs = min(programs, tiles * max(1, chunks(k)))
+    partial = torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=a.device)
+    a_desc = words_desc = scales_desc = None
+    if tile.descriptors:
+        a_desc = descriptor(a, tile.block_m, CHUNK)
+        words_desc = descriptor(weight.words.flatten(0, 1), tile.block_n, WORDS)
+        scales_desc = descriptor(weight.scales, 1, tile.block_n)
+    residual_stride = 0 if residual is None else residual.stride(0)
+    shared = constants(tile, operands.activation)
+    columns = parts.combined_columns(tile.block_n)
+    with torch.cuda.device_of(a):
+        packed_kernel[(programs,)](
+            a, weight.words, weight.scales, out, partial, a_desc, words_desc, scales_desc, bias, residual,
+            m, n, k, a.stride(0), out.stride(0), residual_stride,
+            DESCRIPTORS=tile.descriptors, NUMBER_FORMAT=weight.number_format, PTX=a.is_cuda, **shared,
+            num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
+        )  # fmt: skip
+        parts.combine_kernel[(programs, tile.block_n // columns)](
+            partial, out, bias, residual, None, None, m, n, k, out.stride(0), residual_stride, 0, 0,
+            BLOCK_K=CHUNK, SCALED=False, BLOCK_C=columns, **shared,
+            num_warps=parts.COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
+        )  # fmt: skip

@@ -1,0 +1,37 @@
+"""A matmul with a packed weight as `tune` measures it: a small sibling for the gate, and launches with any tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from tokenwatt_kernels.matmul.packed.call import run
+from tokenwatt_kernels.matmul.packed.inputs import random_operands
+from tokenwatt_kernels.matmul.packed.kernel import packed_kernel
+from tokenwatt_kernels.matmul.packed.problems import PackedProblem
+from tokenwatt_kernels.matmul.packed.tiles import PackedTile
+from tokenwatt_kernels.matmul.parts import combine_kernel
+
+KERNELS = (packed_kernel, combine_kernel)
+MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 300, 784, 1152
+"""Columns are a multiple of 16, so that the kernel is compiled as for a real problem, but not of any tile."""
+
+
+def sibling(problem: PackedProblem) -> PackedProblem:
+    """The same kind of matmul, small enough for the gate."""
+    return replace(
+        problem,
+        name="sibling",
+        m=min(problem.m, MOST_ROWS),
+        n=min(problem.n, MOST_COLUMNS),
+        k=min(problem.k, MOST_TERMS),
+    )
+
+
+def launcher(problem: PackedProblem, dtype_name: str, device: torch.device) -> Callable[[PackedTile], object]:
+    """Runs the kernel on one set of random tensors, with any tile."""
+    operands = random_operands(problem, dtype_name, device)
+    out = operands.new_out()
+    return lambda tile: run(operands, out, tile)

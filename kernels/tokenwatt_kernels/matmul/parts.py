@@ -1,0 +1,117 @@
+"""A matmul cut along K into equal shares: the line of steps, the epilogue, and the sum of what shares left behind.
+
+Shapes
+    out [M, N] has tiles of BLOCK_N columns and BLOCK_M rows; sums of a tile are [BLOCK_N, BLOCK_M], transposed
+    P programs; partial [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue
+
+The steps of all tiles along K form one line, of which each program takes an equal share: no wave of programs is ever
+short, whatever the sizes are. A program that walks a whole tile writes its answer; one that walks a part leaves a
+partial sum, and `combine_kernel` adds the parts up in the order of K, so that two runs give the same bits. A program
+has at most two parts: slot 0 for a tile that began before its share, slot 1 for one that ends after it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
+
+from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_rows
+
+COMBINE_WARPS = 4
+
+
+@triton.jit
+def line(M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr):
+    """The steps of a tile, the steps of all tiles, and how many of them a program takes."""
+    steps = tl.maximum(tl.cdiv(K, BLOCK_K), 1)
+    total = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) * steps
+    share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST_STEPS)
+    return steps, total, share
+
+
+@triton.jit
+def corner(tile, M, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """First row and first column of a tile. Tiles of the same columns follow each other, and share the weight in L2."""
+    row_tiles = tl.cdiv(M, BLOCK_M)
+    return tile % row_tiles * BLOCK_M, tile // row_tiles * BLOCK_N
+
+
+@triton.jit
+def leave(acc, partial_ptr, program, first_step):
+    """Store the sums of a part of a tile."""
+    slot = program * 2 + (first_step == 0).to(tl.int32)
+    columns, rows = tl.arange(0, acc.shape[0]), tl.arange(0, acc.shape[1])
+    part = slot.to(tl.int64) * acc.shape[0] * acc.shape[1] + columns[:, None] * acc.shape[1] + rows[None, :]
+    tl.store(partial_ptr + part, acc)
+
+
+@triton.jit
+def finish(
+    acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column, first_row,
+    out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n,
+    ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """The epilogue of sums [C, R], transposed: C columns of the product from first_column, R rows from first_row."""
+    columns = first_column + tl.arange(0, acc.shape[0])
+    rows = first_row + tl.arange(0, acc.shape[1])
+    if SCALED:
+        acc *= tl.load(weight_scale_ptr + columns * weight_scale_stride_n, mask=columns < N, other=0.0)[:, None]
+        acc *= tl.load(a_scale_ptr + rows * a_scale_stride_m, mask=rows < M, other=0.0)[None, :]
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[:, None]
+    if ACTIVATION != "none":
+        gate, up = pairs_of_rows(acc)
+        acc = activate(gate, up, ACTIVATION)
+        columns = first_column // 2 + tl.arange(0, acc.shape[0])
+        N = N // 2
+    is_real = (columns < N)[:, None] & (rows < M)[None, :]
+    if residual_ptr is not None:
+        residual_rows = residual_ptr + rows.to(tl.int64) * residual_stride_m
+        acc += tl.load(residual_rows[None, :] + columns[:, None], mask=is_real, other=0.0).to(tl.float32)
+    out_rows = out_ptr + rows.to(tl.int64) * out_stride_m
+    tl.store(out_rows[None, :] + columns[:, None], acc.to(out_ptr.dtype.element_ty), mask=is_real)
+
+
+@triton.jit(do_not_specialize=["M"])
+def combine_kernel(
+    partial_ptr, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, K,
+    out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
+    OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Grid: (P, BLOCK_N / BLOCK_C). Program p adds up the tile that begins in p's share and ends behind it, if any.
+
+    BLOCK_C: columns of the product at a time.
+    """
+    steps, total, share = line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
+    program = tl.program_id(0)
+    place = program * share
+    stop = tl.minimum(place + share, total)
+    if OVERLAPS:
+        gdc_wait()  # all programs, so that this launch never ends before the other
+    if place >= total:
+        return
+    tile = (stop - 1) // steps
+    tile_begin = tile * steps
+    if (tile_begin < place) | (tile_begin + steps <= stop):
+        return
+
+    parts = (tile_begin + steps - 1) // share - program + 1
+    first_row, first_column = corner(tile, M, BLOCK_M, BLOCK_N)
+    first = tl.program_id(1) * BLOCK_C
+    inside = (first + tl.arange(0, BLOCK_C))[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+    acc = tl.zeros([BLOCK_C, BLOCK_M], tl.float32)
+    for part in range(parts):
+        # The first part is the last of its program, the others are the first of theirs.
+        slot = (program + part) * 2 + (part == 0)
+        acc += tl.load(partial_ptr + tl.cast(slot, tl.int64) * BLOCK_N * BLOCK_M + inside)
+    finish(
+        acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column + first, first_row,
+        out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n, ACTIVATION, SCALED,
+    )  # fmt: skip
+
+
+def combined_columns(block_n: int) -> int:
+    """Columns of the product that a combining program holds: few, so that many programs share the work."""
+    return min(block_n, 32)
