@@ -12,11 +12,16 @@ has at most two parts: slot 0 for a tile that began before its share, slot 1 for
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_rows
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 
 COMBINE_WARPS = 4
 
@@ -112,6 +117,49 @@ def combine_kernel(
     )  # fmt: skip
 
 
-def combined_columns(block_n: int) -> int:
+def constants(tile: SplitTile, activation: str) -> dict[str, Any]:
+    """The compile-time arguments that both launches of a matmul share."""
+    return {
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_K": tile.block_k,
+        "LEAST_STEPS": tile.least_steps,
+        "OVERLAPS": tile.overlaps,
+        "ACTIVATION": activation,
+    }
+
+
+def combined_columns(tile: SplitTile) -> int:
     """Columns of the product that a combining program holds: few, so that many programs share the work."""
-    return min(block_n, 32)
+    return min(tile.block_n, 32)
+
+
+def room(m: int, n: int, k: int, tile: SplitTile, programs: int, device: torch.device) -> Tensor:
+    """Memory for the parts of as many programs as have something to do: [P, 2, BLOCK_N, BLOCK_M] fp32."""
+    tiles = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+    programs = min(programs, tiles * max(1, triton.cdiv(k, tile.block_k)))
+    return torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=device)
+
+
+def combine(
+    partial: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    a_scale: Tensor | None,
+    weight_scale: Tensor | None,
+    sizes: tuple[int, int, int],
+    scale_strides: tuple[int, int],
+    tile: SplitTile,
+    activation: str,
+    *,
+    is_scaled: bool,
+) -> None:
+    """Launch what adds up the parts. sizes: M, N and K. scale_strides: along M of a_scale, along N of weight_scale."""
+    columns = combined_columns(tile)
+    combine_kernel[(partial.shape[0], tile.block_n // columns)](
+        partial, out, bias, residual, a_scale, weight_scale, *sizes, out.stride(0),
+        0 if residual is None else residual.stride(0), *scale_strides,
+        SCALED=is_scaled, BLOCK_C=columns, **constants(tile, activation),
+        num_warps=COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from tokenwatt_kernels.fused.top_k.problems import TopKProblem
 from tokenwatt_kernels.fused.top_k.tiles import TopKTile
 from tokenwatt_kernels.matmul.dense.tiles import DenseTile
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.skinny.tiles import SkinnyTile
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.moe.grouped.problems import balanced, down, gate_up
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 from tokenwatt_kernels.moe.route.problems import softmax
@@ -51,7 +51,7 @@ SMALLER = (
 PREFILL = PrefillTile(32, 32, 16, 4, 2, descriptors=True)
 DECODE = DecodeTile(16, 32, 16, 4, 2, 2, least_steps=2, descriptors=True)
 MATMUL = DenseTile(32, 32, 32, 2, 4, 2)
-SKINNY = SkinnyTile(16, 32, 32, 4, 2, 1, 2)
+SKINNY = SplitTile(16, 32, 32, 4, 2, 1, 2)
 GROUPED = GroupedTile(16, 32, 32, 2, 4, 2, 1, descriptors=True)
 CANDIDATES = {
     "prefill": ("attention.prefill", prompts("p", (4096,), 2, 1, 16), PREFILL),

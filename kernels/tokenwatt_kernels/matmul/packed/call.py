@@ -7,8 +7,9 @@ from torch import Tensor
 from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.matmul.packed.operands import PackedOperands
 from tokenwatt_kernels.matmul.packed.reference import packed_reference
-from tokenwatt_kernels.matmul.packed.tiles import FAMILY, PackedKey, PackedTile, make_key
+from tokenwatt_kernels.matmul.packed.tiles import FAMILY, PackedKey, make_key
 from tokenwatt_kernels.matmul.packed.weights import PackedWeight
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.operators import operator
 
 
@@ -24,13 +25,13 @@ def key_for(operands: PackedOperands) -> PackedKey:
     )
 
 
-def tile_for(operands: PackedOperands) -> PackedTile:
+def tile_for(operands: PackedOperands) -> SplitTile:
     """The tile for a call on a GPU."""
     gpu = operands.a.device
     return tables.tile_on(FAMILY, device.name(gpu), device.capability(gpu), key_for(operands))
 
 
-def run(operands: PackedOperands, out: Tensor, tile: PackedTile) -> Tensor:
+def run(operands: PackedOperands, out: Tensor, tile: SplitTile) -> Tensor:
     """The kernel's answer with a tile, in `out`."""
     from tokenwatt_kernels.matmul.packed.kernel import launch
 

@@ -16,7 +16,8 @@ from tokenwatt_kernels.matmul.packed.inputs import guarded_operands
 from tokenwatt_kernels.matmul.packed.operands import PackedOperands
 from tokenwatt_kernels.matmul.packed.problems import PackedProblem
 from tokenwatt_kernels.matmul.packed.reference import packed_reference
-from tokenwatt_kernels.matmul.packed.tiles import FAMILY, INTERPRETER_TILES, PackedTile, is_valid_on
+from tokenwatt_kernels.matmul.packed.tiles import FAMILY, INTERPRETER_TILES, is_valid_on
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.testing import Case
 
 Launch = Callable[..., None]
@@ -28,7 +29,7 @@ def cases(
     device: torch.device,
     seed: int = 0,
     launch: Launch = kernel.launch,
-    tiles: Sequence[PackedTile] | None = None,
+    tiles: Sequence[SplitTile] | None = None,
 ) -> list[Case]:
     """With those of `tiles` that take the problem; None: the tile of a launch on a GPU, small ones interpreted."""
     if tiles is None and device.type == "cpu":
@@ -53,7 +54,7 @@ def _cases(
     dtype_name: str,
     operands: PackedOperands,
     launch: Launch,
-    tiles: Iterable[tuple[PackedTile, int]],
+    tiles: Iterable[tuple[SplitTile, int]],
 ) -> list[Case]:
     """One for each tile that takes the operands, and its number of programs."""
     device = operands.a.device
@@ -73,5 +74,5 @@ def _cases(
     ]
 
 
-def _launch_into(launch: Launch, operands: PackedOperands, tile: PackedTile, programs: int, out: Tensor) -> None:
+def _launch_into(launch: Launch, operands: PackedOperands, tile: SplitTile, programs: int, out: Tensor) -> None:
     launch(operands, out, tile, programs)

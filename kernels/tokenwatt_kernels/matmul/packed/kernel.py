@@ -10,8 +10,6 @@ stored again once it is unpacked. A step is one chunk of 128 columns. Programs t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -22,11 +20,10 @@ from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul import parts as parts
 from tokenwatt_kernels.matmul.operands import descriptor
 from tokenwatt_kernels.matmul.packed import unpack as unpack
-from tokenwatt_kernels.matmul.packed.formats import CHUNK, WORDS, chunks
+from tokenwatt_kernels.matmul.packed.formats import WORDS
 from tokenwatt_kernels.matmul.packed.operands import PackedOperands
-from tokenwatt_kernels.matmul.packed.tiles import PackedTile
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 
-BLOCK_K = tl.constexpr(CHUNK)
 BLOCK_W = tl.constexpr(WORDS)
 
 
@@ -35,8 +32,9 @@ BLOCK_W = tl.constexpr(WORDS)
 def packed_kernel(
     a_ptr, words_ptr, scales_ptr, out_ptr, partial_ptr, a_desc, words_desc, scales_desc, bias_ptr, residual_ptr,
     M, N, K, a_stride_m, out_stride_m, residual_stride_m,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr, PTX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue. PTX: a GPU runs it."""
     if OVERLAPS:
@@ -80,43 +78,26 @@ def packed_kernel(
         place += count
 
 
-def constants(tile: PackedTile, activation: str) -> dict[str, Any]:
-    """The compile-time arguments that both launches share."""
-    return {
-        "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n,
-        "LEAST_STEPS": tile.least_steps,
-        "OVERLAPS": tile.overlaps,
-        "ACTIVATION": activation,
-    }
-
-
-def launch(operands: PackedOperands, out: Tensor, tile: PackedTile, programs: int) -> None:
+def launch(operands: PackedOperands, out: Tensor, tile: SplitTile, programs: int) -> None:
     """Write the answer for checked operands into out [M, N or N / 2]."""
     if out.numel() == 0:
         return
     a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
     m, n, k = operands.m, operands.n, operands.k
-    tiles = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
-    programs = min(programs, tiles * max(1, chunks(k)))
-    partial = torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=a.device)
+    partial = parts.room(m, n, k, tile, programs, a.device)
     a_desc = words_desc = scales_desc = None
     if tile.descriptors:
-        a_desc = descriptor(a, tile.block_m, CHUNK)
+        a_desc = descriptor(a, tile.block_m, tile.block_k)
         words_desc = descriptor(weight.words.flatten(0, 1), tile.block_n, WORDS)
         scales_desc = descriptor(weight.scales, 1, tile.block_n)
-    residual_stride = 0 if residual is None else residual.stride(0)
-    shared = constants(tile, operands.activation)
-    columns = parts.combined_columns(tile.block_n)
     with torch.cuda.device_of(a):
-        packed_kernel[(programs,)](
+        packed_kernel[(partial.shape[0],)](
             a, weight.words, weight.scales, out, partial, a_desc, words_desc, scales_desc, bias, residual,
-            m, n, k, a.stride(0), out.stride(0), residual_stride,
-            DESCRIPTORS=tile.descriptors, NUMBER_FORMAT=weight.number_format, PTX=a.is_cuda, **shared,
+            m, n, k, a.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
+            DESCRIPTORS=tile.descriptors, NUMBER_FORMAT=weight.number_format, PTX=a.is_cuda,
+            **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
-        parts.combine_kernel[(programs, tile.block_n // columns)](
-            partial, out, bias, residual, None, None, m, n, k, out.stride(0), residual_stride, 0, 0,
-            BLOCK_K=CHUNK, SCALED=False, BLOCK_C=columns, **shared,
-            num_warps=parts.COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
-        )  # fmt: skip
+        parts.combine(
+            partial, out, bias, residual, None, None, (m, n, k), (0, 0), tile, operands.activation, is_scaled=False
+        )

@@ -10,10 +10,11 @@ from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.packed.formats import CHUNK, FORMATS, WORDS
-from tokenwatt_kernels.matmul.packed.kernel import constants, packed_kernel
+from tokenwatt_kernels.matmul.packed.kernel import packed_kernel
 from tokenwatt_kernels.matmul.packed.problems import DTYPE_NAMES, PackedProblem, takes
-from tokenwatt_kernels.matmul.packed.tiles import FAMILY, PackedTile, is_valid_on, key_of, preferred
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns
+from tokenwatt_kernels.matmul.packed.tiles import FAMILY, default, key_of
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
 TYPES = {"words_ptr": "*i16", "scales_ptr": "*i32", "partial_ptr": "*fp32"}
@@ -60,19 +61,18 @@ def _unlisted() -> Iterator[PackedProblem]:
                 yield sized
 
 
-def _tiles(problem: PackedProblem, dtype_name: str, target: Target) -> list[PackedTile]:
+def _tiles(problem: PackedProblem, dtype_name: str, target: Target) -> list[SplitTile]:
     """The tiles that a GPU of this generation may launch for a problem like this, the default first."""
     key = key_of(problem, dtype_name)
-    chosen = [tile for tile in preferred(key, target.capability) if is_valid_on(tile, key, target.capability)]
     measured = [
         row.tile
         for _, row in tables.rows_for(target.capability, FAMILY)
         if replace(row.key, columns=key.columns, terms=key.terms) == key
     ]
-    return list(dict.fromkeys([*chosen, *measured]))
+    return list(dict.fromkeys([default(key, target.capability), *measured]))
 
 
-def _packed(problem: PackedProblem, dtype_name: str, tile: PackedTile) -> Specimen:
+def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specimen:
     kind = DTYPES[dtype_name].triton_name
     descriptors = {}
     if tile.descriptors:
@@ -99,8 +99,8 @@ def _packed(problem: PackedProblem, dtype_name: str, tile: PackedTile) -> Specim
     )
 
 
-def _combine(problem: PackedProblem, dtype_name: str, tile: PackedTile) -> Specimen:
-    further = {"BLOCK_K": CHUNK, "SCALED": False, "BLOCK_C": combined_columns(tile.block_n)}
+def _combine(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specimen:
+    further = {"SCALED": False, "BLOCK_C": combined_columns(tile)}
     return _specimen(
         f"packed combine {dtype_name} {problem.name}",
         combine_kernel,

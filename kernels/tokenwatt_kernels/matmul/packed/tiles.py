@@ -9,47 +9,14 @@ from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.buckets import COLUMNS, TERMS, bucket
 from tokenwatt_kernels.matmul.packed.formats import CHUNK, WORDS
 from tokenwatt_kernels.matmul.packed.problems import PackedProblem
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
-from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
+from tokenwatt_kernels.targets import target_for
 
 FAMILY = "matmul.packed"
 ROWS = (16, 128)
 """Least and most buckets of M: more rows take several tiles."""
 ELEMENT_BYTES, WORD_BYTES, SCALE_BYTES, SUM_BYTES = 2, 2, 4, 4
-
-
-@dataclass(frozen=True, slots=True)
-class PackedTile:
-    """block_n columns and block_m rows of the output; a step is a chunk of 128 terms.
-
-    programs_per_multiprocessor: how many programs share the weight, for each multiprocessor.
-    least_steps: no program gets fewer steps, as long as there are any.
-    descriptors: the hardware copies tiles.
-    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
-    """
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-    programs_per_multiprocessor: int
-    least_steps: int = 1
-    descriptors: bool = False
-    overlaps: bool = False
-
-    @property
-    def registers(self) -> int:
-        """What a thread may take, so that a multiprocessor holds programs_per_multiprocessor. Multiples of 8 count."""
-        threads = 32 * self.num_warps * self.programs_per_multiprocessor
-        return min(REGISTERS_PER_THREAD, REGISTERS_PER_SM // threads // 8 * 8)
-
-    @property
-    def name(self) -> str:
-        """Such as 16x128 w4 s4 p4 l4 desc."""
-        least = f" l{self.least_steps}" if self.least_steps > 1 else ""
-        flags = f"{' desc' if self.descriptors else ''}{' pdl' if self.overlaps else ''}"
-        sides = f"{self.block_m}x{self.block_n}"
-        return f"{sides} w{self.num_warps} s{self.num_stages} p{self.programs_per_multiprocessor}{least}{flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +36,42 @@ class PackedKey:
 
 
 KEY = PackedKey
-KERNELS: dict[str, type[PackedTile]] = {"triton": PackedTile}
+KERNELS: dict[str, type[SplitTile]] = {"triton": SplitTile}
 
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
 INTERPRETER_TILES = (
-    (PackedTile(16, 32, 4, 1, 1), 5),
-    (PackedTile(64, 16, 4, 1, 1, least_steps=2), 3),
-    (PackedTile(32, 32, 4, 1, 1, descriptors=True), 7),
+    (SplitTile(16, 32, CHUNK, 4, 1, 1), 5),
+    (SplitTile(64, 16, CHUNK, 4, 1, 1, least_steps=2), 3),
+    (SplitTile(32, 32, CHUNK, 4, 1, 1, descriptors=True), 7),
 )
 
-# A step of 128 columns is 8.5 KiB; four programs with three of them on the way cover the latency of memory twice. More
+# A step of 128 columns is 8.5 KiB; three programs with four of them on the way cover the latency of memory twice. More
 # rows take their accumulators, and of int4 the sums of a step beside them, so fewer programs fit.
 _COPIED = {
-    16: (PackedTile(16, 128, 4, 4, 4, 4, descriptors=True), PackedTile(16, 128, 4, 4, 3, 4, descriptors=True)),
-    32: (PackedTile(32, 128, 4, 4, 3, 4, descriptors=True),),
-    64: (PackedTile(64, 128, 4, 3, 2, 4, descriptors=True),),
-    128: (PackedTile(128, 128, 8, 3, 1, 4, descriptors=True),),
+    16: SplitTile(16, 128, CHUNK, 4, 5, 3, 4, descriptors=True),
+    32: SplitTile(32, 128, CHUNK, 4, 4, 3, 4, descriptors=True),
+    64: SplitTile(64, 128, CHUNK, 4, 3, 2, 4, descriptors=True),
+    128: SplitTile(128, 128, CHUNK, 8, 3, 1, 4, descriptors=True),
 }
-# An mxfp4 weight takes more registers on its way: its factors, and the bits of the fourth quarter.
-_COPIED_MXFP4 = {**_COPIED, 16: (PackedTile(16, 128, 4, 5, 3, 4, descriptors=True),)}
 _LOADED = {
-    16: (PackedTile(16, 64, 4, 4, 4, 4), PackedTile(16, 64, 4, 3, 3, 4)),
-    32: (PackedTile(32, 64, 4, 4, 3, 4), PackedTile(32, 64, 4, 3, 2, 4)),
-    64: (PackedTile(64, 64, 4, 3, 2, 4), PackedTile(64, 64, 4, 2, 2, 4)),
-    128: (PackedTile(128, 64, 8, 2, 1, 4),),
+    16: SplitTile(16, 64, CHUNK, 4, 3, 3, 4),
+    32: SplitTile(32, 64, CHUNK, 4, 3, 2, 4),
+    64: SplitTile(64, 64, CHUNK, 4, 2, 2, 4),
+    128: SplitTile(128, 64, CHUNK, 8, 2, 1, 4),
 }
 
 
-def shared_bytes(tile: PackedTile) -> int:
+def shared_bytes(tile: SplitTile) -> int:
     """Shared memory of one program at most: tiles of a, words and scales for every stage, and sums on their way out."""
     step = tile.block_m * CHUNK * ELEMENT_BYTES + tile.block_n * (WORDS * WORD_BYTES + SCALE_BYTES)
     return max(step * tile.num_stages, tile.block_m * tile.block_n * SUM_BYTES) + SHARED_RESERVED_BYTES
 
 
-def is_valid_on(tile: PackedTile, key: PackedKey, capability: int) -> bool:
+def is_valid_on(tile: SplitTile, key: PackedKey, capability: int) -> bool:
     """Whether a call with the key can be answered with this tile on a GPU of `capability`."""
     target = target_for(capability)
-    if not all(side & (side - 1) == 0 and 16 <= side <= 256 for side in (tile.block_m, tile.block_n)):
+    sides = (tile.block_m, tile.block_n)
+    if not all(side & (side - 1) == 0 and 16 <= side <= 256 for side in sides) or tile.block_k != CHUNK:
         return False
     if tile.num_warps not in (4, 8) or min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) < 1:
         return False
@@ -135,27 +101,28 @@ def key_of(problem: PackedProblem, dtype_name: str) -> PackedKey:
     )
 
 
-def preferred(key: PackedKey, capability: int) -> tuple[PackedTile, ...]:
-    """The tiles that `default` chooses from, valid or not."""
-    if not (key.can_copy and target_for(capability).copies_tiles):
-        return _LOADED[key.rows]
-    return (_COPIED_MXFP4 if key.is_mxfp4 else _COPIED)[key.rows]
-
-
-def default(key: PackedKey, capability: int) -> PackedTile:
+def default(key: PackedKey, capability: int) -> SplitTile:
     """The tile for a key where none has been measured."""
-    for tile in preferred(key, capability):
-        if is_valid_on(tile, key, capability):
-            return tile
-    raise ValueError(f"no packed matmul tile fits {key} on sm_{capability}")
+    tile = (_COPIED if key.can_copy and target_for(capability).copies_tiles else _LOADED)[key.rows]
+    if not is_valid_on(tile, key, capability):
+        raise ValueError(f"no packed matmul tile fits {key} on sm_{capability}")
+    return tile
 
 
-def candidates(key: PackedKey, capability: int) -> tuple[PackedTile, ...]:
+def candidates(key: PackedKey, capability: int) -> tuple[SplitTile, ...]:
     """The tiles worth measuring, the default first."""
     first = default(key, capability)
     tiles = [
-        PackedTile(
-            first.block_m, block_n, num_warps, num_stages, programs, 4, descriptors=first.descriptors, overlaps=overlaps
+        SplitTile(
+            first.block_m,
+            block_n,
+            CHUNK,
+            num_warps,
+            num_stages,
+            programs,
+            4,
+            descriptors=first.descriptors,
+            overlaps=overlaps,
         )
         for block_n, num_warps, num_stages, programs, overlaps in product(
             (64, 128, 256), (4, 8), (3, 4, 5), (1, 2, 3, 4), (False, True)
@@ -165,7 +132,7 @@ def candidates(key: PackedKey, capability: int) -> tuple[PackedTile, ...]:
     return tuple(dict.fromkeys([first, *worth]))
 
 
-def _is_balanced(tile: PackedTile, key: PackedKey) -> bool:
+def _is_balanced(tile: SplitTile, key: PackedKey) -> bool:
     """Whether a thread has some sums, and room for them beside what it unpacks: a row of a chunk in half registers."""
     threads = 32 * tile.num_warps
     sums = tile.block_m * tile.block_n // threads * (1 if key.is_mxfp4 else 2)

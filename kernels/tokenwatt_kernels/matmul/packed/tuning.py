@@ -11,8 +11,8 @@ from tokenwatt_kernels.matmul.packed.call import run
 from tokenwatt_kernels.matmul.packed.inputs import random_operands
 from tokenwatt_kernels.matmul.packed.kernel import packed_kernel
 from tokenwatt_kernels.matmul.packed.problems import PackedProblem
-from tokenwatt_kernels.matmul.packed.tiles import PackedTile
 from tokenwatt_kernels.matmul.parts import combine_kernel
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 
 KERNELS = (packed_kernel, combine_kernel)
 MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 300, 784, 1152
@@ -30,7 +30,7 @@ def sibling(problem: PackedProblem) -> PackedProblem:
     )
 
 
-def launcher(problem: PackedProblem, dtype_name: str, device: torch.device) -> Callable[[PackedTile], object]:
+def launcher(problem: PackedProblem, dtype_name: str, device: torch.device) -> Callable[[SplitTile], object]:
     """Runs the kernel on one set of random tensors, with any tile."""
     operands = random_operands(problem, dtype_name, device)
     out = operands.new_out()

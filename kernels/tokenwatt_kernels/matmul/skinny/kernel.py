@@ -12,8 +12,6 @@ Programs take equal shares of the work along K, as `matmul.parts` describes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +21,10 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul import parts as parts
 from tokenwatt_kernels.matmul.operands import Operands, descriptor
-from tokenwatt_kernels.matmul.skinny.tiles import SkinnyTile
+from tokenwatt_kernels.matmul.split_tile import SplitTile
+
+BY_ROW = ("tensor", "token_channel")
+"""Scalings that the epilogue applies."""
 
 
 # The number of rows changes from step to step of an engine, and must not mean another compilation.
@@ -80,49 +81,32 @@ def split_kernel(
         place += count
 
 
-def constants(tile: SkinnyTile, activation: str, scaling: str) -> dict[str, Any]:
-    """The compile-time arguments that both launches share."""
-    return {
-        "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n,
-        "BLOCK_K": tile.block_k,
-        "LEAST_STEPS": tile.least_steps,
-        "OVERLAPS": tile.overlaps,
-        "ACTIVATION": activation,
-        "SCALED": scaling in ("tensor", "token_channel"),
-    }
-
-
-def launch(operands: Operands, out: Tensor, tile: SkinnyTile, programs: int, *, promotes: bool) -> None:
+def launch(operands: Operands, out: Tensor, tile: SplitTile, programs: int, *, promotes: bool) -> None:
     """Write the answer for checked operands into out [M, N or N / 2].
 
     promotes: float8 sums leave the tensor cores' accumulator at every step.
     """
     if out.numel() == 0:
         return
-    a, weight, residual = operands.a, operands.weight, operands.residual
-    tiles = triton.cdiv(operands.m, tile.block_m) * triton.cdiv(operands.n, tile.block_n)
-    programs = min(programs, tiles * max(1, triton.cdiv(operands.k, tile.block_k)))
-    partial = torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=a.device)
+    a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
+    m, n, k = operands.m, operands.n, operands.k
+    partial = parts.room(m, n, k, tile, programs, a.device)
     a_desc = weight_desc = None
     if tile.descriptors:
         a_desc = descriptor(a, tile.block_m, tile.block_k)
         weight_desc = descriptor(weight, tile.block_n, tile.block_k)
-    residual_stride = 0 if residual is None else residual.stride(0)
     a_stride_m, a_stride_k, weight_stride_n, weight_stride_k = operands.scale_strides()
-    shared = constants(tile, operands.activation, operands.scaling)
-    columns = parts.combined_columns(tile.block_n)
+    is_scaled = operands.scaling in BY_ROW
     with torch.cuda.device_of(a):
-        split_kernel[(programs,)](
-            a, weight, out, partial, a_desc, weight_desc, operands.bias, residual, operands.a_scale,
-            operands.weight_scale, operands.m, operands.n, operands.k, a.stride(0), weight.stride(0), out.stride(0),
-            residual_stride, a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
-            DESCRIPTORS=tile.descriptors, BLOCKED=operands.scaling == "block", PROMOTES=promotes, **shared,
+        split_kernel[(partial.shape[0],)](
+            a, weight, out, partial, a_desc, weight_desc, bias, residual, operands.a_scale, operands.weight_scale,
+            m, n, k, a.stride(0), weight.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
+            a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
+            DESCRIPTORS=tile.descriptors, SCALED=is_scaled, BLOCKED=operands.scaling == "block", PROMOTES=promotes,
+            **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
-        parts.combine_kernel[(programs, tile.block_n // columns)](
-            partial, out, operands.bias, residual, operands.a_scale, operands.weight_scale,
-            operands.m, operands.n, operands.k, out.stride(0), residual_stride, a_stride_m, weight_stride_n,
-            BLOCK_C=columns, **shared,
-            num_warps=parts.COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
+        parts.combine(
+            partial, out, bias, residual, operands.a_scale, operands.weight_scale, (m, n, k),
+            (a_stride_m, weight_stride_n), tile, operands.activation, is_scaled=is_scaled,
         )  # fmt: skip

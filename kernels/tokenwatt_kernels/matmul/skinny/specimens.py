@@ -6,11 +6,12 @@ from functools import partial
 
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.skinny.kernel import constants, split_kernel
-from tokenwatt_kernels.matmul.skinny.tiles import FAMILY, SkinnyTile
+from tokenwatt_kernels.matmul.skinny.kernel import BY_ROW, split_kernel
+from tokenwatt_kernels.matmul.skinny.tiles import FAMILY
 from tokenwatt_kernels.matmul.specimen import family_specimens, make_specimen
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
 SIZES = {
@@ -20,7 +21,7 @@ SIZES = {
 }
 
 
-def _specimens(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile, target: Target) -> list[Specimen]:
+def _specimens(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Target) -> list[Specimen]:
     found = [_split(problem, dtype_name, tile, target)]
     # The other launch knows nothing of the rest.
     if problem.n % tile.block_n == 0 and problem.scaling != "block" and not problem.fast_accumulation:
@@ -28,12 +29,13 @@ def _specimens(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile, target
     return found
 
 
-def _split(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile, target: Target) -> Specimen:
+def _split(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Target) -> Specimen:
     descriptors = {}
     if tile.descriptors:
         descriptors = {"a_desc": (tile.block_m, tile.block_k), "weight_desc": (tile.block_n, tile.block_k)}
     further = {
         "DESCRIPTORS": tile.descriptors,
+        "SCALED": problem.scaling in BY_ROW,
         "BLOCKED": problem.scaling == "block",
         "PROMOTES": problem.promotes(dtype_name, target.capability),
     }
@@ -42,7 +44,7 @@ def _split(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile, target: Ta
         split_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation, problem.scaling), **further},
+        {**constants(tile, problem.activation), **further},
         descriptors,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -53,13 +55,17 @@ def _split(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile, target: Ta
     )
 
 
-def _combine(problem: MatmulProblem, dtype_name: str, tile: SkinnyTile) -> Specimen:
+def _combine(problem: MatmulProblem, dtype_name: str, tile: SplitTile) -> Specimen:
     return make_specimen(
         f"skinny combine {dtype_name} {problem.name}",
         combine_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation, problem.scaling), "BLOCK_C": combined_columns(tile.block_n)},
+        {
+            **constants(tile, problem.activation),
+            "SCALED": problem.scaling in BY_ROW,
+            "BLOCK_C": combined_columns(tile),
+        },
         {},
         num_warps=COMBINE_WARPS,
         num_stages=3,

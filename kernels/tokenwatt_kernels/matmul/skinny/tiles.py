@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 
 from tokenwatt_kernels.matmul import key as keys
@@ -10,102 +9,68 @@ from tokenwatt_kernels.matmul.key import MatmulKey
 from tokenwatt_kernels.matmul.library_tile import LibraryTile
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.scaling import BLOCK
+from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.occupancy import SHARED_RESERVED_BYTES
-from tokenwatt_kernels.targets import REGISTERS_PER_SM, REGISTERS_PER_THREAD, target_for
+from tokenwatt_kernels.targets import target_for
 
 FAMILY = "matmul.skinny"
 ROWS = (16, 64)
 """Least and most buckets of M."""
 
 
-@dataclass(frozen=True, slots=True)
-class SkinnyTile:
-    """block_n columns of the output, block_k of their sums per step, for at most block_m rows.
-
-    programs_per_multiprocessor: how many programs share the weight, for each multiprocessor.
-    least_steps: no program gets fewer steps, as long as there are any.
-    descriptors: the hardware copies tiles.
-    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
-    """
-
-    block_m: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-    programs_per_multiprocessor: int
-    least_steps: int = 1
-    descriptors: bool = False
-    overlaps: bool = False
-
-    @property
-    def registers(self) -> int:
-        """What a thread may take, so that a multiprocessor holds programs_per_multiprocessor. Multiples of 8 count."""
-        threads = 32 * self.num_warps * self.programs_per_multiprocessor
-        return min(REGISTERS_PER_THREAD, REGISTERS_PER_SM // threads // 8 * 8)
-
-    @property
-    def name(self) -> str:
-        """Such as 16x64x128 w4 s5 p2 l4 desc."""
-        sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
-        least = f" l{self.least_steps}" if self.least_steps > 1 else ""
-        flags = f"{' desc' if self.descriptors else ''}{' pdl' if self.overlaps else ''}"
-        return f"{sides} w{self.num_warps} s{self.num_stages} p{self.programs_per_multiprocessor}{least}{flags}"
-
-
-AnyTile = SkinnyTile | LibraryTile
+AnyTile = SplitTile | LibraryTile
 
 
 KEY = MatmulKey
-KERNELS: dict[str, type[AnyTile]] = {"triton": SkinnyTile, "cublas": LibraryTile}
+KERNELS: dict[str, type[AnyTile]] = {"triton": SplitTile, "cublas": LibraryTile}
 
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
 INTERPRETER_TILES = (
-    (SkinnyTile(64, 32, 32, 4, 1, 1), 5),
-    (SkinnyTile(64, 16, 64, 4, 1, 1, least_steps=2), 3),
-    (SkinnyTile(64, 32, 32, 4, 1, 1, descriptors=True), 7),
+    (SplitTile(64, 32, 32, 4, 1, 1), 5),
+    (SplitTile(64, 16, 64, 4, 1, 1, least_steps=2), 3),
+    (SplitTile(64, 32, 32, 4, 1, 1, descriptors=True), 7),
 )
 
 # Stages and programs such that the copies in flight cover the latency of memory: some 32 KiB per multiprocessor do for
 # 4.8 TB/s at 1 us, and the rest is there for programs that wait for each other.
 _COPIED = {
-    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4, descriptors=True),),
-    32: (SkinnyTile(32, 64, 128, 4, 4, 2, 4, descriptors=True),),
-    64: (SkinnyTile(64, 64, 128, 4, 3, 2, 4, descriptors=True),),
+    16: (SplitTile(16, 64, 128, 4, 5, 2, 4, descriptors=True),),
+    32: (SplitTile(32, 64, 128, 4, 4, 2, 4, descriptors=True),),
+    64: (SplitTile(64, 64, 128, 4, 3, 2, 4, descriptors=True),),
 }
 _COPIED_FLOAT8 = {
-    16: (SkinnyTile(16, 128, 128, 4, 6, 2, 4, descriptors=True),),
-    32: (SkinnyTile(32, 128, 128, 4, 5, 2, 4, descriptors=True),),
+    16: (SplitTile(16, 128, 128, 4, 6, 2, 4, descriptors=True),),
+    32: (SplitTile(32, 128, 128, 4, 5, 2, 4, descriptors=True),),
     64: (
-        SkinnyTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),
-        SkinnyTile(64, 64, 128, 4, 4, 2, 4, descriptors=True),
+        SplitTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),
+        SplitTile(64, 64, 128, 4, 4, 2, 4, descriptors=True),
     ),
 }
 _LOADED = {
-    16: (SkinnyTile(16, 64, 128, 4, 4, 2, 4), SkinnyTile(16, 64, 64, 4, 4, 2, 4)),
-    32: (SkinnyTile(32, 64, 128, 4, 3, 2, 4), SkinnyTile(32, 64, 64, 4, 4, 2, 4)),
-    64: (SkinnyTile(64, 64, 64, 4, 4, 2, 4), SkinnyTile(64, 64, 64, 4, 3, 2, 4)),
+    16: (SplitTile(16, 64, 128, 4, 4, 2, 4), SplitTile(16, 64, 64, 4, 4, 2, 4)),
+    32: (SplitTile(32, 64, 128, 4, 3, 2, 4), SplitTile(32, 64, 64, 4, 4, 2, 4)),
+    64: (SplitTile(64, 64, 64, 4, 4, 2, 4), SplitTile(64, 64, 64, 4, 3, 2, 4)),
 }
 _LOADED_FLOAT8 = {
-    16: (SkinnyTile(16, 64, 128, 4, 5, 2, 4), SkinnyTile(16, 64, 128, 4, 4, 2, 4)),
-    32: (SkinnyTile(32, 64, 128, 4, 4, 2, 4),),
-    64: (SkinnyTile(64, 64, 128, 4, 3, 2, 4),),
+    16: (SplitTile(16, 64, 128, 4, 5, 2, 4), SplitTile(16, 64, 128, 4, 4, 2, 4)),
+    32: (SplitTile(32, 64, 128, 4, 4, 2, 4),),
+    64: (SplitTile(64, 64, 128, 4, 3, 2, 4),),
 }
 # fp32 has no tensor-core path here ("ieee" precision).
 _FULL_PRECISION = {
-    16: (SkinnyTile(16, 64, 16, 4, 3, 2, 4),),
-    32: (SkinnyTile(32, 64, 16, 4, 3, 2, 4),),
-    64: (SkinnyTile(64, 64, 32, 8, 2, 1, 4),),
+    16: (SplitTile(16, 64, 16, 4, 3, 2, 4),),
+    32: (SplitTile(32, 64, 16, 4, 3, 2, 4),),
+    64: (SplitTile(64, 64, 32, 8, 2, 1, 4),),
 }
 
 
-def shared_bytes(tile: SkinnyTile, element_bytes: int) -> int:
+def shared_bytes(tile: SplitTile, element_bytes: int) -> int:
     """Shared memory of one program at most: a tile of each operand for every stage, and sums on their way out."""
     operands = (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
     return max(operands, tile.block_m * tile.block_n * 4) + SHARED_RESERVED_BYTES
 
 
-def is_valid(tile: SkinnyTile, key: MatmulKey, capability: int) -> bool:
+def is_valid(tile: SplitTile, key: MatmulKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile: powers of two, room in shared memory and registers, copies."""
     sides = (tile.block_m, tile.block_n, tile.block_k)
     if not all(side & (side - 1) == 0 for side in sides) or min(sides) < 16 or tile.block_m < key.rows:
@@ -135,7 +100,7 @@ def key_of(problem: MatmulProblem, dtype_name: str) -> MatmulKey:
     return keys.key_of(ROWS, problem, dtype_name)
 
 
-def preferred(key: MatmulKey, capability: int) -> tuple[SkinnyTile, ...]:
+def preferred(key: MatmulKey, capability: int) -> tuple[SplitTile, ...]:
     """The tiles that `default` chooses from, valid or not."""
     is_copied = key.can_copy and target_for(capability).copies_tiles
     if key.element_bytes == 4:
@@ -147,7 +112,7 @@ def preferred(key: MatmulKey, capability: int) -> tuple[SkinnyTile, ...]:
     return tiles[key.rows]
 
 
-def default(key: MatmulKey, capability: int) -> SkinnyTile:
+def default(key: MatmulKey, capability: int) -> SplitTile:
     """The tile for a key where none has been measured."""
     for tile in preferred(key, capability):
         if is_valid(tile, key, capability):
@@ -167,7 +132,7 @@ def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     first = default(key, capability)
     steps = {4: (32, 64), 2: (64, 128), 1: (128, 256)}[key.element_bytes]
     tiles = [
-        SkinnyTile(
+        SplitTile(
             first.block_m, block_n, block_k, 4, num_stages, programs, 4,
             descriptors=first.descriptors, overlaps=overlaps,
         )
@@ -181,6 +146,6 @@ def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     return tuple(dict.fromkeys([first, *worth, *ends]))
 
 
-def _is_balanced(tile: SkinnyTile) -> bool:
+def _is_balanced(tile: SplitTile) -> bool:
     """Whether a thread has some fp32 accumulators."""
     return tile.block_m * tile.block_n // (32 * tile.num_warps) >= 4
