@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+NVFP4_CAPABILITY = 100
+
 
 @cache
 def capability(device: torch.device) -> int:
@@ -54,4 +56,13 @@ def check_float8(device: torch.device, *, is_mixed: bool) -> None:
         raise ValueError(
             "float8_e4m3fn needs a GPU of sm_89, or sm_90 with triton < 3.9 and queries of another dtype, "
             f"got sm_{found} and triton {triton.__version__}"
+        )
+
+
+def check_nvfp4(device: torch.device) -> None:
+    """Raise unless the GPU multiplies NVFP4 numbers."""
+    found = capability(device)
+    if found < NVFP4_CAPABILITY:
+        raise ValueError(
+            f"nvfp4 needs a GPU of sm_{NVFP4_CAPABILITY} or later, got sm_{found}; others take mxfp4 weights"
         )

@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "matmul.dense": "tokenwatt_kernels.matmul.dense",
     "matmul.skinny": "tokenwatt_kernels.matmul.skinny",
     "matmul.packed": "tokenwatt_kernels.matmul.packed",
+    "matmul.nvfp4": "tokenwatt_kernels.matmul.nvfp4",
     "moe.route": "tokenwatt_kernels.moe.route",
     "moe.grouped": "tokenwatt_kernels.moe.grouped",
     "fused.norm": "tokenwatt_kernels.fused.norm",

@@ -114,7 +114,7 @@ def test_no_names_select_every_family():
 def test_a_group_selects_its_families_in_the_order_of_the_table():
     assert select(["attention"]) == ("attention.prefill", "attention.decode")
     assert select(["attention.decode", "attention"]) == ("attention.prefill", "attention.decode")
-    assert select(["matmul"]) == ("matmul.dense", "matmul.skinny", "matmul.packed")
+    assert select(["matmul"]) == ("matmul.dense", "matmul.skinny", "matmul.packed", "matmul.nvfp4")
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones():
