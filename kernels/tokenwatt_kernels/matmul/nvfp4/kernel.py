@@ -99,24 +99,23 @@ def launch(operands: Nvfp4Operands, out: Tensor, tile: SplitTile, programs: int)
     a_group, weight_group = operands.a_scale, operands.weight_scale
     m, n, k = operands.m, operands.n, operands.k
     partial = parts.room(m, n, k, tile, programs, a.device)
-    descriptors = [None] * 4
+    a_desc = weight_desc = a_group_desc = weight_group_desc = None
     if tile.descriptors:
         byte_columns, groups = tile.block_k // 2, tile.block_k // GROUP
-        descriptors = [
-            descriptor(a, tile.block_m, byte_columns),
-            descriptor(weight, tile.block_n, byte_columns),
-            descriptor(a_group, tile.block_m, groups),
-            descriptor(weight_group, tile.block_n, groups),
-        ]
-    scales = operands.a_tensor_scale, operands.weight_tensor_scale
+        a_desc = descriptor(a, tile.block_m, byte_columns)
+        weight_desc = descriptor(weight, tile.block_n, byte_columns)
+        a_group_desc = descriptor(a_group, tile.block_m, groups)
+        weight_group_desc = descriptor(weight_group, tile.block_n, groups)
+    a_scale, weight_scale = operands.a_tensor_scale, operands.weight_tensor_scale
     with torch.cuda.device_of(a):
         nvfp4_kernel[(partial.shape[0],)](
-            a, weight, a_group, weight_group, out, partial, *descriptors, bias, residual, *scales, m, n, k,
-            a.stride(0), weight.stride(0), a_group.stride(0), weight_group.stride(0), out.stride(0),
+            a, weight, a_group, weight_group, out, partial, a_desc, weight_desc, a_group_desc, weight_group_desc,
+            bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0), a_group.stride(0), weight_group.stride(0), out.stride(0),
             0 if residual is None else residual.stride(0),
             DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda, **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(
-            partial, out, bias, residual, *scales, (m, n, k), (0, 0), tile, operands.activation, is_scaled=True
-        )
+            partial, out, bias, residual, a_scale, weight_scale, (m, n, k), (0, 0), tile, operands.activation,
+            is_scaled=True,
+        )  # fmt: skip
