@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
+from tokenwatt_kernels.matmul.cases import capability_of
 from tokenwatt_kernels.moe.grouped import kernel
 from tokenwatt_kernels.moe.grouped.call import tile_for
 from tokenwatt_kernels.moe.grouped.inputs import Inputs, make_inputs
@@ -65,6 +66,7 @@ def _cases(
     tiles: Sequence[tuple[GroupedTile, int]],
 ) -> Iterator[Case]:
     product = inputs.product
+    promotes = product.promotes(capability_of(product.a.device))
     for tile, programs in tiles:
         launched = tile if product.allow_descriptors else tile.with_pointers()
         yield Case(
@@ -73,12 +75,14 @@ def _cases(
             device=product.a.device,
             out_shape=product.out_shape,
             terms=problem.terms,
-            launch=partial(_launch_into, launch, inputs, launched, programs),
+            launch=partial(_launch_into, launch, inputs, launched, programs, promotes),
             reference=partial(reference_answer, product, inputs.residual),
             # Products of float8 numbers are exact in fp32: the answer is as good as one of bfloat16 numbers.
             held_to="bfloat16" if dtype_name == FLOAT8 else "",
         )
 
 
-def _launch_into(launch: Callable[..., None], inputs: Inputs, tile: GroupedTile, programs: int, out: Tensor) -> None:
-    launch(inputs.product, inputs.residual, out, tile, programs)
+def _launch_into(
+    launch: Callable[..., None], inputs: Inputs, tile: GroupedTile, programs: int, promotes: bool, out: Tensor
+) -> None:
+    launch(inputs.product, inputs.residual, out, tile, programs, promotes=promotes)

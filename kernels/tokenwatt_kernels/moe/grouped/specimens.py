@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product as combinations
 from typing import Any
@@ -27,8 +27,13 @@ from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 BFLOAT16 = "bfloat16"
-TRIED = {BFLOAT16: ("channel",), FLOAT8: ("channel", "block")}
-"""Dtypes of all options, and ways to scale them: float16 is compiled as bfloat16 is, and float32 has few tiles."""
+Way = Mapping[str, Any]
+"""Where factors are, and whether float8 sums stay in the tensor cores, as fields of a problem."""
+CHANNEL: Way = {"scales": "channel"}
+BLOCK: Way = {"scales": "block"}
+FAST: Way = {"scales": "channel", "fast_accumulation": True}
+TRIED = {BFLOAT16: (CHANNEL,), FLOAT8: (CHANNEL, BLOCK, FAST)}
+"""Dtypes of all options: float16 is compiled as bfloat16 is, and float32 has few tiles."""
 EXPERTS, TOP_K = 128, 8
 TOKENS = {"16 rows": 16, "32 rows": 512, "64 rows": 1024, "many rows": 4096}
 MOST = "many rows"
@@ -67,32 +72,32 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
                 unlisted.append(_default(target, dtype_name, problem, copies=copies))
     if BFLOAT16 in dtype_names:
         for name, row in tables.rows_for(target.capability, FAMILY):
-            unlisted += _of_table(name, row.key, row.tile)
+            unlisted += _of_table(target, name, row.key, row.tile)
     return found + [replace(specimen, is_listed=False) for specimen in unlisted]
 
 
 def _listed(dtype_name: str) -> Iterator[GroupedProblem]:
-    for rows, scales in combinations(TOKENS, TRIED[dtype_name]):
-        for problem in _layers(rows, scales=scales):
-            yield _named(problem)
+    for rows, way in combinations(TOKENS, TRIED[dtype_name]):
+        if way is not FAST or rows == MOST:
+            yield from map(_named, _layers(rows, **way))
 
 
-def _full(scales: str = "channel") -> Iterator[GroupedProblem]:
+def _full(way: Way = CHANNEL) -> Iterator[GroupedProblem]:
     """Each number of rows, gated, with biases and a short last step, and the second product of many rows.
 
     Factors of blocks have no short steps.
     """
-    terms, words = (2048, "bias") if scales == "block" else (2000, "bias K 2000")
+    terms, words = (2048, "bias") if way is BLOCK else (2000, "bias K 2000")
     for rows in TOKENS:
-        for problem in _layers(rows, terms, activation="swiglu_clamped", has_bias=True, scales=scales):
+        for problem in _layers(rows, terms, activation="swiglu_clamped", has_bias=True, **way):
             if problem.gathers or rows == MOST:
                 yield _named(problem, words)
 
 
 def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
     """What changes the code beside the listed ones, and whether the hardware may copy the weight."""
-    for scales, copies in combinations(TRIED[dtype_name], (True, False)):
-        for problem in _full(scales):
+    for way, copies in combinations(TRIED[dtype_name], (True, False)):
+        for problem in _full(way):
             yield problem, copies
     for activation, has_bias, terms in every_pair((DOWN, *ACTIVATIONS), (False, True), (2000, 2048)):
         gate_up, down = _layers(MOST, terms, activation="none" if activation == DOWN else activation, has_bias=has_bias)
@@ -101,23 +106,24 @@ def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
 
 
 def _named(problem: GroupedProblem, words: str = "") -> GroupedProblem:
-    scales = "block scales" if problem.scales == "block" else ""
-    return replace(problem, name=" ".join(filter(None, (problem.name, scales, words))))
+    way = "block scales" if problem.scales == "block" else "fast" if problem.fast_accumulation else ""
+    return replace(problem, name=" ".join(filter(None, (problem.name, way, words))))
 
 
-def _of_table(name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
+def _of_table(target: Target, name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
     dtype_name = {1: FLOAT8, 2: BFLOAT16, 4: "float32"}[key.element_bytes]
     rows = "many rows" if key.rows == MANY_ROWS else f"{key.rows} rows"
-    for problem in _layers(rows, scales="block" if key.block_scaled else "channel"):
-        yield _specimen(f"{name} {problem.name}", dtype_name, problem, tile)
+    way = BLOCK if key.block_scaled else FAST if key.element_bytes == 1 and key.is_fast else CHANNEL
+    for problem in _layers(rows, **way):
+        yield _specimen(target, f"{name} {problem.name}", dtype_name, problem, tile)
 
 
 def _default(target: Target, dtype_name: str, problem: GroupedProblem, *, copies: bool = True) -> Specimen:
     tile = default(replace(key_of(problem, dtype_name), copies=copies), target.capability)
-    return _specimen(problem.name if copies else f"{problem.name} pointers", dtype_name, problem, tile)
+    return _specimen(target, problem.name if copies else f"{problem.name} pointers", dtype_name, problem, tile)
 
 
-def _specimen(name: str, dtype_name: str, problem: GroupedProblem, tile: GroupedTile) -> Specimen:
+def _specimen(target: Target, name: str, dtype_name: str, problem: GroupedProblem, tile: GroupedTile) -> Specimen:
     dtype = DTYPES[dtype_name]
     product = shapes_of(problem, dtype_name, torch.device("meta"))
     tensors = {
@@ -128,7 +134,8 @@ def _specimen(name: str, dtype_name: str, problem: GroupedProblem, tile: Grouped
         "a_scale_ptr": product.a_scale,
         "weight_scale_ptr": product.weight_scale,
     }
-    constexprs = {**options_of(product, tile), **{key: None for key, value in tensors.items() if value is None}}
+    options = options_of(product, tile, promotes=product.promotes(target.capability))
+    constexprs = {**options, **{key: None for key, value in tensors.items() if value is None}}
     signature = {key: "i32" for key in grouped_kernel.arg_names if key not in constexprs}
     for key in signature:
         if key == "weight_desc":
