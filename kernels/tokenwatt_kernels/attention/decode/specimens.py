@@ -16,7 +16,7 @@ from tokenwatt_kernels.attention.decode.kernel import (
     split_kernel,
 )
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
-from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, can_overlap, default, key_of
+from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, default, key_of
 from tokenwatt_kernels.attention.heads import key_parts, value_block
 from tokenwatt_kernels.attention.online_softmax import weight_shift
 from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
@@ -90,7 +90,7 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
     ]
     if BFLOAT16 not in dtype_names:
         return listed
-    if can_overlap(target.capability):
+    if target.can_overlap:
         problem = next(problem for problem in PROBLEMS if problem.name == "D128")
         tile = replace(default(key_of(problem, BFLOAT16), target.capability), overlaps=True)
         listed += _specimens(replace(problem, name="D128 overlapping"), BFLOAT16, tile)

@@ -15,7 +15,8 @@ from tokenwatt_kernels.moe.grouped.call import tile_for
 from tokenwatt_kernels.moe.grouped.inputs import Inputs, make_inputs
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.moe.grouped.reference import reference_answer
-from tokenwatt_kernels.moe.grouped.tiles import INTERPRETER_BLOCK_TILES, INTERPRETER_TILES, GroupedTile, has_copies
+from tokenwatt_kernels.moe.grouped.tiles import INTERPRETER_BLOCK_TILES, INTERPRETER_TILES, GroupedTile
+from tokenwatt_kernels.targets import target_for
 from tokenwatt_kernels.testing import Case
 
 INTERPRETER_MULTIPROCESSORS = 3
@@ -48,7 +49,7 @@ def small_cases(
     """With the interpreter's tiles and programs, on any device."""
     inputs = make_inputs(problem, dtype_name, device)
     tiles = _interpreter_tiles(inputs)
-    if device.type == "cuda" and not has_copies(device_facts.capability(device)):
+    if device.type == "cuda" and not target_for(device_facts.capability(device)).copies_tiles:
         tiles = [(tile, programs) for tile, programs in tiles if not tile.descriptors]
     yield from _cases(problem, dtype_name, inputs, launch, tiles)
 

@@ -24,9 +24,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_columns
+from tokenwatt_kernels.matmul.operands import descriptor
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
@@ -280,11 +280,11 @@ def launch(
 def _launch_rows(product: Product, out: Tensor, tile: GroupedTile, programs: int, *, promotes: bool) -> None:
     a, weight, bias = product.a, product.weight, product.bias
     _, columns, terms = weight.shape
-    descriptor = None
+    weight_desc = None
     if tile.descriptors:
-        descriptor = TensorDescriptor.from_tensor(weight.flatten(0, 1), [tile.block_n, tile.block_k])
+        weight_desc = descriptor(weight.flatten(0, 1), tile.block_n, tile.block_k)
     grouped_kernel[(programs,)](
-        a, weight, descriptor, product.offsets, product.order, product.token_weights, bias, product.a_scale,
+        a, weight, weight_desc, product.offsets, product.order, product.token_weights, bias, product.a_scale,
         product.weight_scale, out, columns, terms, a.stride(0), weight.stride(0), weight.stride(1), out.stride(0),
         0 if bias is None else bias.stride(0), *_scale_strides(product),
         **options_of(product, tile, promotes=promotes), num_warps=tile.num_warps, num_stages=tile.num_stages,

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tokenwatt_kernels.matmul.problem import FLOAT8_CAPABILITY
+from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, FLOAT8, FLOAT8_CAPABILITY
 
-DTYPE_NAMES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
-FLOAT8 = "float8_e4m3fn"
+__all__ = ["BENCH_PROBLEMS", "DTYPE_NAMES", "FLOAT8", "GATE_PROBLEMS", "GPU_GATE_PROBLEMS", "takes"]
 
 
 @dataclass(frozen=True, slots=True)

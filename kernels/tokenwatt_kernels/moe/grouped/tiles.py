@@ -93,11 +93,6 @@ INTERPRETER_BLOCK_TILES = (
 )
 
 
-def has_copies(capability: int) -> bool:
-    """Whether kernels for a GPU of `capability` copy tiles of the weight with the hardware: sm_90 to sm_107."""
-    return 90 <= capability < 120
-
-
 def shared_bytes(tile: GroupedTile, element_bytes: int) -> int:
     """Shared memory of one program: one tile of rows and one of the weight for every stage."""
     return (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
@@ -114,7 +109,7 @@ def is_valid_on(tile: GroupedTile, key: GroupedKey, capability: int) -> bool:
         and (not key.block_scaled or (tile.block_k == SCALE_BLOCK and tile.block_n <= SCALE_BLOCK))
         and min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) >= 1
         and tile.num_warps in (1, 2, 4, 8)
-        and (not tile.descriptors or (key.copies and has_copies(capability)))
+        and (not tile.descriptors or (key.copies and target_for(capability).copies_tiles))
         and (not key.leaves_accumulator(capability) or _sums(tile) <= MOST_PROMOTED)
         and fits <= target_for(capability).shared_limit_bytes
     )
@@ -130,7 +125,7 @@ def default(key: GroupedKey, capability: int) -> GroupedTile:
 
 def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
     """In order of preference. Few rows stream the weight, with many bytes in flight; many keep the multipliers busy."""
-    is_warpgroup = has_copies(capability)
+    is_warpgroup = target_for(capability).copies_tiles
     copies = key.copies and is_warpgroup
     rows = key.rows
     if key.element_bytes == 4:  # no tensor cores ("ieee" precision)
@@ -200,7 +195,7 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
     else:
         steps = (SCALE_BLOCK,) if key.leaves_accumulator(capability) else (first.block_k, 2 * first.block_k)
         sizes = product((first.block_m,), (64,), steps, (1,), (4,), (3, 4), (1, 2, 3))
-        orders = (True, False) if has_copies(capability) else (False,)
+        orders = (True, False) if target_for(capability).copies_tiles else (False,)
         found = [
             GroupedTile(*size, swapped=swapped, descriptors=desc)
             for size in sizes
