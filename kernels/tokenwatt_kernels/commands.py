@@ -159,7 +159,9 @@ def _compile_one(task: tuple[str, tuple[str, ...], int, int]) -> CompileReport:
 
 @functools.cache
 def _specimens(family: str, dtype_names: tuple[str, ...], capability: int) -> list[Specimen]:
-    return part(family, "specimens").specimens(TARGETS[capability], dtype_names)
+    from tokenwatt_kernels.compiling import distinct
+
+    return distinct(part(family, "specimens").specimens(TARGETS[capability], dtype_names))
 
 
 def _prepare_worker() -> None:

@@ -6,7 +6,7 @@ Nothing here initialises a driver, so it works on any machine; the process must 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -93,6 +93,20 @@ class CompileReport:
     def as_row(self) -> dict[str, object]:
         """The fields by name, for JSON."""
         return asdict(self)
+
+
+def distinct(specimens: Iterable[Specimen]) -> list[Specimen]:
+    """All that are listed, and of the others those that compile to something new: names alone are not."""
+    found, seen = [], set()
+    for specimen in sorted(specimens, key=lambda specimen: not specimen.is_listed):
+        code = (
+            id(specimen.kernel), frozenset(specimen.signature.items()), repr(sorted(specimen.constexprs.items())),
+            specimen.aligned, specimen.num_warps, specimen.num_stages, specimen.max_registers,
+        )  # fmt: skip
+        if specimen.is_listed or code not in seen:
+            found.append(specimen)
+        seen.add(code)
+    return found
 
 
 def compile_for(specimen: Specimen, target: Target, family: str = "") -> CompileReport:

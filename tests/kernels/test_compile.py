@@ -65,6 +65,17 @@ def test_every_tile_and_dtype_compiles(capability, family, dtype_name):
     assert [report for report in reports if report.status == "failed"] == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_unlisted_compiles_twice_and_nothing_listed_is_left_out(family):
+    target = TARGETS[80]
+    given = part(family, "specimens").specimens(target, ("bfloat16",))
+    found = compiling.distinct([*given, *(dataclasses.replace(item, name="again", is_listed=False) for item in given)])
+    assert found == compiling.distinct(given)
+    assert [item for item in found if item.is_listed] == [item for item in given if item.is_listed]
+    wider = dataclasses.replace(given[0], num_warps=2 * given[0].num_warps, is_listed=False)
+    assert wider in compiling.distinct([*given, wider])
+
+
 @pytest.mark.parametrize("capability", [90, 100])
 def test_an_overlapping_combination_waits_before_it_reads_parts(capability):
     target = TARGETS[capability]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product as combinations
 from typing import Any
 
 import pytest
@@ -210,18 +211,21 @@ def test_every_candidate_is_valid(target):
 
 def test_float8_is_refused_before_sm_89():
     with pytest.raises(ValueError, match="no grouped tile of sm_86 takes"):
-        tiles.default(GroupedKey(16, 1, block_scaled=False, copies=True), 86)
+        tiles.default(GroupedKey(16, 1, block_scaled=False, is_fast=True, copies=True), 86)
 
 
 @pytest.mark.parametrize(
     ("key", "name"),
     [
         # Four stages of (128 + 256) * 64 elements of 2 bytes are 196,608 bytes.
-        (GroupedKey(0, 2, block_scaled=False, copies=True), "128x256x64 g8 w8 s4 p1 desc"),
-        (GroupedKey(0, 1, block_scaled=True, copies=True), "128x128x128 g8 w8 s4 p1 desc"),
+        (GroupedKey(0, 2, block_scaled=False, is_fast=True, copies=True), "128x256x64 g8 w8 s4 p1 desc"),
+        (GroupedKey(0, 1, block_scaled=True, is_fast=False, copies=True), "128x128x128 g8 w8 s4 p1 desc"),
+        # 128 * 256 / 256 threads are 128 sums of a thread: beside as many of a step they do not fit 255 registers.
+        (GroupedKey(0, 1, block_scaled=False, is_fast=True, copies=True), "128x256x128 g8 w8 s4 p1"),
+        (GroupedKey(0, 1, block_scaled=False, is_fast=False, copies=True), "128x128x128 g8 w8 s4 p1"),
         # Two programs of four stages of (16 + 64) * 128 elements of 2 bytes are 163,840 bytes; three would be 245,760.
-        (GroupedKey(16, 2, block_scaled=False, copies=True), "16x64x128 g1 w4 s4 p2 swap desc"),
-        (GroupedKey(16, 2, block_scaled=False, copies=False), "16x64x128 g1 w4 s4 p2 swap"),
+        (GroupedKey(16, 2, block_scaled=False, is_fast=True, copies=True), "16x64x128 g1 w4 s4 p2 swap desc"),
+        (GroupedKey(16, 2, block_scaled=False, is_fast=True, copies=False), "16x64x128 g1 w4 s4 p2 swap"),
     ],
 )
 def test_h200_tiles(key, name):
@@ -241,13 +245,46 @@ def test_h200_tiles(key, name):
     ],
 )
 def test_bad_tiles_are_invalid(changes):
-    key, tile = GroupedKey(0, 2, block_scaled=False, copies=True), GroupedTile(128, 256, 64, 8, 8, 4, 1)
+    key, tile = GroupedKey(0, 2, block_scaled=False, is_fast=True, copies=True), GroupedTile(128, 256, 64, 8, 8, 4, 1)
     assert tiles.is_valid_on(tile, key, 90)
     assert not tiles.is_valid_on(replace(tile, **changes), key, 90)
 
 
+@pytest.mark.parametrize(
+    ("capability", "changes", "leaves"),
+    [
+        (89, {}, True),
+        (90, {}, True),
+        (100, {}, False),
+        (90, {"is_fast": True}, False),
+        (100, {"block_scaled": True}, True),
+        (90, {"element_bytes": 2}, False),
+    ],
+)
+def test_float8_sums_leave_an_accumulator_that_is_too_short(capability, changes, leaves):
+    options: dict[str, Any] = {"element_bytes": 1, "block_scaled": False, "is_fast": False} | changes
+    key = tiles.make_key(512, 1, copies=False, **options)
+    assert key.leaves_accumulator(capability) == leaves
+    wide = GroupedTile(128, 256, 64, 8, 8, 2, 1)
+    assert tiles.is_valid_on(wide, key, capability) == (not leaves and capability >= 90)
+
+
+def test_the_launch_and_the_tile_agree_on_what_leaves_the_accumulator():
+    for scales, fast_accumulation, dtype_name in combinations(
+        ("tensor", "channel", "block"), (True, False), ("bfloat16", "float8_e4m3fn")
+    ):
+        problem = gate_up("p", (3, 0, 5), 8, 128, 2, scales=scales, fast_accumulation=fast_accumulation)
+        product = shapes_of(problem, dtype_name, torch.device("meta"))
+        key = tiles.key_of(problem, dtype_name)
+        for capability in (89, 90, 100, 120):
+            # Factors of blocks are multiplied in at every step, whatever the tensor cores keep.
+            leaves = product.promotes(capability) or product.scales == "block"
+            assert key.leaves_accumulator(capability) == leaves
+        assert not product.promotes(100)
+
+
 def test_a_block_scaled_tile_lies_within_a_block():
-    key, tile = GroupedKey(0, 1, block_scaled=True, copies=True), GroupedTile(128, 128, 128, 8, 8, 3, 1)
+    key, tile = GroupedKey(0, 1, block_scaled=True, is_fast=False, copies=True), GroupedTile(128, 128, 128, 8, 8, 3, 1)
     assert tiles.is_valid_on(tile, key, 90)
     assert not tiles.is_valid_on(replace(tile, block_n=256), key, 90)
     assert not tiles.is_valid_on(replace(tile, block_k=64), key, 90)

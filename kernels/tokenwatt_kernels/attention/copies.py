@@ -14,11 +14,3 @@ def copied_keys(is_allowed: Callable[[int], bool]) -> int:
     [0, 32, 64, 128]
     """
     return next((keys for keys in LENGTHS if is_allowed(keys)), 0)
-
-
-def has_copies(capability: int) -> bool:
-    """Whether kernels for a GPU of `capability` use hardware copies: sm_90 to sm_107.
-
-    sm_120 has them too, but with them triton 3.6 spills in every prefill kernel.
-    """
-    return 90 <= capability < 120

@@ -67,7 +67,7 @@ def _cases(
     tiles: Iterable[tuple[Any, int]],
 ) -> list[Case]:
     """One for each tile that takes the operands, and its number of programs."""
-    key, capability = key_for(family, operands, operands.new_out()), _capability(operands.a.device)
+    key, capability = key_for(family, operands, operands.new_out()), capability_of(operands.a.device)
     return [
         Case(
             name=f"{family} {problem.name} {tile.name} programs={programs}",
@@ -91,7 +91,8 @@ def _launch_into(launch: Launch, operands: Operands, tile: Any, programs: int, c
         launch(operands, out, tile, programs, promotes=operands.promotes(capability))
 
 
-def _capability(device: torch.device) -> int:
+def capability_of(device: torch.device) -> int:
+    """That of a GPU, or of the one that the interpreter stands for."""
     return INTERPRETED_CAPABILITY if device.type == "cpu" else device_facts.capability(device)
 
 

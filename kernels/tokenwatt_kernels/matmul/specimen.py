@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 from tokenwatt_kernels import tables
@@ -13,7 +12,8 @@ from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import part
 from tokenwatt_kernels.matmul.activations import ACTIVATIONS, is_gated
 from tokenwatt_kernels.matmul.library_tile import LibraryTile
-from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, MatmulProblem, takes
+from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, FLOAT8, MatmulProblem, takes
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 OPERANDS = {"a_ptr", "weight_ptr"}
@@ -21,8 +21,11 @@ LIKE_OUT = {"out_ptr", "bias_ptr", "residual_ptr"}
 FLOATS = {"a_scale_ptr", "weight_scale_ptr", "partial_ptr"}
 ALIGNED_NUMBERS = {"N", "K", "a_stride_m", "weight_stride_n", "out_stride_m", "residual_stride_m"}
 
-TRIED = ("bfloat16", "float8_e4m3fn")
-"""Dtypes of all combinations: float16 is compiled as bfloat16 is, and float32 has few tiles."""
+TRIED = ("bfloat16", FLOAT8)
+"""Dtypes of all options: float16 is compiled as bfloat16 is, and float32 has few tiles."""
+SCALINGS = {FLOAT8: (("token_channel", True), ("token_channel", False), ("block", False))}
+"""Ways to scale that change the code, and whether sums stay in the tensor cores."""
+UNSCALED = ("none", False)
 
 Sizes = Mapping[str, tuple[int, int, int]]
 Make = Callable[[MatmulProblem, str, Any, Target], list[Specimen]]
@@ -33,34 +36,45 @@ def family_specimens(
     family: str,
     sizes: Sizes,
     main: str,
-    tried: tuple[str, ...],
+    most: str,
     make: Make,
     target: Target,
     dtype_names: tuple[str, ...],
 ) -> list[Specimen]:
-    """What `make` gives with the tile of a GPU without a table, for each dtype and listed problem.
+    """What `make` gives with the tile of a GPU without a table, for each TRIED dtype and listed problem.
 
-    And in TRIED dtypes, for all combinations of options, every tile that is chosen for some size, and those of the
-    tables of such GPUs.
-    sizes: M, N and K by name. main: the name of those that the options are listed for; tried: those that they are
-        combined for, each with all others; where rows are not aligned, only with bias and residual.
+    And every tile that is chosen for some size, and those of the tables of such GPUs, with all options at once; and
+    every two options with the tile that asks for the most. Other dtypes have the tiles of the first with all options.
+    sizes: M, N and K by name. main: those that the options are listed for. most: those of the tile that asks for most.
     """
     tiles = part(family, "tiles")
     found = []
     for dtype_name in dtype_names:
         if dtype_name not in DTYPE_NAMES:
             continue
-        for problem in _listed(sizes, main):
+        full = list(_full(sizes, dtype_name))
+        for problem in _listed(sizes, main) if dtype_name in TRIED else full:
             if takes(problem, dtype_name, target.capability):
                 tile = tiles.default(tiles.key_of(problem, dtype_name), target.capability)
                 found += make(problem, dtype_name, tile, target)
-        for problem in _combinations({name: sizes[name] for name in tried}):
-            if dtype_name in TRIED and takes(problem, dtype_name, target.capability):
-                for tile in _tiles(family, problem, dtype_name, target):
-                    found += [
-                        replace(specimen, name=f"{specimen.name} {tile.name}", is_listed=False)
-                        for specimen in make(problem, dtype_name, tile, target)
-                    ]
+        if dtype_name not in TRIED:
+            continue
+        unlisted = [(problem, tile) for problem in full for tile in _preferred(family, problem, dtype_name, target)]
+        unlisted += [
+            (problem, tile)
+            for problem in (*full, *_full(sizes, dtype_name, "none"))
+            for tile in _measured(family, problem, dtype_name, target)
+        ]
+        unlisted += [
+            (problem, tiles.default(tiles.key_of(problem, dtype_name), target.capability))
+            for problem in _pairs(most, sizes[most], dtype_name)
+        ]
+        for problem, tile in unlisted:
+            if takes(problem, dtype_name, target.capability):
+                found += [
+                    replace(specimen, name=f"{specimen.name} {tile.name}", is_listed=False)
+                    for specimen in make(problem, dtype_name, tile, target)
+                ]
     return found
 
 
@@ -75,30 +89,44 @@ def _listed(sizes: Sizes, main: str) -> Iterator[MatmulProblem]:
     yield MatmulProblem("fast", *sizes[main], scaling="token_channel", fast_accumulation=True)
 
 
-def _combinations(sizes: Sizes) -> Iterator[MatmulProblem]:
-    """Every option that changes the code, with every other; one gated activation stands for all."""
-    for name, activation, ends, scaling, is_fast in product(
-        sizes, ("none", "swiglu"), (False, True), ("none", "token_channel", "block"), (False, True)
+def _full(sizes: Sizes, dtype_name: str, activation: str = "swiglu") -> Iterator[MatmulProblem]:
+    """Every size and way to scale with an activation, bias and residual."""
+    for name, size in sizes.items():
+        for scaling in SCALINGS.get(dtype_name, (UNSCALED,)):
+            yield _combined(name, size, activation, True, scaling)
+
+
+def _pairs(name: str, size: tuple[int, int, int], dtype_name: str) -> Iterator[MatmulProblem]:
+    """Every two options that change the code; one gated activation stands for all."""
+    for activation, ends, scaling in every_pair(
+        ("none", "swiglu"), (False, True), SCALINGS.get(dtype_name, (UNSCALED,))
     ):
-        if (is_fast and scaling != "token_channel") or ("unaligned" in name and not ends):
-            continue
-        full_name = f"{name} {activation} ends={ends} {scaling} fast={is_fast}"
-        yield MatmulProblem(full_name, *sizes[name], activation, ends, ends, scaling, is_fast)
+        yield _combined(name, size, activation, ends, scaling)
 
 
-def _tiles(family: str, problem: MatmulProblem, dtype_name: str, target: Target) -> list[Any]:
-    """The tiles of ours that a GPU of this generation may launch for a problem like this, of whatever size."""
+def _combined(
+    name: str, size: tuple[int, int, int], activation: str, ends: bool, scaling: tuple[str, bool]
+) -> MatmulProblem:
+    """The problem of one choice of options. ends: whether it has bias and residual."""
+    words = [activation, *(["ends"] if ends else []), scaling[0], *(["fast"] if scaling[1] else [])]
+    return MatmulProblem(" ".join([name, *words]), *size, activation, ends, ends, *scaling)
+
+
+def _preferred(family: str, problem: MatmulProblem, dtype_name: str, target: Target) -> list[Any]:
+    """The tiles that a GPU without a table may launch for a problem like this, of whatever size."""
     tiles = part(family, "tiles")
     key = tiles.key_of(problem, dtype_name)
-    preferred = [
-        tile for tile in tiles.preferred(key, target.capability) if tiles.is_valid(tile, key, target.capability)
-    ]
-    measured = [
+    return [tile for tile in tiles.preferred(key, target.capability) if tiles.is_valid(tile, key, target.capability)]
+
+
+def _measured(family: str, problem: MatmulProblem, dtype_name: str, target: Target) -> list[Any]:
+    """The tiles of ours in tables of such GPUs for a problem like this, of whatever size."""
+    key = part(family, "tiles").key_of(problem, dtype_name)
+    return [
         row.tile
         for _, row in tables.rows_for(target.capability, family)
         if row.key.is_alike(key) and not isinstance(row.tile, LibraryTile)
     ]
-    return list(dict.fromkeys([*preferred, *measured]))
 
 
 def make_specimen(

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels.attention.cases import attention_cases
-from tokenwatt_kernels.attention.copies import has_copies
 from tokenwatt_kernels.attention.decode import kernel
 from tokenwatt_kernels.attention.decode.call import tile_for
 from tokenwatt_kernels.attention.decode.tiles import INTERPRETER_TILES, DecodeTile
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
 from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.targets import target_for
 from tokenwatt_kernels.testing import Case
 
 INTERPRETER_MULTIPROCESSORS = 3
@@ -43,7 +43,7 @@ def small_cases(
     inputs = make_inputs(problem, dtype_name, device)
     tiles = INTERPRETER_TILES
     if device.type != "cpu":
-        copies = has_copies(device_facts.capability(device))
+        copies = target_for(device_facts.capability(device)).copies_tiles
         tiles = tuple((tile, programs) for tile, programs in tiles if copies or not tile.descriptors)
     yield from _cases(problem, dtype_name, inputs, launch, tiles)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 from tokenwatt_kernels import tables
@@ -17,13 +16,14 @@ from tokenwatt_kernels.attention.decode.kernel import (
     split_kernel,
 )
 from tokenwatt_kernels.attention.decode.problems import latents, tokens
-from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, can_overlap, default, key_of
+from tokenwatt_kernels.attention.decode.tiles import FAMILY, DecodeKey, DecodeTile, default, key_of
 from tokenwatt_kernels.attention.heads import key_parts, value_block
 from tokenwatt_kernels.attention.online_softmax import weight_shift
 from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
 from tokenwatt_kernels.attention.specimen import compilable, dtypes_of, make_specimen
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 # Every head size, and every option at the size of a model that has it.
@@ -40,21 +40,33 @@ PROBLEMS = (
     tokens("D128 fp8 cache", (1,), 32, 8, 128, kv_dtype="float8_e4m3fn"),
     latents("latent 576/512", (1,), 128, 576, 512, page_size=64),
 )
-FULL_PRECISION = {"D64", "D128", "D256"}
+OTHERS = {
+    "float32": {"D64", "D128", "D256"},
+    "float16": {"D64 window sinks", "D256 softcap", "D128 fp8 cache", "latent 576/512"},
+}
+"""Of PROBLEMS: float32 has few tiles, and float16 is compiled as bfloat16 is."""
 BFLOAT16 = "bfloat16"
 
 
+HEADS = ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
+ROWS = ((4, 1), (8, 4), (8, 8))
+CACHES = ((16, None), (64, None), (16, FLOAT8), (64, FLOAT8))
+
+
 def _combinations() -> Iterator[AttentionProblem]:
-    """Heads by rows of a tile by page by cache: whatever a tile depends on, and what changes the code of a step."""
-    heads = ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
-    for (head_dim, value_dim), (group, queries), page_size, kv_dtype in product(
-        heads, ((4, 1), (8, 4), (8, 8)), (16, 64), (None, FLOAT8)
+    """All options, with every two of what a tile depends on: head, rows, and page and dtype of the cache.
+
+    And with all of it where the head is the widest and rows are the most.
+    """
+    most = [(HEADS[-1], ROWS[-1], cache) for cache in CACHES]
+    for (head_dim, value_dim), (group, queries), (page_size, kv_dtype) in dict.fromkeys(
+        [*every_pair(HEADS, ROWS, CACHES), *most]
     ):
         cache = " fp8 cache" if kv_dtype else ""
         name = f"D{head_dim}/{value_dim} {group * queries} rows page {page_size}{cache}"
         yield tokens(
-            name, (1,), 8 * group, 8, head_dim,
-            queries=queries, page_size=page_size, value_dim=value_dim, kv_dtype=kv_dtype,
+            name, (1,), 8 * group, 8, head_dim, queries=queries, page_size=page_size, value_dim=value_dim,
+            kv_dtype=kv_dtype, window=128, has_sinks=True, softcap=50.0, checks_lse=True,
         )  # fmt: skip
     yield latents("latent 576/512 fp8 cache", (1,), 128, 576, 512, page_size=64, kv_dtype=FLOAT8)
 
@@ -65,7 +77,7 @@ COMBINATIONS = tuple(_combinations())
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
     """Both kernels with the tile of a GPU without a table, for each dtype and problem that the target has.
 
-    And in bfloat16 the main kernel for all combinations, and with every tile of the tables of such GPUs.
+    And in bfloat16 the main kernel for the combinations, and with every tile of the tables of such GPUs.
     """
     listed = [
         specimen
@@ -73,12 +85,12 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         for problem in PROBLEMS
         if dtype_name != FLOAT8
         and compilable(problem, DTYPES[dtype_name], target)
-        and (dtype_name != "float32" or problem.name in FULL_PRECISION)
+        and problem.name in OTHERS.get(dtype_name, {problem.name})
         for specimen in _specimens(problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
     ]
     if BFLOAT16 not in dtype_names:
         return listed
-    if can_overlap(target.capability):
+    if target.can_overlap:
         problem = next(problem for problem in PROBLEMS if problem.name == "D128")
         tile = replace(default(key_of(problem, BFLOAT16), target.capability), overlaps=True)
         listed += _specimens(replace(problem, name="D128 overlapping"), BFLOAT16, tile)

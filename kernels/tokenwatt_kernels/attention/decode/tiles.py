@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
-from tokenwatt_kernels.attention.copies import copied_keys, has_copies
+from tokenwatt_kernels.attention.copies import copied_keys
 from tokenwatt_kernels.attention.heads import MIN_PART, is_power_of_two, row_block, value_block
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.dtypes import DTYPES
@@ -86,11 +86,6 @@ INTERPRETER_TILES = (
 )
 
 
-def can_overlap(capability: int) -> bool:
-    """Whether a launch may begin before the one that it depends on has ended: sm_90 and later."""
-    return capability >= 90
-
-
 def shared_bytes(tile: DecodeTile, head_dim: int, value_dim: int, element_bytes: int, *, values_are_keys: bool) -> int:
     """Shared memory of one program at most: the query tile in 16 bits or more, K and V tiles and pages for every stage.
 
@@ -115,8 +110,8 @@ def is_valid(
         and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) >= 1
-        and (not tile.descriptors or has_copies(capability))
-        and (not tile.overlaps or can_overlap(capability))
+        and (not tile.descriptors or target_for(capability).copies_tiles)
+        and (not tile.overlaps or target_for(capability).can_overlap)
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and needed <= target_for(capability).shared_limit_bytes
     )
@@ -233,7 +228,7 @@ def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
         tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
         if is_valid_on(tile, key, capability):
             found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
-    overlaps = (False, True) if can_overlap(capability) else (False,)
+    overlaps = (False, True) if target_for(capability).can_overlap else (False,)
     sharing = product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), overlaps)
     found += [
         replace(first, programs_per_multiprocessor=programs, least_steps=least, overlaps=overlap)

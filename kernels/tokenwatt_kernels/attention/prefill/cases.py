@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels.attention.cases import attention_cases
-from tokenwatt_kernels.attention.copies import has_copies
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
 from tokenwatt_kernels.attention.prefill import variants
 from tokenwatt_kernels.attention.prefill.tiles import INTERPRETER_TILES, PrefillTile, Tile
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
 from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
+from tokenwatt_kernels.targets import target_for
 from tokenwatt_kernels.testing import Case
 
 
@@ -50,7 +50,7 @@ def small_cases(
     tiles = INTERPRETER_TILES
     if device.type != "cpu" and dtype_name == FLOAT8:
         tiles = (PrefillTile(32, 32, 32, 4, 1),)
-    elif device.type != "cpu" and not has_copies(device_facts.capability(device)):
+    elif device.type != "cpu" and not target_for(device_facts.capability(device)).copies_tiles:
         tiles = tuple(tile for tile in tiles if not tile.descriptors)
     yield from cases(problem, dtype_name, device, launch=launch, tiles=tiles)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from tokenwatt_kernels.attention.problem import FLOAT8, AttentionProblem
 from tokenwatt_kernels.attention.specimen import compilable, dtypes_of, make_specimen
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 # Every head size, and every option at the size of a model that has it.
@@ -38,27 +40,45 @@ PROBLEMS = (
     chunks("D128 page 128 fp8 cache", (1,), (1,), 4, 1, 128, page_size=128, kv_dtype="float8_e4m3fn"),
     chunks("D128 page 16 fp8 cache", (1,), (1,), 4, 1, 128, page_size=16, kv_dtype="float8_e4m3fn"),
 )
-FULL_PRECISION = {"D64", "D128", "D256", "D128 page 16"}
-BFLOAT16 = "bfloat16"
-OPTIONS: dict[str, dict[str, Any]] = {
-    "": {},
-    " window": {"window": 128, "has_sinks": True},
-    " softcap": {"softcap": 50.0},
-    " not causal": {"causal": False, "checks_lse": True},
+OTHERS = {
+    "float32": {"D64", "D128", "D256", "D128 page 16"},
+    "float16": {"D64 window sinks", "D192/128", "D256 softcap", "D128 page 16", "D128 page 128 fp8 cache"},
 }
+"""Of PROBLEMS: float32 has few tiles, and float16 is compiled as bfloat16 is."""
+BFLOAT16 = "bfloat16"
+HEADS = ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
+KEYS = ((0, None), (16, None), (64, None), (16, FLOAT8), (64, FLOAT8))
+"""Keys to a page, 0 for none, and their dtype: with the head, whatever a tile depends on."""
 
 
 def _combinations() -> Iterator[AttentionProblem]:
-    """Heads by options by where keys lie by cache: whatever a tile depends on, and what changes the code of a step."""
-    for head_dim, value_dim in ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)):
-        for option, values in OPTIONS.items():
-            name = f"D{head_dim}/{value_dim}{option}"
-            widths = {"head_dim": head_dim, "value_dim": value_dim}
-            yield prompts(name, (1,), 4, 1, **widths, **values)
-            yield chunks(f"{name} page 16", (1,), (1,), 4, 1, page_size=16, **widths, **values)
-        for page_size, kv_dtype in ((16, FLOAT8), (64, None), (64, FLOAT8)):
-            name = f"D{head_dim}/{value_dim} page {page_size}{' fp8 cache' if kv_dtype else ''}"
-            yield chunks(name, (1,), (1,), 4, 1, page_size=page_size, kv_dtype=kv_dtype, **widths)
+    """Every tile with all options, and every two options with the widest head, which asks for the most."""
+    for head, keys in product(HEADS, KEYS):
+        yield _combined(head, *keys, True, True, True)
+    for options in every_pair((False, True), (False, True), (False, True)):
+        yield _combined(HEADS[-1], *KEYS[0], *options)
+
+
+def _combined(
+    head: tuple[int, int], page_size: int, kv_dtype: str | None, causal: bool, windowed: bool, capped: bool
+) -> AttentionProblem:
+    options: dict[str, Any] = {"causal": causal, "kv_dtype": kv_dtype, "checks_lse": True}
+    words = [
+        f"D{head[0]}/{head[1]}",
+        *([f"page {page_size}"] if page_size else []),
+        *(["fp8 cache"] if kv_dtype else []),
+    ]
+    if not causal:
+        words.append("not causal")
+    if windowed:
+        words.append("window sinks")
+        options |= {"window": 128, "has_sinks": True}
+    if capped:
+        words.append("softcap")
+        options["softcap"] = 50.0
+    if not page_size:
+        return prompts(" ".join(words), (1,), 4, 1, head[0], value_dim=head[1], **options)
+    return chunks(" ".join(words), (1,), (1,), 4, 1, head[0], value_dim=head[1], page_size=page_size, **options)
 
 
 COMBINATIONS = tuple(_combinations())
@@ -68,13 +88,13 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
     """The kernel with the tile of a GPU without a table, for each dtype and problem that the target has.
 
     And the warp-specialised kernel where it exists: there it may be taken if a table says so. And in bfloat16 and
-    float8 all combinations, and every tile of the tables of such GPUs.
+    float8 the combinations, and every tile of the tables of such GPUs.
     """
     listed = [
         _specimen(problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
         for dtype_name in dtype_names
         for problem in PROBLEMS
-        if _exists(problem, dtype_name, target) and (dtype_name != "float32" or problem.name in FULL_PRECISION)
+        if _exists(problem, dtype_name, target) and problem.name in OTHERS.get(dtype_name, {problem.name})
     ] + [
         _warp_specialised(dtype_name, head_dim, causal=causal)
         for dtype_name in dtype_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
-from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys, has_copies
+from tokenwatt_kernels.attention.copies import LENGTHS, copied_keys
 from tokenwatt_kernels.attention.heads import MIN_FLOAT8_PART, MIN_PART, is_power_of_two, value_block
 from tokenwatt_kernels.attention.prefill import warp_specialised_tiles
 from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import WarpSpecialisedTile
@@ -129,7 +129,7 @@ def is_valid(tile: PrefillTile, head_dim: int, value_dim: int, element_bytes: in
         and tile.edge_n <= tile.block_n
         and tile.num_warps in (1, 2, 4, 8)
         and tile.num_stages >= 1
-        and (not tile.descriptors or has_copies(capability))
+        and (not tile.descriptors or target_for(capability).copies_tiles)
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and accumulators_per_thread(tile, value_dim) <= most_accumulators
         and shared_bytes(tile, head_dim, value_dim, element_bytes) <= target_for(capability).shared_limit_bytes
@@ -165,7 +165,7 @@ def choose(
             tile for tile, limit in zip(_FULL_PRECISION, _FULL_PRECISION_WIDEST, strict=True) if widest <= limit
         )
     else:
-        copies = descriptors and has_copies(capability)
+        copies = descriptors and target_for(capability).copies_tiles
         tiles = tuple(
             tile
             for tile in (replace(tile, descriptors=copies) for tile in _TENSOR_CORES[generation(capability)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
@@ -11,6 +10,7 @@ from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.norm.kernel import norm_kernel
 from tokenwatt_kernels.fused.norm.problems import DTYPE_NAMES, NormProblem, Scales, takes
 from tokenwatt_kernels.fused.norm.tiles import FAMILY, NormTile, block_width, default, key_of, most_registers
+from tokenwatt_kernels.pairwise import every_pair, every_value
 from tokenwatt_kernels.targets import Target
 
 PROBLEMS = (
@@ -21,25 +21,35 @@ PROBLEMS = (
     NormProblem("4096 residual fp8 token", 1, 4096, has_residual=True, scales="token"),
     NormProblem("7168 residual fp8 block", 1, 7168, has_residual=True, scales="block"),
 )
-ANSWERS: tuple[tuple[Scales, bool], ...] = (
-    ("none", False), ("none", True), ("tensor", False), ("token", True), ("block", False),
-)  # fmt: skip
-COMBINATIONS = tuple(
-    NormProblem(
+WIDTHS = (128, 1024, 2560, 5120, 16_384)
+SCALES: tuple[Scales, ...] = ("none", "tensor", "token", "block")
+BFLOAT16 = "bfloat16"
+
+
+def _combined(width: int, has_residual: bool, unit_offset: bool, scales: Scales) -> NormProblem:
+    return NormProblem(
         f"{width} {'residual ' * has_residual}{scales}{' offset' * unit_offset}", 1, width,
         has_residual=has_residual, unit_offset=unit_offset, scales=scales,
-    )
-    for width, has_residual, (scales, unit_offset) in product((128, 1024, 2560, 5120, 16_384), (False, True), ANSWERS)
-)  # fmt: skip
+    )  # fmt: skip
+
+
+COMBINATIONS = (
+    *(_combined(WIDTHS[-1], *options) for options in every_pair((False, True), (False, True), SCALES)),
+    *(_combined(width, True, True, scales) for width in WIDTHS for scales in SCALES),
+)
+"""Every two options with the longest row, which asks for the most, and every tile with all options and every answer."""
+OTHERS = tuple(_combined(width, True, True, scales) for width, scales in every_value(WIDTHS, SCALES))
+"""Of dtypes other than bfloat16, which differ in how numbers are read and written: every tile with all options."""
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """The kernel with the tile of a GPU without a table: listed problems, all combinations, and every measured tile."""
+    """The kernel with the tile of a GPU without a table: listed problems and combinations, and every measured tile."""
     found = []
     for dtype_name in dtype_names:
         if dtype_name not in DTYPE_NAMES:
             continue
-        chosen = [(problem, True) for problem in PROBLEMS] + [(problem, False) for problem in COMBINATIONS]
+        listed, unlisted = (PROBLEMS, COMBINATIONS) if dtype_name == BFLOAT16 else (OTHERS, ())
+        chosen = [(problem, True) for problem in listed] + [(problem, False) for problem in unlisted]
         for problem, is_listed in chosen:
             if takes(problem, dtype_name, target.capability):
                 tile = default(key_of(problem, dtype_name), target.capability)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
@@ -11,6 +10,7 @@ from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.rope.kernel import MAX_REGISTERS, blocks, rope_kernel
 from tokenwatt_kernels.fused.rope.problems import DTYPE_NAMES, FLOAT8, RopeProblem, takes
 from tokenwatt_kernels.fused.rope.tiles import FAMILY, RopeTile, default, key_of
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 LATENT = RopeProblem(
@@ -24,31 +24,49 @@ PROBLEMS = (
     RopeProblem("D256 norm offset", 1, 8, 4, 256, has_norm=True, unit_offset=True),
     LATENT,
 )
+DIMS = ((64, 64), (96, 72), (128, 128), (256, 64))
+BFLOAT16 = "bfloat16"
+
+
+def _combined(
+    dims: tuple[int, int], interleaved: bool, is_packed: bool, has_norm: bool, kv_dtype: str | None
+) -> RopeProblem:
+    dim, rotary = dims
+    words = (" interleaved" * interleaved, " packed" * is_packed, " norm" * has_norm, " fp8 cache" * bool(kv_dtype))
+    return RopeProblem(
+        f"D{dim}/{rotary}{''.join(words)}", 1, 32, 8, dim, rotary_dim=rotary, interleaved=interleaved,
+        has_norm=has_norm, is_packed=is_packed, kv_dtype=kv_dtype,
+    )  # fmt: skip
+
+
+FULL = tuple(
+    _combined(dims, interleaved, True, True, kv_dtype)
+    for dims, interleaved, kv_dtype in every_pair(DIMS, (False, True), (None, FLOAT8))
+)
 COMBINATIONS = (
+    *FULL,
     *(
-        RopeProblem(
-            f"D{dim}/{rotary}{' interleaved' * interleaved}{' norm' * has_norm}{' fp8 cache' * bool(kv_dtype)}",
-            1, 32, 8, dim, rotary_dim=rotary, interleaved=interleaved, has_norm=has_norm, kv_dtype=kv_dtype,
-            is_packed=kv_dtype is not None,
-        )
-        for (dim, rotary), interleaved, has_norm, kv_dtype in product(
-            ((64, 64), (96, 72), (128, 128), (256, 64)), (False, True), (False, True), (None, FLOAT8)
-        )
+        _combined(DIMS[-1], *options)
+        for options in every_pair((False, True), (False, True), (False, True), (None, FLOAT8))
     ),
     replace(LATENT, name="latent 512 and 64 fp8 cache", kv_dtype=FLOAT8),
     RopeProblem("D128 without a cache", 1, 32, 8, 128, page_size=0),
-)  # fmt: skip
+)
+"""Every head with all options, and every two options with the widest head, which asks for the most."""
+OTHERS = (*(problem for problem in FULL if problem.kv_dtype is None), LATENT)
+"""Of dtypes other than bfloat16, which differ in how numbers are read and written."""
 FP32_POINTERS = {"cos_ptr", "sin_ptr", "k_scale_ptr", "v_scale_ptr"}
 UNALIGNED = {"k_scale_stride", "v_scale_stride", "cos_stride_p", "sin_stride_p"}
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """The kernel with the tile of a GPU without a table: listed problems, all combinations, and every measured tile."""
+    """The kernel with the tile of a GPU without a table: listed problems and combinations, and every measured tile."""
     found = []
     for dtype_name in dtype_names:
         if dtype_name not in DTYPE_NAMES:
             continue
-        chosen = [(problem, True) for problem in PROBLEMS] + [(problem, False) for problem in COMBINATIONS]
+        listed, unlisted = (PROBLEMS, COMBINATIONS) if dtype_name == BFLOAT16 else (OTHERS, ())
+        chosen = [(problem, True) for problem in listed] + [(problem, False) for problem in unlisted]
         for problem, is_listed in chosen:
             if takes(problem, dtype_name, target.capability):
                 tile = default(key_of(problem, dtype_name), target.capability)

@@ -41,4 +41,4 @@ def _specimens(problem: MatmulProblem, dtype_name: str, tile: DenseTile, target:
     return [specimen]
 
 
-specimens = partial(family_specimens, FAMILY, SIZES, "4096 rows", ("4096 rows", "unaligned"), _specimens)
+specimens = partial(family_specimens, FAMILY, SIZES, "4096 rows", "4096 rows", _specimens)

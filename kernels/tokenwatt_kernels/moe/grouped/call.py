@@ -20,6 +20,7 @@ def key_for(product: Product) -> GroupedKey:
         product.weight.shape[0],
         product.a.element_size(),
         block_scaled=product.scales == "block",
+        is_fast=product.fast_accumulation,
         copies=product.allow_descriptors,
     )
 
@@ -42,7 +43,9 @@ def answer(product: Product, residual: Tensor | None = None) -> Tensor:
 
     tile = tile_for(product)
     out = product.a.new_empty(product.out_shape, dtype=product.out_dtype)
-    launch(product, residual, out, tile, tile.programs_per_multiprocessor * device.multiprocessors(product.a.device))
+    where = product.a.device
+    programs = tile.programs_per_multiprocessor * device.multiprocessors(where)
+    launch(product, residual, out, tile, programs, promotes=product.promotes(device.capability(where)))
     return out
 
 
@@ -56,9 +59,12 @@ def _fake_grouped_matmul(
     weight_scale: Tensor | None = None,
     *,
     activation: str = "none",
+    fast_accumulation: bool = False,
     validate: bool = False,
 ) -> Tensor:
-    product = Product(a, weight, offsets, order, None, bias, a_scale, weight_scale, activation)
+    product = Product(
+        a, weight, offsets, order, None, bias, a_scale, weight_scale, activation, fast_accumulation
+    )  # fmt: skip
     product.check()
     return a.new_empty(product.out_shape, dtype=product.out_dtype)
 
@@ -74,12 +80,10 @@ def grouped_matmul(
     weight_scale: Tensor | None = None,
     *,
     activation: str = "none",
+    fast_accumulation: bool = False,
     validate: bool = False,
 ) -> Tensor:
     """activation(row @ weight[expert].T + bias[expert]) for rows sorted by expert, accumulated in fp32.
-
-    Of float8 whose factors do not change along K, sums stay in the tensor cores, which keep some 14 bits of them on
-    sm_89 and sm_90.
 
     a: tokens [T, K] if `order` is given, of which row i is a[order[i] // (R / T)] and is never copied; otherwise the
         sorted rows [R, K]. One of float32, float16, bfloat16 or float8_e4m3fn, contiguous along K.
@@ -91,13 +95,17 @@ def grouped_matmul(
         K, [rows of a, K / 128] with [E, N / 128, K / 128]. Of a gated activation the latter are those of gate and up in
         turns, [E, 2 (N / 256), K / 128], as the weight's rows are.
     activation: of `matmul.activations`; a gated one takes columns of gate and up in turns.
+    fast_accumulation: leave float8 sums in the tensor cores' accumulator, which keeps some 14 bits on sm_89 and sm_90.
+        Otherwise they leave it for an fp32 sum every 128 terms there, as sums of blocks always do.
     validate: read offsets and order back to the host, which waits for the GPU, and check their values too. On a CPU
         they always are checked; on a GPU they are trusted otherwise, so that a CUDA graph may capture the call.
 
     Returns the sorted rows, [R, N] or [R, N / 2], in the dtype of a, or bfloat16 for float8.
     Raises TypeError or ValueError, before any launch, for arguments other than these.
     """
-    product = Product(a, weight, offsets, order, None, bias, a_scale, weight_scale, activation)
+    product = Product(
+        a, weight, offsets, order, None, bias, a_scale, weight_scale, activation, fast_accumulation
+    )  # fmt: skip
     product.check()
     if validate or a.device.type == "cpu":
         product.check_values()
@@ -123,9 +131,12 @@ def _fake_grouped_matmul_combine(
     a_scale: Tensor | None = None,
     weight_scale: Tensor | None = None,
     *,
+    fast_accumulation: bool = False,
     validate: bool = False,
 ) -> Tensor:
-    product = Product(a, weight, offsets, order, token_weights, bias, a_scale, weight_scale)
+    product = Product(
+        a, weight, offsets, order, token_weights, bias, a_scale, weight_scale, fast_accumulation=fast_accumulation
+    )
     product.check()
     _check_residual(product, residual)
     return a.new_empty(product.out_shape, dtype=product.out_dtype)
@@ -143,6 +154,7 @@ def grouped_matmul_combine(
     a_scale: Tensor | None = None,
     weight_scale: Tensor | None = None,
     *,
+    fast_accumulation: bool = False,
     validate: bool = False,
 ) -> Tensor:
     """For each token the sum over its rows of token_weights * (row @ weight[expert].T + bias[expert]), plus residual.
@@ -153,7 +165,9 @@ def grouped_matmul_combine(
     A row's weighted answer is rounded to the dtype of the answer; the sum over slots is fp32, in their order, so that
     every run gives the same bits. Returns [T, N].
     """
-    product = Product(a, weight, offsets, order, token_weights, bias, a_scale, weight_scale)
+    product = Product(
+        a, weight, offsets, order, token_weights, bias, a_scale, weight_scale, fast_accumulation=fast_accumulation
+    )
     product.check()
     _check_residual(product, residual)
     if validate or a.device.type == "cpu":

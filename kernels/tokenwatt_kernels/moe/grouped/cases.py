@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
+from tokenwatt_kernels.matmul.cases import capability_of
 from tokenwatt_kernels.moe.grouped import kernel
 from tokenwatt_kernels.moe.grouped.call import tile_for
 from tokenwatt_kernels.moe.grouped.inputs import Inputs, make_inputs
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.moe.grouped.reference import reference_answer
-from tokenwatt_kernels.moe.grouped.tiles import INTERPRETER_BLOCK_TILES, INTERPRETER_TILES, GroupedTile, has_copies
+from tokenwatt_kernels.moe.grouped.tiles import INTERPRETER_BLOCK_TILES, INTERPRETER_TILES, GroupedTile
+from tokenwatt_kernels.targets import target_for
 from tokenwatt_kernels.testing import Case
 
 INTERPRETER_MULTIPROCESSORS = 3
@@ -47,7 +49,7 @@ def small_cases(
     """With the interpreter's tiles and programs, on any device."""
     inputs = make_inputs(problem, dtype_name, device)
     tiles = _interpreter_tiles(inputs)
-    if device.type == "cuda" and not has_copies(device_facts.capability(device)):
+    if device.type == "cuda" and not target_for(device_facts.capability(device)).copies_tiles:
         tiles = [(tile, programs) for tile, programs in tiles if not tile.descriptors]
     yield from _cases(problem, dtype_name, inputs, launch, tiles)
 
@@ -65,6 +67,7 @@ def _cases(
     tiles: Sequence[tuple[GroupedTile, int]],
 ) -> Iterator[Case]:
     product = inputs.product
+    promotes = product.promotes(capability_of(product.a.device))
     for tile, programs in tiles:
         launched = tile if product.allow_descriptors else tile.with_pointers()
         yield Case(
@@ -73,12 +76,14 @@ def _cases(
             device=product.a.device,
             out_shape=product.out_shape,
             terms=problem.terms,
-            launch=partial(_launch_into, launch, inputs, launched, programs),
+            launch=partial(_launch_into, launch, inputs, launched, programs, promotes),
             reference=partial(reference_answer, product, inputs.residual),
             # Products of float8 numbers are exact in fp32: the answer is as good as one of bfloat16 numbers.
             held_to="bfloat16" if dtype_name == FLOAT8 else "",
         )
 
 
-def _launch_into(launch: Callable[..., None], inputs: Inputs, tile: GroupedTile, programs: int, out: Tensor) -> None:
-    launch(inputs.product, inputs.residual, out, tile, programs)
+def _launch_into(
+    launch: Callable[..., None], inputs: Inputs, tile: GroupedTile, programs: int, promotes: bool, out: Tensor
+) -> None:
+    launch(inputs.product, inputs.residual, out, tile, programs, promotes=promotes)

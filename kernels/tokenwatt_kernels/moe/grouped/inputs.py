@@ -54,6 +54,7 @@ def make_inputs(
             a_scale=a_scale,
             weight_scale=weight_scale,
             activation=problem.activation,
+            fast_accumulation=problem.fast_accumulation,
         ),
         residual=maker.randn((problem.tokens, problem.n), out_dtype) if problem.has_residual else None,
     )
@@ -79,6 +80,7 @@ def shapes_of(problem: GroupedProblem, dtype_name: str, device: torch.device) ->
         a_scale=torch.empty(of_a, device=device) if is_float8 else None,
         weight_scale=torch.empty(of_weight, device=device) if is_float8 else None,
         activation=problem.activation,
+        fast_accumulation=problem.fast_accumulation,
     )
 
 

@@ -24,9 +24,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_columns
+from tokenwatt_kernels.matmul.operands import descriptor
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
@@ -117,10 +117,13 @@ def grouped_kernel(
     a_scale_stride_m, weight_scale_stride_e, weight_scale_stride_n,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, GATHERS: tl.constexpr, COMBINES: tl.constexpr,
     ACTIVATION: tl.constexpr, SCALES: tl.constexpr, WHOLE_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    SWAPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr, BLOCK_E: tl.constexpr,
+    SWAPPED: tl.constexpr, PROMOTES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (programs,), any number of them."""
+    """Grid: (programs,), any number of them.
+
+    PROMOTES: the sum of a step leaves the tensor cores' accumulator for an fp32 one.
+    """
     GATED: tl.constexpr = ACTIVATION != "none"
     ends = _row_tile_ends(offsets_ptr, EXPERTS, BLOCK_E, BLOCK_M)
     column_tiles = tl.cdiv(N, BLOCK_N)
@@ -181,6 +184,8 @@ def grouped_kernel(
                     acc += product * (row_scales[:, None] * column_scales[None, :])
                 scale_ptrs += 1
                 weight_scale_ptrs += 1
+            elif PROMOTES:
+                acc += tl.dot(left, right, max_num_imprecise_acc=BLOCK_K)
             else:
                 acc = tl.dot(left, right, acc, input_precision="ieee")
             a_ptrs += BLOCK_K
@@ -228,7 +233,7 @@ def combine_kernel(
     tl.store(out_ptr + token * out_stride_t + column, total.to(out_ptr.dtype.element_ty), mask=is_column)
 
 
-def options_of(product: Product, tile: GroupedTile) -> dict[str, Any]:
+def options_of(product: Product, tile: GroupedTile, *, promotes: bool) -> dict[str, Any]:
     """The compile-time arguments of grouped_kernel."""
     return {
         "EXPERTS": product.weight.shape[0],
@@ -240,6 +245,7 @@ def options_of(product: Product, tile: GroupedTile) -> dict[str, Any]:
         "WHOLE_STEPS": product.a.shape[1] % tile.block_k == 0,
         "DESCRIPTORS": tile.descriptors,
         "SWAPPED": tile.swapped,
+        "PROMOTES": promotes,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,
@@ -248,17 +254,22 @@ def options_of(product: Product, tile: GroupedTile) -> dict[str, Any]:
     }
 
 
-def launch(product: Product, residual: Tensor | None, out: Tensor, tile: GroupedTile, programs: int) -> None:
-    """Write the rows of a checked product into out [R, columns], or the sums of a token's rows into out [T, N]."""
+def launch(
+    product: Product, residual: Tensor | None, out: Tensor, tile: GroupedTile, programs: int, *, promotes: bool
+) -> None:
+    """Write the rows of a checked product into out [R, columns], or the sums of a token's rows into out [T, N].
+
+    promotes: float8 sums leave the tensor cores' accumulator at every step.
+    """
     if product.rows == 0 or product.out_columns == 0:
         return
     token_weights = product.token_weights
     with torch.cuda.device_of(out):
         if token_weights is None:
-            _launch_rows(product, out, tile, programs)
+            _launch_rows(product, out, tile, programs, promotes=promotes)
             return
         parts = out.new_empty(product.rows, out.shape[1])
-        _launch_rows(product, parts, tile, programs)
+        _launch_rows(product, parts, tile, programs, promotes=promotes)
         tokens, top_k = token_weights.shape
         combine_kernel[(tokens, triton.cdiv(out.shape[1], COMBINE_COLUMNS))](
             parts, residual, out, out.shape[1], 0 if residual is None else residual.stride(0), out.stride(0),
@@ -266,17 +277,18 @@ def launch(product: Product, residual: Tensor | None, out: Tensor, tile: Grouped
         )  # fmt: skip
 
 
-def _launch_rows(product: Product, out: Tensor, tile: GroupedTile, programs: int) -> None:
+def _launch_rows(product: Product, out: Tensor, tile: GroupedTile, programs: int, *, promotes: bool) -> None:
     a, weight, bias = product.a, product.weight, product.bias
     _, columns, terms = weight.shape
-    descriptor = None
+    weight_desc = None
     if tile.descriptors:
-        descriptor = TensorDescriptor.from_tensor(weight.flatten(0, 1), [tile.block_n, tile.block_k])
+        weight_desc = descriptor(weight.flatten(0, 1), tile.block_n, tile.block_k)
     grouped_kernel[(programs,)](
-        a, weight, descriptor, product.offsets, product.order, product.token_weights, bias, product.a_scale,
+        a, weight, weight_desc, product.offsets, product.order, product.token_weights, bias, product.a_scale,
         product.weight_scale, out, columns, terms, a.stride(0), weight.stride(0), weight.stride(1), out.stride(0),
-        0 if bias is None else bias.stride(0), *_scale_strides(product), **options_of(product, tile),
-        num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
+        0 if bias is None else bias.stride(0), *_scale_strides(product),
+        **options_of(product, tile, promotes=promotes), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        maxnreg=tile.registers, enable_fp_fusion=True,
     )  # fmt: skip
 
 

@@ -57,6 +57,13 @@ MUTANTS = (
         dtype_name="float8_e4m3fn",
     ),
     Mutant(
+        "forgets what has left the accumulator",
+        "channel_scales",
+        "acc += tl.dot(left, right, max_num_imprecise_acc=BLOCK_K)",
+        "acc = tl.dot(left, right, max_num_imprecise_acc=BLOCK_K)",
+        dtype_name="float8_e4m3fn",
+    ),
+    Mutant(
         "takes the first block's factor",
         "block_scales",
         " scale_ptrs += 1",

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tokenwatt_kernels.matmul.problem import FLOAT8_CAPABILITY
+from tokenwatt_kernels.matmul.problem import DTYPE_NAMES, FLOAT8, FLOAT8_CAPABILITY
 
-DTYPE_NAMES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
-FLOAT8 = "float8_e4m3fn"
+__all__ = ["BENCH_PROBLEMS", "DTYPE_NAMES", "FLOAT8", "GATE_PROBLEMS", "GPU_GATE_PROBLEMS", "takes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,7 @@ class GroupedProblem:
     gathers: rows are read from tokens [T, k]; otherwise they lie sorted by expert.
     combines: the answers of a token's rows are weighted and added up; otherwise they stay sorted by expert.
     scales: where float8 tensors have their factors: "tensor", "channel" (per row of either side) or "block".
+    fast_accumulation: float8 products may stay in the tensor cores' accumulator.
     """
 
     name: str
@@ -33,6 +33,7 @@ class GroupedProblem:
     has_bias: bool = False
     has_residual: bool = False
     scales: str = "channel"
+    fast_accumulation: bool = False
 
     @property
     def tokens(self) -> int:
@@ -107,6 +108,8 @@ GATE_PROBLEMS = (
     down("down_bias", (13, 5, 2), 35, 96, 2, has_bias=True),
     down("down_of_one", (6, 12), 1030, 16),
     gate_up("tensor_scales", (5, 0, 19), 44, 64, 2, scales="tensor"),
+    gate_up("channel_scales", (4, 17, 0, 6), 48, 144, 3),
+    gate_up("channel_scales_fast", (4, 17, 0, 6), 48, 144, 3, fast_accumulation=True),
     gate_up("block_scales", (3, 18, 0, 9), 300, 256, 2, scales="block"),
     down("block_scales_down", (20, 0, 2), 200, 384, 2, scales="block", has_bias=True),
 )
@@ -118,6 +121,7 @@ GPU_GATE_PROBLEMS = (
     down("gpt_oss_few_down", balanced(16, 32, 4), 1440, 720, 4, has_bias=True),
     gate_up("many_experts", skewed(512, 512, 8), 256, 512, 8),
     gate_up("block_scales_large", skewed(512, 64, 8), 1024, 1024, 8, scales="block"),
+    gate_up("channel_scales_large", skewed(512, 64, 8), 1024, 1024, 8),
     GroupedProblem("odd_large", (1000, 0, 77), 777, 1001),
 )
 

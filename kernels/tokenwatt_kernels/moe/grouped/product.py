@@ -13,6 +13,7 @@ from tokenwatt_kernels.matmul.activations import check_activation, out_columns
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.route.options import MOST_EXPERTS
+from tokenwatt_kernels.targets import target_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Product:
     token_weights: [T, k] fp32; then row i is weighted, and goes to place order[i] instead of i.
     bias: [E, N]. a_scale, weight_scale: fp32 factors of float8 tensors. scales: where they are, "none", "channel"
         (one for a whole tensor too) or "block".
+    fast_accumulation: float8 products may stay in the tensor cores' accumulator.
     """
 
     a: Tensor
@@ -36,6 +38,7 @@ class Product:
     a_scale: Tensor | None = None
     weight_scale: Tensor | None = None
     activation: str = "none"
+    fast_accumulation: bool = False
 
     @property
     def gathers(self) -> bool:
@@ -78,6 +81,11 @@ class Product:
         if self.a_scale is None:
             return "none"
         return "block" if self.a_scale.dim() == 2 else "channel"
+
+    def promotes(self, capability: int) -> bool:
+        """Whether sums must leave the tensor cores' accumulator at every step on a GPU of `capability`."""
+        is_short = self.a.dtype == FLOAT8 and target_for(capability).shortens_float8_sums
+        return is_short and self.scales != "block" and not self.fast_accumulation
 
     @property
     def allow_descriptors(self) -> bool:

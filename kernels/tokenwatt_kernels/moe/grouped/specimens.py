@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product as combinations
 from typing import Any
@@ -23,11 +23,23 @@ from tokenwatt_kernels.moe.grouped.kernel import (
 )
 from tokenwatt_kernels.moe.grouped.problems import DTYPE_NAMES, FLOAT8, GroupedProblem, balanced, down, gate_up, takes
 from tokenwatt_kernels.moe.grouped.tiles import FAMILY, MANY_ROWS, GroupedKey, GroupedTile, default, key_of
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 BFLOAT16 = "bfloat16"
+Way = Mapping[str, Any]
+"""Where factors are, and whether float8 sums stay in the tensor cores, as fields of a problem."""
+CHANNEL: Way = {"scales": "channel"}
+BLOCK: Way = {"scales": "block"}
+FAST: Way = {"scales": "channel", "fast_accumulation": True}
+TRIED = {BFLOAT16: (CHANNEL,), FLOAT8: (CHANNEL, BLOCK, FAST)}
+"""Dtypes of all options: float16 is compiled as bfloat16 is, and float32 has few tiles."""
 EXPERTS, TOP_K = 128, 8
 TOKENS = {"16 rows": 16, "32 rows": 512, "64 rows": 1024, "many rows": 4096}
+MOST = "many rows"
+"""Those whose tile asks for the most."""
+DOWN = "down"
+"""Stands beside the activations of the first product for the second, which has none."""
 ALIGNED = ("a_ptr", "weight_ptr", "out_ptr", "K", "a_stride_m", "weight_stride_e", "weight_stride_n", "out_stride_m")
 INT32_POINTERS = ("offsets_ptr", "order_ptr")
 FP32_POINTERS = ("token_weights_ptr", "a_scale_ptr", "weight_scale_ptr")
@@ -41,75 +53,77 @@ def _layers(rows: str, k: int = 2048, **options: Any) -> Iterator[GroupedProblem
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """Both kernels with the tile of a GPU without a table, for each dtype, way to scale, product and number of rows.
+    """Both kernels with the tile of a GPU without a table: for TRIED dtypes each way to scale, product and rows.
 
-    And unlisted, biases, steps that end short, weights that are not copied, and in bfloat16 all activations and the
-    tiles of the tables of such GPUs.
+    And unlisted, every tile with all options, every two options with the tile of many rows, and in bfloat16 the tiles
+    of the tables of such GPUs. Other dtypes have their tiles with all options.
     """
-    found = []
+    found, unlisted = [], []
     for dtype_name in dtype_names:
         if dtype_name not in DTYPE_NAMES:
             continue
-        for rows in TOKENS:
-            scales = ("channel", "block") if dtype_name == FLOAT8 else ("channel",)
-            for scale in scales:
-                for problem in _layers(rows, scales=scale):
-                    if takes(problem, dtype_name, target.capability):
-                        name = f"{problem.name} block scales" if scale == "block" else problem.name
-                        found.append(_default(target, dtype_name, replace(problem, name=name)))
+        for problem in _listed(dtype_name) if dtype_name in TRIED else _full():
+            if takes(problem, dtype_name, target.capability):
+                found.append(_default(target, dtype_name, problem))
         if dtype_name != FLOAT8:
             found.append(_combine(dtype_name))
-    unlisted = [
-        _specimen(f"{problem.name}{'' if copies else ' pointers'}", dtype_name, problem, tile)
-        for dtype_name in dtype_names
-        if dtype_name in DTYPE_NAMES
-        for problem, copies in _combinations(dtype_name)
-        if takes(problem, dtype_name, target.capability)
-        for tile in [default(replace(key_of(problem, dtype_name), copies=copies), target.capability)]
-    ]
+        for problem, copies in _combinations(dtype_name) if dtype_name in TRIED else ():
+            if takes(problem, dtype_name, target.capability):
+                unlisted.append(_default(target, dtype_name, problem, copies=copies))
     if BFLOAT16 in dtype_names:
         for name, row in tables.rows_for(target.capability, FAMILY):
-            unlisted += _of_table(name, row.key, row.tile)
+            unlisted += _of_table(target, name, row.key, row.tile)
     return found + [replace(specimen, is_listed=False) for specimen in unlisted]
 
 
-def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
-    """What changes the code beside the listed ones: activations, biases, short steps, and no hardware copies."""
+def _listed(dtype_name: str) -> Iterator[GroupedProblem]:
+    for rows, way in combinations(TOKENS, TRIED[dtype_name]):
+        if way is not FAST or rows == MOST:
+            yield from map(_named, _layers(rows, **way))
+
+
+def _full(way: Way = CHANNEL) -> Iterator[GroupedProblem]:
+    """Each number of rows, gated, with biases and a short last step, and the second product of many rows.
+
+    Factors of blocks have no short steps.
+    """
+    terms, words = (2048, "bias") if way is BLOCK else (2000, "bias K 2000")
     for rows in TOKENS:
-        for scale in ("channel", "block") if dtype_name == FLOAT8 else ("channel",):
-            most = _layers(rows, 2048, activation="swiglu_clamped", has_bias=True, scales=scale)
-            for problem in most:
-                yield _named(problem, "bias"), True
-                yield _named(problem, "bias"), False
-            if scale == "block":
-                continue
-            for problem in _layers(rows, 2000, activation="swiglu_clamped", has_bias=True):
-                yield _named(problem, "bias K 2000"), True
-                yield _named(problem, "bias K 2000"), False
-        if dtype_name == BFLOAT16:
-            for activation, has_bias in combinations(ACTIVATIONS, (False, True)):
-                problem = next(_layers(rows, 2048, activation=activation, has_bias=has_bias))
-                yield _named(problem, f"{activation}{' bias' if has_bias else ''}"), True
+        for problem in _layers(rows, terms, activation="swiglu_clamped", has_bias=True, **way):
+            if problem.gathers or rows == MOST:
+                yield _named(problem, words)
 
 
-def _named(problem: GroupedProblem, words: str) -> GroupedProblem:
-    scales = " block scales" if problem.scales == "block" else ""
-    return replace(problem, name=f"{problem.name}{scales} {words}")
+def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
+    """What changes the code beside the listed ones, and whether the hardware may copy the weight."""
+    for way, copies in combinations(TRIED[dtype_name], (True, False)):
+        for problem in _full(way):
+            yield problem, copies
+    for activation, has_bias, terms in every_pair((DOWN, *ACTIVATIONS), (False, True), (2000, 2048)):
+        gate_up, down = _layers(MOST, terms, activation="none" if activation == DOWN else activation, has_bias=has_bias)
+        words = f"{activation}{' bias' if has_bias else ''} K {terms}"
+        yield _named(down if activation == DOWN else gate_up, words), True
 
 
-def _of_table(name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
+def _named(problem: GroupedProblem, words: str = "") -> GroupedProblem:
+    way = "block scales" if problem.scales == "block" else "fast" if problem.fast_accumulation else ""
+    return replace(problem, name=" ".join(filter(None, (problem.name, way, words))))
+
+
+def _of_table(target: Target, name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
     dtype_name = {1: FLOAT8, 2: BFLOAT16, 4: "float32"}[key.element_bytes]
     rows = "many rows" if key.rows == MANY_ROWS else f"{key.rows} rows"
-    for problem in _layers(rows, scales="block" if key.block_scaled else "channel"):
-        yield _specimen(f"{name} {problem.name}", dtype_name, problem, tile)
+    way = BLOCK if key.block_scaled else FAST if key.element_bytes == 1 and key.is_fast else CHANNEL
+    for problem in _layers(rows, **way):
+        yield _specimen(target, f"{name} {problem.name}", dtype_name, problem, tile)
 
 
-def _default(target: Target, dtype_name: str, problem: GroupedProblem) -> Specimen:
-    tile = default(key_of(problem, dtype_name), target.capability)
-    return _specimen(problem.name, dtype_name, problem, tile)
+def _default(target: Target, dtype_name: str, problem: GroupedProblem, *, copies: bool = True) -> Specimen:
+    tile = default(replace(key_of(problem, dtype_name), copies=copies), target.capability)
+    return _specimen(target, problem.name if copies else f"{problem.name} pointers", dtype_name, problem, tile)
 
 
-def _specimen(name: str, dtype_name: str, problem: GroupedProblem, tile: GroupedTile) -> Specimen:
+def _specimen(target: Target, name: str, dtype_name: str, problem: GroupedProblem, tile: GroupedTile) -> Specimen:
     dtype = DTYPES[dtype_name]
     product = shapes_of(problem, dtype_name, torch.device("meta"))
     tensors = {
@@ -120,7 +134,8 @@ def _specimen(name: str, dtype_name: str, problem: GroupedProblem, tile: Grouped
         "a_scale_ptr": product.a_scale,
         "weight_scale_ptr": product.weight_scale,
     }
-    constexprs = {**options_of(product, tile), **{key: None for key, value in tensors.items() if value is None}}
+    options = options_of(product, tile, promotes=product.promotes(target.capability))
+    constexprs = {**options, **{key: None for key, value in tensors.items() if value is None}}
     signature = {key: "i32" for key in grouped_kernel.arg_names if key not in constexprs}
     for key in signature:
         if key == "weight_desc":

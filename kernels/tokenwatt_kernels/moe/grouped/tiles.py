@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.dense.tiles import MOST_PROMOTED
 from tokenwatt_kernels.matmul.problem import COPY_BYTES, FLOAT8_CAPABILITY
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
@@ -61,13 +62,19 @@ class GroupedKey:
 
     rows: the most rows of an expert, on average, that take the tile, or MANY_ROWS.
     element_bytes: of rows and weight. block_scaled: float8 with a factor for each 128 of K.
+    is_fast: products may stay in the tensor cores' accumulator; of 16 and 32 bits they always do.
     copies: the hardware may copy tiles of the weight.
     """
 
     rows: int
     element_bytes: int
     block_scaled: bool
+    is_fast: bool
     copies: bool
+
+    def leaves_accumulator(self, capability: int) -> bool:
+        """Whether the sum of each step joins an fp32 one on a GPU of `capability`."""
+        return self.block_scaled or (not self.is_fast and target_for(capability).shortens_float8_sums)
 
 
 KEY = GroupedKey
@@ -86,11 +93,6 @@ INTERPRETER_BLOCK_TILES = (
 )
 
 
-def has_copies(capability: int) -> bool:
-    """Whether kernels for a GPU of `capability` copy tiles of the weight with the hardware: sm_90 to sm_107."""
-    return 90 <= capability < 120
-
-
 def shared_bytes(tile: GroupedTile, element_bytes: int) -> int:
     """Shared memory of one program: one tile of rows and one of the weight for every stage."""
     return (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
@@ -107,7 +109,8 @@ def is_valid_on(tile: GroupedTile, key: GroupedKey, capability: int) -> bool:
         and (not key.block_scaled or (tile.block_k == SCALE_BLOCK and tile.block_n <= SCALE_BLOCK))
         and min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) >= 1
         and tile.num_warps in (1, 2, 4, 8)
-        and (not tile.descriptors or (key.copies and has_copies(capability)))
+        and (not tile.descriptors or (key.copies and target_for(capability).copies_tiles))
+        and (not key.leaves_accumulator(capability) or _sums(tile) <= MOST_PROMOTED)
         and fits <= target_for(capability).shared_limit_bytes
     )
 
@@ -122,7 +125,7 @@ def default(key: GroupedKey, capability: int) -> GroupedTile:
 
 def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
     """In order of preference. Few rows stream the weight, with many bytes in flight; many keep the multipliers busy."""
-    is_warpgroup = has_copies(capability)
+    is_warpgroup = target_for(capability).copies_tiles
     copies = key.copies and is_warpgroup
     rows = key.rows
     if key.element_bytes == 4:  # no tensor cores ("ieee" precision)
@@ -140,14 +143,14 @@ def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
         return tiles if rows == 16 else tiles[1:]
     if key.element_bytes == 1 and holds_rows:
         return [GroupedTile(128, 64, step, 8, 8, 4, 1, descriptors=copies)]
-    if key.block_scaled:
+    # With hardware copies, ptxas finds no registers for the factors of many float8 columns.
+    copies = copies and (key.element_bytes == 2 or key.block_scaled)
+    if key.leaves_accumulator(capability):
         return [
             GroupedTile(128, block_n, SCALE_BLOCK, 8, 8, stages, 1, descriptors=copies)
             for block_n, stages in ((128, 4), (128, 3), (64, 3), (64, 2))
         ]
     if is_warpgroup:
-        # With hardware copies, ptxas finds no registers for the factors of float8 columns.
-        copies = copies and key.element_bytes == 2
         return [GroupedTile(128, 256, step, 8, 8, stages, 1, descriptors=copies) for stages in (4, 3)]
     return [GroupedTile(128, 128, step, 8, 8, stages, 1) for stages in (4, 3, 2)]
 
@@ -158,9 +161,12 @@ def row_bound(rows: int, experts: int) -> int:
     return next((bound for bound in ROW_BOUNDS if average <= bound), MANY_ROWS)
 
 
-def make_key(rows: int, experts: int, element_bytes: int, *, block_scaled: bool, copies: bool) -> GroupedKey:
+def make_key(
+    rows: int, experts: int, element_bytes: int, *, block_scaled: bool, is_fast: bool, copies: bool
+) -> GroupedKey:
     """The key for R = `rows` among E = `experts`."""
-    return GroupedKey(row_bound(rows, experts), element_bytes, block_scaled, copies)
+    is_fast = (is_fast and not block_scaled) or element_bytes > 1
+    return GroupedKey(row_bound(rows, experts), element_bytes, block_scaled, is_fast, copies)
 
 
 def key_of(problem: GroupedProblem, dtype_name: str) -> GroupedKey:
@@ -171,6 +177,7 @@ def key_of(problem: GroupedProblem, dtype_name: str) -> GroupedKey:
         len(problem.rows),
         element_bytes,
         block_scaled=dtype_name == FLOAT8 and problem.scales == "block",
+        is_fast=problem.fast_accumulation,
         copies=problem.k * element_bytes % COPY_BYTES == 0,
     )
 
@@ -186,9 +193,9 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
         sizes = product((64, 128), (128, 256), (first.block_k,), (8,), (4, 8), (3, 4), (1, 2))
         found = [GroupedTile(*size, descriptors=desc) for size in sizes for desc in copies]
     else:
-        steps = (SCALE_BLOCK,) if key.block_scaled else (first.block_k, 2 * first.block_k)
+        steps = (SCALE_BLOCK,) if key.leaves_accumulator(capability) else (first.block_k, 2 * first.block_k)
         sizes = product((first.block_m,), (64,), steps, (1,), (4,), (3, 4), (1, 2, 3))
-        orders = (True, False) if has_copies(capability) else (False,)
+        orders = (True, False) if target_for(capability).copies_tiles else (False,)
         found = [
             GroupedTile(*size, swapped=swapped, descriptors=desc)
             for size in sizes
@@ -202,5 +209,9 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
 
 def _is_balanced(tile: GroupedTile) -> bool:
     """Whether a thread has some fp32 accumulators, and registers left for the rest."""
-    accumulators = tile.block_m * tile.block_n // (32 * tile.num_warps)
-    return 4 <= accumulators <= 128 and accumulators + 40 <= tile.registers
+    return 4 <= _sums(tile) <= 128 and _sums(tile) + 40 <= tile.registers
+
+
+def _sums(tile: GroupedTile) -> int:
+    """fp32 sums of a thread."""
+    return tile.block_m * tile.block_n // (32 * tile.num_warps)

@@ -49,9 +49,11 @@ def launcher(problem: GroupedProblem, dtype_name: str, device: torch.device) -> 
     product = inputs.product
     out = torch.empty(product.out_shape, dtype=product.out_dtype, device=device)
     multiprocessors = device_facts.multiprocessors(device)
+    promotes = product.promotes(device_facts.capability(device))
 
     def run(tile: GroupedTile) -> None:
         launched = tile if product.allow_descriptors else tile.with_pointers()
-        launch(product, inputs.residual, out, launched, tile.programs_per_multiprocessor * multiprocessors)
+        programs = tile.programs_per_multiprocessor * multiprocessors
+        launch(product, inputs.residual, out, launched, programs, promotes=promotes)
 
     return run

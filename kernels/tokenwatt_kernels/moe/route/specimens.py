@@ -30,6 +30,7 @@ PROBLEMS = (
     sigmoid("DeepSeek-V3", 64, 256, 8, groups=8, top_groups=4, scale=2.5),
     sigmoid("384 experts", 64, 384, 8, scale=2.5),
 )
+BFLOAT16 = "bfloat16"
 POINTERS = {
     "bias_ptr": "*fp32", "weights_ptr": "*fp32", "experts_ptr": "*i32", "order_ptr": "*i32", "inverse_ptr": "*i32",
     "offsets_ptr": "*i32", "counts_ptr": "*i32",
@@ -37,18 +38,25 @@ POINTERS = {
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
-    """Every kernel with the tile of a GPU without a table, and the first with the tiles of the tables of such GPUs."""
+    """Every kernel with the tile of a GPU without a table, and the first with the tiles of the tables of such GPUs.
+
+    Dtypes other than bfloat16 differ in the loads of the first alone: it is compiled for one or for many programs in
+    turns.
+    """
     found = []
     for dtype_name in dtype_names:
         if dtype_name not in DTYPE_NAMES:
             continue
-        for problem in PROBLEMS:
+        for index, problem in enumerate(PROBLEMS):
             tile = default(key_of(problem, dtype_name), target.capability)
-            found += [_choose(problem, dtype_name, tile, alone=alone) for alone in (True, False)]
+            ways = (True, False) if dtype_name == BFLOAT16 else (index % 2 == 0,)
+            found += [_choose(problem, dtype_name, tile, alone=alone) for alone in ways]
         for name, row in tables.rows_for(target.capability, FAMILY):
             problem = softmax(name, 64, row.key.experts, 8)
             found.append(_choose(problem, dtype_name, row.tile, alone=False, is_listed=False))
-    return found + [specimen for problem in PROBLEMS for specimen in _others(problem)] if found else []
+    if BFLOAT16 in dtype_names:
+        found += [specimen for problem in PROBLEMS for specimen in _others(problem)]
+    return found
 
 
 def _choose(
