@@ -110,7 +110,8 @@ def launch(operands: Nvfp4Operands, out: Tensor, tile: SplitTile, programs: int)
     with torch.cuda.device_of(a):
         nvfp4_kernel[(partial.shape[0],)](
             a, weight, a_group, weight_group, out, partial, a_desc, weight_desc, a_group_desc, weight_group_desc,
-            bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0), a_group.stride(0), weight_group.stride(0), out.stride(0),
+            bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0), a_group.stride(0),
+            weight_group.stride(0), out.stride(0),
             0 if residual is None else residual.stride(0),
             DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda, **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
