@@ -12,6 +12,7 @@ from tokenwatt_kernels.matmul.call import matmul
 from tokenwatt_kernels.matmul.dequantised import dequantised_blocks
 from tokenwatt_kernels.matmul.operands import Operands
 from tokenwatt_kernels.matmul.reference import matmul_reference
+from tokenwatt_kernels.number_formats import float8
 from tokenwatt_kernels.operators import OPERATORS
 
 FLOAT8 = torch.float8_e4m3fn
@@ -86,6 +87,23 @@ def test_a_gated_activation_takes_the_block_scales_of_a_checkpoint(m, activation
     wanted = activate_reference(torch.stack(products, dim=-1).flatten(-2), activation)
     # Products and answers have 8 bits.
     torch.testing.assert_close(found.float(), wanted, rtol=2**-5, atol=2**-6)
+
+
+@pytest.mark.parametrize("m", [3, 100])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_it_takes_what_float8_quantises(m, blocks):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, 300, generator=generator) for rows in (m, 260))
+    if blocks:
+        (a, a_scale), (of_weight, weight_scale) = float8.quantise_blocks(x), float8.quantise_blocks(weight, rows=128)
+        wide_a = float8.dequantise_blocks(a, a_scale)
+        wide_weight = float8.dequantise_blocks(of_weight, weight_scale, rows=128)
+    else:
+        (a, a_scale), (of_weight, weight_scale) = float8.quantise_rows(x), float8.quantise_rows(weight)
+        wide_a, wide_weight = float8.dequantise(a, a_scale), float8.dequantise(of_weight, weight_scale)
+    found = matmul(a, of_weight, a_scale=a_scale, weight_scale=weight_scale)
+    # The answer is rounded once, to 8 bits; the sums in fp32 are of some 300 numbers of about 1.
+    torch.testing.assert_close(found.float(), wide_a @ wide_weight.T, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("m", [3, 100])

@@ -35,18 +35,18 @@ def quantise_per_tensor(x: Tensor) -> tuple[Tensor, Tensor]:
     other functions here that quantise.
     """
     check_numbers("x", x, least_axes=0)
-    scale = scale_of(_largest(x.reshape(1, -1)))[0]
+    scale = scale_of(_largest(x.reshape(1, -1)))
     return to_float8(x, scale), scale
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., K] as float8_e4m3fn [..., K] and scales fp32 [..., 1].
+    """x [..., K] as float8_e4m3fn [..., K] and scales fp32 [...].
 
     One scale per token of activations [M, K], or per output channel of a weight [N, K].
     """
     check_numbers("x", x)
     scale = scale_of(_largest(x))
-    return to_float8(x, scale), scale
+    return to_float8(x, scale[..., None]), scale
 
 
 def quantise_blocks(x: Tensor, rows: int = 1, columns: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -67,8 +67,11 @@ def quantise_blocks(x: Tensor, rows: int = 1, columns: int = BLOCK) -> tuple[Ten
 
 
 def dequantise(quantised: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The numbers that quantise_per_tensor or quantise_rows stand for."""
-    return (quantised.float() * scale).to(dtype)
+    """The numbers that quantise_per_tensor or quantise_rows stand for: scale is [1], or has one axis fewer."""
+    rows = quantised.shape[:-1]
+    if scale.shape not in ((1,), rows):
+        raise ValueError(f"scale must have shape [1] or {list(rows)}, got {list(scale.shape)}")
+    return (quantised.float() * (scale if scale.shape == (1,) else scale[..., None])).to(dtype)
 
 
 def dequantise_blocks(
@@ -80,7 +83,7 @@ def dequantise_blocks(
     wanted = [*quantised.shape[:-2], -(-r // rows), -(-k // columns)]
     if list(scale.shape) != wanted:
         raise ValueError(f"scale must have shape {wanted} for blocks of {rows} x {columns}, got {list(scale.shape)}")
-    return dequantise(quantised, expand_blocks(scale, r, k, rows, columns), dtype)
+    return (quantised.float() * expand_blocks(scale, r, k, rows, columns)).to(dtype)
 
 
 def expand_blocks(scale: Tensor, r: int, k: int, rows: int, columns: int) -> Tensor:
@@ -89,9 +92,7 @@ def expand_blocks(scale: Tensor, r: int, k: int, rows: int, columns: int) -> Ten
 
 
 def _largest(x: Tensor) -> Tensor:
-    if x.shape[-1] == 0:
-        return torch.zeros(*x.shape[:-1], 1, dtype=x.dtype, device=x.device)
-    return x.abs().amax(-1, keepdim=True)
+    return x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
 
 
 def _check_block(rows: int, columns: int) -> None:
