@@ -49,6 +49,19 @@ def test_float8_of_rows_has_a_scale_each():
     assert torch.allclose(float8.dequantise(quantised, scale), x, rtol=1e-6)
 
 
+def test_float8_counts_less_than_2_to_the_minus_100_as_zero():
+    quantised, scale = float8.quantise_rows(torch.tensor([[2.0**-100, 0.0], [-(2.0**-101), 0.0], [2.0**-149, 0.0]]))
+    assert scale.tolist() == [pytest.approx(2.0**-100 / 448), 1, 1]
+    assert quantised.float().tolist() == [[448, 0], [0, 0], [0, 0]]
+
+
+def test_float8_scales_have_a_finite_reciprocal():
+    x = torch.tensor([[0.0], [2.0**-149], [2.0**-100], [torch.finfo(torch.float32).max]])
+    quantised, scale = float8.quantise_rows(x)
+    assert bool((scale.reciprocal().isfinite() & (scale >= torch.finfo(torch.float32).tiny)).all())
+    assert quantised.flatten().float().tolist() == [0, 0, 448, 448]
+
+
 def test_float8_rows_of_experts():
     x = torch.randn(3, 4, 8)
     quantised, scale = float8.quantise_rows(x)

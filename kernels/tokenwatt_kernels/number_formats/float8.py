@@ -1,7 +1,8 @@
 """float8 e4m3 with fp32 scales: one per tensor, per row, or per block. A number is its float8 times its scale.
 
 A scale is the largest magnitude divided by 448, the largest e4m3 number (Micikevicius et al., "FP8 Formats for Deep
-Learning", arXiv 2209.05433); of zeros it is 1. Numbers are rounded to the nearest, ties to even.
+Learning", arXiv 2209.05433); where all magnitudes are below 2^-100 they become zeros, and it is 1. Numbers are rounded
+to the nearest, ties to even. `fused.norm` quantises by the same rule.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from tokenwatt_kernels.number_formats.checks import check_numbers
 
 LARGEST = 448.0
 BLOCK = 128
-LEAST_SCALE = torch.finfo(torch.float32).tiny  # of a subnormal scale the reciprocal would be infinite
+LEAST_LARGEST = 2.0**-100
+"""Less counts as zero. From here on neither a scale nor its reciprocal is zero, subnormal or infinite in fp32."""
 
 
 def scale_of(largest: Tensor) -> Tensor:
-    """The fp32 scale for numbers of which `largest` is the largest magnitude."""
-    scale = (largest.float() / LARGEST).clamp(min=LEAST_SCALE)
-    return torch.where(largest == 0, 1.0, scale)
+    """The scale for numbers of which `largest` is the largest magnitude: fp32, or fp64 where that is fp64."""
+    wide = largest.to(torch.promote_types(largest.dtype, torch.float32))
+    return torch.where(wide < LEAST_LARGEST, 1.0, wide / LARGEST)
 
 
 def to_float8(x: Tensor, scale: Tensor) -> Tensor:
@@ -71,7 +73,8 @@ def dequantise(quantised: Tensor, scale: Tensor, dtype: torch.dtype = torch.floa
     rows = quantised.shape[:-1]
     if scale.shape not in ((1,), rows):
         raise ValueError(f"scale must have shape [1] or {list(rows)}, got {list(scale.shape)}")
-    return (quantised.float() * (scale if scale.shape == (1,) else scale[..., None])).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    return (quantised.to(wide) * (scale if scale.shape == (1,) else scale[..., None])).to(dtype)
 
 
 def dequantise_blocks(
