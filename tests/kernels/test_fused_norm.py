@@ -16,6 +16,7 @@ from tokenwatt_kernels.fused.norm.contest import contest
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.tiles import NormKey, NormTile
 from tokenwatt_kernels.fused.norm.work import work
+from tokenwatt_kernels.number_formats import float8
 from tokenwatt_kernels.operators import OPERATORS
 from tokenwatt_kernels.targets import TARGETS
 from tokenwatt_kernels.work import Work
@@ -63,6 +64,20 @@ def test_scales_per_token_make_the_largest_448():
     # Normed: 0.2 and -2.8, so the scale is 2.8 / 448 = 1/160, and 0.2 is 32.
     assert scale.tolist() == pytest.approx([1 / 160, 1.0])
     assert out.float().tolist() == [[32, -448], [0, 0]]
+
+
+@pytest.mark.parametrize("scales", ["token", "block"])
+def test_scales_follow_the_rule_of_the_format(scales):
+    # 2^-60 after weights of 2^-40 is 2^-100, the least that counts; half as much does not.
+    x = torch.randn(4, 256)
+    x[1], x[2], x[3] = 2.0**-60, 2.0**-61, 0.0
+    weight = torch.full((256,), 2.0**-40)
+    out, scale = rms_norm_quantised(x, weight, scales=scales, eps=1.0)
+    normed = rms_norm(x, weight, eps=1.0)
+    wanted, wanted_scale = float8.quantise_rows(normed) if scales == "token" else float8.quantise_blocks(normed)
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(out.float(), wanted.float())
+    assert scale[1:].flatten().unique().tolist() == [pytest.approx(2.0**-100 / 448), 1]
 
 
 def test_scales_per_block_look_at_128_elements_each():

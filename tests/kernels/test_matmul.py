@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from tokenwatt_kernels.matmul.activations import activate_reference, interleave
 from tokenwatt_kernels.matmul.call import matmul
+from tokenwatt_kernels.matmul.dequantised import dequantised_blocks
 from tokenwatt_kernels.matmul.operands import Operands
 from tokenwatt_kernels.matmul.reference import matmul_reference
+from tokenwatt_kernels.number_formats import float8
 from tokenwatt_kernels.operators import OPERATORS
 
 FLOAT8 = torch.float8_e4m3fn
@@ -51,6 +54,56 @@ def test_scales_of_blocks_by_hand():
     out = matmul(a, weight, a_scale=torch.tensor([[1.0, 2.0]]), weight_scale=torch.tensor([[1.0, 3.0], [0.5, 0.25]]))
     assert set(out[0, :128].tolist()) == {128 * 1.0 * 1.0 + 2 * 2.0 * 3.0}
     assert set(out[0, 128:].tolist()) == {128 * 1.0 * 0.5 + 2 * 2.0 * 0.25}
+
+
+def test_block_scales_of_gate_and_up_come_in_turns():
+    # 2 * 128 interleaved rows are one block of gate and one of up, then come the next two.
+    scale = torch.tensor([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0], [3.0, 13.0]])
+    rows, ones = [0, 1, 2, 254, 255, 256, 257, 511], torch.ones(512, 130)
+    for is_gated, wanted in ((True, [0, 1, 0, 0, 1, 2, 3, 3]), (False, [0, 0, 0, 1, 1, 2, 2, 3])):
+        found = dequantised_blocks(ones, scale, is_gated=is_gated)[rows]
+        assert found[:, 0].tolist() == found[:, 127].tolist() == wanted
+        assert found[:, 128].tolist() == found[:, 129].tolist() == [10 + row for row in wanted]
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "swiglu_clamped"])
+@pytest.mark.parametrize("m", [3, 100])
+def test_a_gated_activation_takes_the_block_scales_of_a_checkpoint(m, activation):
+    # 130 rows of gate and 130 of up, each with scales for 128 rows and for 2.
+    generator = torch.Generator().manual_seed(0)
+    a, gate, up = (torch.randn(rows, 300, generator=generator).to(FLOAT8) for rows in (m, 130, 130))
+    a_scale, gate_scale, up_scale = (torch.rand(rows, 3, generator=generator) / 16 for rows in (m, 2, 2))
+    found = matmul(
+        a,
+        interleave(gate, up),
+        a_scale=a_scale,
+        weight_scale=interleave(gate_scale, up_scale),
+        activation=activation,
+    )
+    products = [
+        matmul(a, weight, a_scale=a_scale, weight_scale=scale).float()
+        for weight, scale in ((gate, gate_scale), (up, up_scale))
+    ]
+    wanted = activate_reference(torch.stack(products, dim=-1).flatten(-2), activation)
+    # Products and answers have 8 bits.
+    torch.testing.assert_close(found.float(), wanted, rtol=2**-5, atol=2**-6)
+
+
+@pytest.mark.parametrize("m", [3, 100])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_it_takes_what_float8_quantises(m, blocks):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, 300, generator=generator) for rows in (m, 260))
+    if blocks:
+        (a, a_scale), (of_weight, weight_scale) = float8.quantise_blocks(x), float8.quantise_blocks(weight, rows=128)
+        wide_a = float8.dequantise_blocks(a, a_scale)
+        wide_weight = float8.dequantise_blocks(of_weight, weight_scale, rows=128)
+    else:
+        (a, a_scale), (of_weight, weight_scale) = float8.quantise_rows(x), float8.quantise_rows(weight)
+        wide_a, wide_weight = float8.dequantise(a, a_scale), float8.dequantise(of_weight, weight_scale)
+    found = matmul(a, of_weight, a_scale=a_scale, weight_scale=weight_scale)
+    # The answer is rounded once, to 8 bits; the sums in fp32 are of some 300 numbers of about 1.
+    torch.testing.assert_close(found.float(), wide_a @ wide_weight.T, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("m", [3, 100])
@@ -123,6 +176,11 @@ ONES = torch.ones(3), torch.ones(256)
             {"dtype": FLOAT8, "a_scale": ONES[0], "weight_scale": torch.ones(2, 3)},
             ValueError,
             r"a_scale must have shape \[3, 3\] beside a weight_scale of \[2, 3\], got \[3\]",
+        ),
+        (
+            {"n": 264, "dtype": FLOAT8, "a_scale": ONES[0], "weight_scale": torch.ones(3, 3), "activation": "swiglu"},
+            ValueError,
+            r"weight_scale must have shape .* or \[2 \(N / 256\), K / 128\] = \[4, 3\], got \[3, 3\]",
         ),
         (
             {"dtype": FLOAT8, "a_scale": torch.ones(3, 3), "weight_scale": ONES[1]},

@@ -18,7 +18,6 @@ from tokenwatt_kernels.moe.grouped.call import grouped_matmul, grouped_matmul_co
 from tokenwatt_kernels.moe.grouped.contest import contest
 from tokenwatt_kernels.moe.grouped.inputs import make_inputs, shapes_of
 from tokenwatt_kernels.moe.grouped.problems import BENCH_PROBLEMS, GroupedProblem, balanced, down, gate_up, skewed
-from tokenwatt_kernels.moe.grouped.reference import scale_row
 from tokenwatt_kernels.moe.grouped.tiles import GroupedKey, GroupedTile
 from tokenwatt_kernels.moe.grouped.work import work
 from tokenwatt_kernels.moe.mlp import moe_mlp
@@ -68,11 +67,12 @@ def test_float8_factors_by_hand():
     assert found.tolist() == [[6, 60], [10, 100]]
 
 
-def test_block_factors_of_gate_and_up_come_in_turns():
-    # 2 * 128 interleaved columns are one block of gates and one of ups, then come the next two.
-    columns = torch.tensor([0, 1, 2, 254, 255, 256, 257, 511])
-    assert scale_row(columns, "swiglu").tolist() == [0, 1, 0, 0, 1, 2, 3, 3]
-    assert scale_row(columns, "none").tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
+def test_block_factors_of_gate_and_up_by_hand():
+    # 128 times 1/8 is 16, and the factors make 4 of the gates and 2 of what they let through.
+    a, weight = torch.ones(1, 128).to(FP8), torch.full((1, 4, 128), 0.125).to(FP8)
+    factors = torch.tensor([[[0.25], [0.125]]])
+    found = grouped_matmul(a, weight, int32(0, 1), None, None, torch.ones(1, 1), factors, activation="swiglu")
+    assert found.tolist() == [[pytest.approx(8 / (1 + 2.718281828**-4), rel=2**-8)] * 2]
 
 
 @pytest.mark.parametrize("activation", ["swiglu", "swiglu_clamped"])
@@ -317,7 +317,8 @@ def test_only_touched_experts_are_read():
 
 @pytest.mark.parametrize(
     ("scales", "numbers"),
-    [("tensor", 1 + 2), ("channel", 2 + 2 * 6), ("block", 2 + 2)],  # 2 tokens, 2 touched experts, 128 of K
+    # 2 tokens, 2 touched experts, one block of K; in blocks gate and up have a row each.
+    [("tensor", 1 + 2), ("channel", 2 + 2 * 6), ("block", 2 + 2 * 2)],
 )
 def test_float8_reads_its_factors(scales, numbers):
     problem = gate_up("hand", (1, 0, 3), 6, 128, 2, scales=scales)

@@ -44,15 +44,36 @@ def test_float8_of_one_scale_by_hand():
 def test_float8_of_rows_has_a_scale_each():
     x = torch.tensor([[448.0, 1.0], [-4.48, 0.0], [0.0, 0.0]])
     quantised, scale = float8.quantise_rows(x)
-    assert scale.shape == (3, 1)
-    assert scale.flatten().tolist() == pytest.approx([1.0, 0.01, 1.0])
+    assert scale.tolist() == pytest.approx([1.0, 0.01, 1.0])
     assert quantised.float()[1].tolist() == [-448, 0]
     assert torch.allclose(float8.dequantise(quantised, scale), x, rtol=1e-6)
 
 
+def test_float8_counts_less_than_2_to_the_minus_100_as_zero():
+    quantised, scale = float8.quantise_rows(torch.tensor([[2.0**-100, 0.0], [-(2.0**-101), 0.0], [2.0**-149, 0.0]]))
+    assert scale.tolist() == [pytest.approx(2.0**-100 / 448), 1, 1]
+    assert quantised.float().tolist() == [[448, 0], [0, 0], [0, 0]]
+
+
+def test_float8_scales_have_a_finite_reciprocal():
+    x = torch.tensor([[0.0], [2.0**-149], [2.0**-100], [torch.finfo(torch.float32).max]])
+    quantised, scale = float8.quantise_rows(x)
+    assert bool((scale.reciprocal().isfinite() & (scale >= torch.finfo(torch.float32).tiny)).all())
+    assert quantised.flatten().float().tolist() == [0, 0, 448, 448]
+
+
 def test_float8_rows_of_experts():
-    quantised, scale = float8.quantise_rows(torch.randn(3, 4, 8))
-    assert (quantised.shape, scale.shape) == ((3, 4, 8), (3, 4, 1))
+    x = torch.randn(3, 4, 8)
+    quantised, scale = float8.quantise_rows(x)
+    assert (quantised.shape, scale.shape) == ((3, 4, 8), (3, 4))
+    assert torch.equal(scale, x.abs().amax(-1) / 448)
+    assert float8.dequantise(quantised, scale).shape == (3, 4, 8)
+
+
+def test_float8_of_a_lone_row_and_of_empty_rows():
+    quantised, scale = float8.quantise_rows(torch.tensor([448.0, 1.0]))
+    assert (scale.tolist(), float8.dequantise(quantised, scale).tolist()) == (1.0, [448, 1])
+    assert float8.quantise_rows(torch.empty(2, 0))[1].tolist() == [1, 1]
 
 
 def test_float8_blocks_have_a_scale_each():
@@ -70,7 +91,7 @@ def test_float8_blocks_of_rows_are_as_rows():
     assert scale.shape == (3, 2)
     wanted, row_scale = float8.quantise_rows(x[:, 128:])
     assert torch.equal(quantised[:, 128:].float(), wanted.float())
-    assert torch.equal(scale[:, 1:], row_scale)
+    assert torch.equal(scale[:, 1], row_scale)
 
 
 @pytest.mark.parametrize("quantise", [float8.quantise_per_tensor, float8.quantise_rows, float8.quantise_blocks])
@@ -86,7 +107,7 @@ def test_float8_errs_by_a_sixteenth_at_most(x):
         assert bool(scale.isfinite().all())
         error = (float8.dequantise(quantised, scale) - x.float()).abs()
         # Half a step: 2^-4 of a normal number, 2^-10 scales of a subnormal one; a little more for the rounded scale.
-        assert bool((error <= torch.maximum(x.float().abs() * 2**-4, scale * 2**-10) * 1.0001).all())
+        assert bool((error <= torch.maximum(x.float().abs() * 2**-4, scale[:, None] * 2**-10) * 1.0001).all())
 
 
 @given(matrices(16))
@@ -96,6 +117,12 @@ def test_float8_again_is_the_same(x):
     again, scale_again = float8.quantise_rows(float8.dequantise(quantised, scale))
     assert torch.equal(again.float(), quantised.float())
     assert torch.allclose(scale_again, scale, rtol=2**-22, atol=0)
+
+
+def test_float8_refuses_scales_of_other_rows():
+    quantised, scale = float8.quantise_rows(torch.ones(4, 256))
+    with pytest.raises(ValueError, match=r"scale must have shape \[1\] or \[4\], got \[4, 1\]"):
+        float8.dequantise(quantised, scale[:, None])
 
 
 def test_float8_refuses_scales_of_other_blocks():

@@ -144,6 +144,14 @@ def test_matmul_counts_what_its_epilogue_reads(scaling, scales):
     assert matmul_work(problem, "float8_e4m3fn") == Work(flop=2 * 3 * 256 * 300, bytes=wanted)
 
 
+@pytest.mark.parametrize(("activation", "columns", "scales"), [("none", 264, 3), ("swiglu", 132, 4)])
+def test_matmul_counts_block_scales_of_gate_and_up(activation, columns, scales):
+    # 264 columns are 3 blocks, but 132 of gate are 2 and so are those of up. Each for 2 blocks of K; one row of a.
+    problem = MatmulProblem("hand", 1, 264, 200, activation, scaling="block")
+    wanted = 200 + 264 * 200 + 4 * 2 * (1 + scales) + 2 * columns
+    assert matmul_work(problem, "float8_e4m3fn").bytes == wanted
+
+
 @pytest.mark.parametrize("family", ["matmul.dense", "matmul.skinny"])
 def test_matmul_families_count_alike(family):
     assert part(family, "work").work is matmul_work

@@ -47,7 +47,8 @@ def matmul(
         zero included.
     bias: [N], residual: [M, N] or, with a gated activation, [M, N / 2]; of the output's dtype, or None.
     a_scale, weight_scale: what float8 elements are multiplied by, fp32: [1] or [M] beside [1] or [N], or
-        [M, K / 128] beside [N / 128, K / 128], rounded up (`scaling.SCALINGS`). None for other dtypes.
+        [M, K / 128] beside [N / 128, K / 128], rounded up (`scaling.SCALINGS`). Of a gated activation the last are
+        those of gate and up in turns, [2 (N / 256), K / 128], as the weight's rows are. None for other dtypes.
     activation: one of activations.ACTIVATIONS; a gated one joins columns 2 j and 2 j + 1 of the product to column j.
     fast_accumulation: leave float8 sums in the tensor cores' accumulator, which keeps some 14 bits on sm_89 and sm_90.
         Otherwise they leave it for an fp32 sum every 64 or 128 terms there.

@@ -24,7 +24,7 @@ def key_for(family: str, operands: Operands, out: Tensor) -> MatmulKey:
         operands.n,
         operands.k,
         operands.a.element_size(),
-        is_gated=operands.activation != "none",
+        is_gated=operands.is_gated,
         is_blocked=operands.scaling == "block",
         is_fast=operands.fast_accumulation,
         can_copy=operands.can_be_copied(out),

@@ -11,7 +11,6 @@ from torch import Tensor
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.operands import Operands
 from tokenwatt_kernels.matmul.problem import MatmulProblem
-from tokenwatt_kernels.matmul.scaling import a_scale_shape, weight_scale_shape
 from tokenwatt_kernels.testing import guarded_randn
 
 Draw = Callable[[Sequence[int], torch.dtype], Tensor]
@@ -45,11 +44,8 @@ def _operands(problem: MatmulProblem, dtype_name: str, draw: Draw) -> Operands:
     )
     if problem.scaling == "none":
         return operands
-    return replace(
-        operands,
-        a_scale=_scales(draw, a_scale_shape(problem.scaling, problem.m, problem.k)),
-        weight_scale=_scales(draw, weight_scale_shape(problem.scaling, problem.n, problem.k)),
-    )
+    a_scale, weight_scale = (_scales(draw, shape) for shape in problem.scale_shapes)
+    return replace(operands, a_scale=a_scale, weight_scale=weight_scale)
 
 
 def _scales(draw: Draw, shape: Sequence[int]) -> Tensor:

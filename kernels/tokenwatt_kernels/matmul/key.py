@@ -60,7 +60,7 @@ def key_of(rows: tuple[int, int], problem: MatmulProblem, dtype_name: str) -> Ma
         problem.n,
         problem.k,
         DTYPES[dtype_name].bytes,
-        is_gated=problem.activation != "none",
+        is_gated=problem.is_gated,
         is_blocked=problem.scaling == "block",
         is_fast=problem.fast_accumulation or dtype_name != FLOAT8,
         can_copy=problem.can_be_copied(dtype_name),

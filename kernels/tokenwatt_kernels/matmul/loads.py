@@ -21,12 +21,28 @@ def tile(pointer, first_row, rows, first_step, steps, stride, SIDE: tl.constexpr
 
 
 @triton.jit
+def weight_scales(pointer, first_column, stride, COLUMNS: tl.constexpr, GATED: tl.constexpr):
+    """Scales of 128 terms for COLUMNS columns of the product, all of one block or, gated, of one block of either kind.
+
+    Written so that a thread loads one or two numbers, and not one for every column.
+    """
+    if GATED:
+        gate = pointer + first_column // (2 * SCALE_BLOCK) * 2 * stride
+        scales = tl.where(tl.arange(0, COLUMNS) % 2 == 0, tl.load(gate), tl.load(gate + stride))
+    else:
+        scales = tl.full([COLUMNS], tl.load(pointer + first_column // SCALE_BLOCK * stride), tl.float32)
+    return scales
+
+
+@triton.jit
 def block_scales(
     a_scale_ptr, weight_scale_ptr, rows, M, first_column, first_step,
     a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
+    COLUMNS: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """What the sums of a step are multiplied by, one number for each of the rows: scales of 128 terms."""
+    """What the sums of a step within 128 terms are multiplied by: scales of the rows, and of COLUMNS columns."""
     block = first_step // SCALE_BLOCK
     a_scales = a_scale_ptr + rows * a_scale_stride_m + block * a_scale_stride_k
-    weight_scale = first_column // SCALE_BLOCK * weight_scale_stride_n + block * weight_scale_stride_k
-    return tl.load(a_scales, mask=rows < M, other=0.0) * tl.load(weight_scale_ptr + weight_scale)
+    block_ptr = weight_scale_ptr + block * weight_scale_stride_k
+    of_columns = weight_scales(block_ptr, first_column, weight_scale_stride_n, COLUMNS, GATED)
+    return tl.load(a_scales, mask=rows < M, other=0.0), of_columns

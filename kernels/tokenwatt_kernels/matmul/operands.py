@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from tokenwatt_kernels.arguments import (
     check_size,
     check_tensor,
 )
-from tokenwatt_kernels.matmul.activations import check_activation, out_columns
+from tokenwatt_kernels.matmul.activations import check_activation, is_gated, out_columns
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
 from tokenwatt_kernels.matmul.scaling import a_scale_shape, scaling_of, weight_scale_shape
 from tokenwatt_kernels.targets import target_for
@@ -64,6 +65,11 @@ class Operands:
     def out_dtype(self) -> torch.dtype:
         """bfloat16 for float8, else that of a."""
         return torch.bfloat16 if self.a.dtype == FLOAT8 else self.a.dtype
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the weight's rows are those of gate and up in turns."""
+        return is_gated(self.activation)
 
     @property
     def scaling(self) -> str:
@@ -137,11 +143,11 @@ class Operands:
         assert self.a_scale is not None
         assert self.weight_scale is not None
         scaling = self.scaling
-        wanted = weight_scale_shape(scaling, self.n, self.k)
-        if tuple(self.weight_scale.shape) != wanted:
+        shape_of = partial(weight_scale_shape, n=self.n, k=self.k, is_gated=self.is_gated)
+        if tuple(self.weight_scale.shape) != shape_of(scaling):
+            rows = "2 (N / 256)" if self.is_gated else "N / 128"
             raise ValueError(
-                f"weight_scale must have shape [1], [N] = [{self.n}] or"
-                f" [N / 128, K / 128] = {list(weight_scale_shape('block', self.n, self.k))},"
+                f"weight_scale must have shape [1], [N] = [{self.n}] or [{rows}, K / 128] = {list(shape_of('block'))},"
                 f" got {list(self.weight_scale.shape)}"
             )
         allowed = [a_scale_shape(scaling, self.m, self.k)]

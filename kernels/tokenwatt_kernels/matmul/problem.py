@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tokenwatt_kernels.dtypes import DTYPES
@@ -41,9 +42,22 @@ class MatmulProblem:
         return self.k
 
     @property
+    def is_gated(self) -> bool:
+        """Whether the weight's rows are those of gate and up in turns."""
+        return self.activation != "none"
+
+    @property
     def out_columns(self) -> int:
         """Columns of the output."""
-        return self.n if self.activation == "none" else self.n // 2
+        return self.n // 2 if self.is_gated else self.n
+
+    @property
+    def scale_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the scales of a and of the weight, where there are any."""
+        if self.scaling == "none":
+            return ()
+        of_weight = weight_scale_shape(self.scaling, self.n, self.k, is_gated=self.is_gated)
+        return a_scale_shape(self.scaling, self.m, self.k), of_weight
 
     def promotes(self, dtype_name: str, capability: int) -> bool:
         """Whether sums must leave the tensor cores' accumulator at every step on a GPU of `capability`."""
@@ -77,11 +91,5 @@ def work(problem: MatmulProblem, dtype_name: str) -> Work:
     dtype = DTYPES[dtype_name]
     operands = (m * k + n * k) * dtype.bytes
     ends = m * problem.out_columns * (2 if problem.has_residual else 1) + (n if problem.has_bias else 0)
-    scales = 0
-    if problem.scaling != "none":
-        for shape in (a_scale_shape(problem.scaling, m, k), weight_scale_shape(problem.scaling, n, k)):
-            count = 1
-            for size in shape:
-                count *= size
-            scales += count
+    scales = sum(math.prod(shape) for shape in problem.scale_shapes)
     return Work(flop=2 * m * n * k, bytes=operands + ends * dtype.out_bytes + scales * SCALE_BYTES)

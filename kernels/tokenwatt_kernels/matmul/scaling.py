@@ -14,7 +14,8 @@ SCALINGS = ("none", "tensor", "token_channel", "block")
 """none: 16 or 32 bits, no scales.
 tensor: one scale for all of a, one for all of the weight.
 token_channel: one for each row of a, one for each row of the weight (an output channel).
-block: one for each 128 elements of a row of a, one for each 128 x 128 elements of the weight (DeepSeek-V3).
+block: one for each 128 elements of a row of a, one for each 128 x 128 elements of the weight (DeepSeek-V3), or, for a
+    gated activation, for each 128 x 128 of gate and of up.
 """
 
 
@@ -23,9 +24,22 @@ def a_scale_shape(scaling: str, m: int, k: int) -> tuple[int, ...]:
     return {"tensor": (1,), "token_channel": (m,), "block": (m, -(-k // BLOCK))}[scaling]
 
 
-def weight_scale_shape(scaling: str, n: int, k: int) -> tuple[int, ...]:
-    """Shape of the scales of a weight [N, K]."""
-    return {"tensor": (1,), "token_channel": (n,), "block": (-(-n // BLOCK), -(-k // BLOCK))}[scaling]
+def weight_scale_rows(n: int, *, is_gated: bool) -> int:
+    """Rows of the block scales of a weight [N, K].
+
+    Where gate and up come in turns (`activations.interleave`), so do their scales: a row for 128 rows of gate, one for
+    the same 128 of up, then the next two. So the scales of a checkpoint can be used as they are.
+
+    >>> weight_scale_rows(264, is_gated=False), weight_scale_rows(264, is_gated=True)
+    (3, 4)
+    """
+    return 2 * -(-n // (2 * BLOCK)) if is_gated else -(-n // BLOCK)
+
+
+def weight_scale_shape(scaling: str, n: int, k: int, *, is_gated: bool) -> tuple[int, ...]:
+    """Shape of the scales of a weight [N, K]; is_gated: its rows are those of gate and up in turns."""
+    blocks = (weight_scale_rows(n, is_gated=is_gated), -(-k // BLOCK))
+    return {"tensor": (1,), "token_channel": (n,), "block": blocks}[scaling]
 
 
 def scaling_of(weight_scale: Tensor) -> str:
@@ -33,19 +47,3 @@ def scaling_of(weight_scale: Tensor) -> str:
     if weight_scale.dim() == 2:
         return "block"
     return "tensor" if weight_scale.numel() == 1 else "token_channel"
-
-
-def expanded_a(a: Tensor, scale: Tensor) -> Tensor:
-    """The numbers that a [M, K] stands for, in the dtype of `scale`."""
-    factors = scale.repeat_interleave(BLOCK, 1)[:, : a.shape[1]] if scale.dim() == 2 else scale[:, None]
-    return a.to(scale.dtype) * factors
-
-
-def expanded_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """The numbers that a weight [N, K] stands for, in the dtype of `scale`."""
-    if scale.dim() == 2:
-        rows = scale.repeat_interleave(BLOCK, 0)[: weight.shape[0]]
-        factors = rows.repeat_interleave(BLOCK, 1)[:, : weight.shape[1]]
-    else:
-        factors = scale[:, None]
-    return weight.to(scale.dtype) * factors

@@ -1,7 +1,8 @@
 """float8 e4m3 with fp32 scales: one per tensor, per row, or per block. A number is its float8 times its scale.
 
 A scale is the largest magnitude divided by 448, the largest e4m3 number (Micikevicius et al., "FP8 Formats for Deep
-Learning", arXiv 2209.05433); of zeros it is 1. Numbers are rounded to the nearest, ties to even.
+Learning", arXiv 2209.05433); where all magnitudes are below 2^-100 they become zeros, and it is 1. Numbers are rounded
+to the nearest, ties to even. `fused.norm` quantises by the same rule.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from tokenwatt_kernels.number_formats.checks import check_numbers
 
 LARGEST = 448.0
 BLOCK = 128
-LEAST_SCALE = torch.finfo(torch.float32).tiny  # of a subnormal scale the reciprocal would be infinite
+LEAST_LARGEST = 2.0**-100
+"""Less counts as zero. From here on neither a scale nor its reciprocal is zero, subnormal or infinite in fp32."""
 
 
 def scale_of(largest: Tensor) -> Tensor:
-    """The fp32 scale for numbers of which `largest` is the largest magnitude."""
-    scale = (largest.float() / LARGEST).clamp(min=LEAST_SCALE)
-    return torch.where(largest == 0, 1.0, scale)
+    """The scale for numbers of which `largest` is the largest magnitude: fp32, or fp64 where that is fp64."""
+    wide = largest.to(torch.promote_types(largest.dtype, torch.float32))
+    return torch.where(wide < LEAST_LARGEST, 1.0, wide / LARGEST)
 
 
 def to_float8(x: Tensor, scale: Tensor) -> Tensor:
@@ -35,18 +37,18 @@ def quantise_per_tensor(x: Tensor) -> tuple[Tensor, Tensor]:
     other functions here that quantise.
     """
     check_numbers("x", x, least_axes=0)
-    scale = scale_of(_largest(x.reshape(1, -1)))[0]
+    scale = scale_of(_largest(x.reshape(1, -1)))
     return to_float8(x, scale), scale
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., K] as float8_e4m3fn [..., K] and scales fp32 [..., 1].
+    """x [..., K] as float8_e4m3fn [..., K] and scales fp32 [...].
 
     One scale per token of activations [M, K], or per output channel of a weight [N, K].
     """
     check_numbers("x", x)
     scale = scale_of(_largest(x))
-    return to_float8(x, scale), scale
+    return to_float8(x, scale[..., None]), scale
 
 
 def quantise_blocks(x: Tensor, rows: int = 1, columns: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -67,8 +69,12 @@ def quantise_blocks(x: Tensor, rows: int = 1, columns: int = BLOCK) -> tuple[Ten
 
 
 def dequantise(quantised: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The numbers that quantise_per_tensor or quantise_rows stand for."""
-    return (quantised.float() * scale).to(dtype)
+    """The numbers that quantise_per_tensor or quantise_rows stand for: scale is [1], or has one axis fewer."""
+    rows = quantised.shape[:-1]
+    if scale.shape not in ((1,), rows):
+        raise ValueError(f"scale must have shape [1] or {list(rows)}, got {list(scale.shape)}")
+    wide = torch.promote_types(dtype, torch.float32)
+    return (quantised.to(wide) * (scale if scale.shape == (1,) else scale[..., None])).to(dtype)
 
 
 def dequantise_blocks(
@@ -80,7 +86,7 @@ def dequantise_blocks(
     wanted = [*quantised.shape[:-2], -(-r // rows), -(-k // columns)]
     if list(scale.shape) != wanted:
         raise ValueError(f"scale must have shape {wanted} for blocks of {rows} x {columns}, got {list(scale.shape)}")
-    return dequantise(quantised, expand_blocks(scale, r, k, rows, columns), dtype)
+    return (quantised.float() * expand_blocks(scale, r, k, rows, columns)).to(dtype)
 
 
 def expand_blocks(scale: Tensor, r: int, k: int, rows: int, columns: int) -> Tensor:
@@ -89,9 +95,7 @@ def expand_blocks(scale: Tensor, r: int, k: int, rows: int, columns: int) -> Ten
 
 
 def _largest(x: Tensor) -> Tensor:
-    if x.shape[-1] == 0:
-        return torch.zeros(*x.shape[:-1], 1, dtype=x.dtype, device=x.device)
-    return x.abs().amax(-1, keepdim=True)
+    return x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
 
 
 def _check_block(rows: int, columns: int) -> None:

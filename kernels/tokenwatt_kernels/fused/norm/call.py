@@ -12,9 +12,8 @@ from tokenwatt_kernels.arguments import FLOAT8, check_device, check_matches, che
 from tokenwatt_kernels.fused.norm.problems import Scales
 from tokenwatt_kernels.fused.norm.reference import normed_reference, quantised_reference, scales_reference
 from tokenwatt_kernels.fused.norm.tiles import FAMILY, MAX_WIDTH, NormTile, make_key
+from tokenwatt_kernels.number_formats.float8 import BLOCK as SCALE_WIDTH
 from tokenwatt_kernels.operators import operator
-
-SCALE_WIDTH = 128
 
 
 def tile_for(x: Tensor) -> NormTile:
@@ -104,8 +103,8 @@ def rms_norm_quantised(
 ) -> tuple[Tensor, Tensor]:
     """rms_norm of x [T, H] as float8 e4m3 with its own scales, so that answer * scale is about the norm.
 
-    scales: "token" for one of each row, or "block" for one of each 128 elements, of which H is a multiple. A scale is
-        the largest absolute value over 448; it is 1 where all values are below 2^-100.
+    scales: "token" for one of each row, or "block" for one of each 128 elements, of which H is a multiple. How a
+        scale is found is said in `number_formats.float8`.
     Everything else is as in rms_norm; what is quantised was not rounded to the dtype of x before.
 
     Returns float8 [T, H] and fp32 [T] or [T, H / 128].

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from tokenwatt_kernels.arguments import FLOAT8
 from tokenwatt_kernels.fused.norm import kernel
-from tokenwatt_kernels.fused.norm.call import SCALE_WIDTH, tile_for
+from tokenwatt_kernels.fused.norm.call import tile_for
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.reference import dequantised, normed_reference, scales_reference
 from tokenwatt_kernels.fused.norm.tiles import INTERPRETER_TILES, NormTile
+from tokenwatt_kernels.number_formats.float8 import BLOCK as SCALE_WIDTH
+from tokenwatt_kernels.number_formats.float8 import LARGEST
 from tokenwatt_kernels.testing import Case, guarded_empty, guarded_randn
 
 EPS = 1e-5
@@ -40,7 +42,7 @@ class Inputs:
         rows, weight = self.summed().to(dtype), self.weight.to(dtype)
         normed = normed_reference(rows, weight, eps=EPS, unit_offset=self.problem.unit_offset)
         if self.problem.scales == "tensor":
-            normed = normed.clamp(-448 * TENSOR_SCALE, 448 * TENSOR_SCALE)
+            normed = normed.clamp(-LARGEST * TENSOR_SCALE, LARGEST * TENSOR_SCALE)
         return normed.to(dtype)
 
     def scales(self, dtype: torch.dtype) -> Tensor:

@@ -15,18 +15,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenwatt_kernels.fused.norm import reference
 from tokenwatt_kernels.fused.norm.problems import Scales
 from tokenwatt_kernels.fused.norm.tiles import NormTile, block_width, make_key, most_registers
+from tokenwatt_kernels.number_formats import float8
 
-FLOAT8_MAX = tl.constexpr(reference.FLOAT8_MAX)
-LEAST_LARGEST = tl.constexpr(reference.LEAST_LARGEST)
-SCALE_WIDTH = tl.constexpr(128)
+FLOAT8_LARGEST = tl.constexpr(float8.LARGEST)
+LEAST_LARGEST = tl.constexpr(float8.LEAST_LARGEST)
+SCALE_WIDTH = tl.constexpr(float8.BLOCK)
 
 
 @triton.jit
 def _scale_of(largest):
-    return tl.where(largest < LEAST_LARGEST, 1.0, largest / FLOAT8_MAX)
+    """float8.scale_of, of a tile."""
+    return tl.where(largest < LEAST_LARGEST, 1.0, largest / FLOAT8_LARGEST)
 
 
 # The number of rows changes from step to step of an engine, and must not mean another compilation.

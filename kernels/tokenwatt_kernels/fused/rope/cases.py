@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.fused.norm.reference import FLOAT8_MAX
 from tokenwatt_kernels.fused.rope import kernel
 from tokenwatt_kernels.fused.rope.call import tile_for
 from tokenwatt_kernels.fused.rope.inputs import Inputs, make_inputs, parts_of_latents
 from tokenwatt_kernels.fused.rope.operands import Append
 from tokenwatt_kernels.fused.rope.problems import RopeProblem
 from tokenwatt_kernels.fused.rope.tiles import INTERPRETER_TILES, RopeTile
+from tokenwatt_kernels.number_formats.float8 import LARGEST
 from tokenwatt_kernels.testing import Case
 
 Run = Callable[[Append | None, Tensor, Tensor | None, Tensor | None], None]
@@ -147,7 +147,7 @@ def _appended(inputs: Inputs, cache: str, dtype: torch.dtype) -> Tensor:
     heads = inputs.rotated("k", dtype) if cache == "k" else inputs.v.to(dtype)
     scale = inputs.k_scale if cache == "k" else inputs.v_scale
     if scale is not None:
-        largest = FLOAT8_MAX * scale.to(dtype)[:, None]
+        largest = LARGEST * scale.to(dtype)[:, None]
         heads = heads.clamp(-largest, largest)
     return heads[inputs.slots >= 0]
 

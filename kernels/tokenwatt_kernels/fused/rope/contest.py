@@ -17,6 +17,7 @@ from tokenwatt_kernels.fused.rope.problems import RopeProblem
 from tokenwatt_kernels.fused.rope.reference import rotated_reference
 from tokenwatt_kernels.fused.rope.tiles import FAMILY, make_key
 from tokenwatt_kernels.fused.rope.work import work
+from tokenwatt_kernels.number_formats.float8 import LARGEST
 
 Answer = tuple[Tensor, Append, Tensor | None, Tensor | None]
 
@@ -77,7 +78,7 @@ def _by_torch(inputs: Inputs, dtype_name: str) -> Callable[[], Answer]:
         page_size = append.k_cache.shape[1]
         places = append.slots // page_size, append.slots % page_size
         for cache, heads, scale in ((append.k_cache, k, append.k_scale), (append.v_cache, inputs.v, append.v_scale)):
-            stored = heads if scale is None else (heads / scale[:, None]).clamp(-448.0, 448.0)
+            stored = heads if scale is None else (heads / scale[:, None]).clamp(-LARGEST, LARGEST)
             cache[places] = stored.to(cache.dtype)
         if k_out is not None and v_out is not None:
             k_out.copy_(k)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.fused.norm.reference import FLOAT8_MAX, normed_reference
+from tokenwatt_kernels.fused.norm.reference import normed_reference
 from tokenwatt_kernels.fused.rope.operands import Append, Rotation
+from tokenwatt_kernels.number_formats.float8 import LARGEST
 
 
 def rotated_reference(heads: Tensor, rotation: Rotation, weight: Tensor | None) -> Tensor:
@@ -31,5 +32,5 @@ def append_reference(append: Append, k: Tensor, v: Tensor) -> None:
         if scale is not None:
             stored = stored.float() / scale[:, None]
         if cache.dtype == torch.float8_e4m3fn:
-            stored = stored.float().clamp(-FLOAT8_MAX, FLOAT8_MAX)
+            stored = stored.float().clamp(-LARGEST, LARGEST)
         cache[slots // page_size, slots % page_size] = stored.to(cache.dtype)

@@ -106,11 +106,12 @@ def matmul_kernel(
                 a = load.tile(a_ptr, first_row, M, first, K, a_stride_m, BLOCK_M, BLOCK_K)
                 weight = load.tile(weight_ptr, first_column, N, first, K, weight_stride_n, BLOCK_N, BLOCK_K)
             if BLOCKED:
-                scales = load.block_scales(
-                    a_scale_ptr, weight_scale_ptr, rows, M, first_column, first,
-                    a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
+                a_scales, weight_scales = load.block_scales(
+                    a_scale_ptr, weight_scale_ptr, rows, M, first_column, first, a_scale_stride_m, a_scale_stride_k,
+                    weight_scale_stride_n, weight_scale_stride_k, BLOCK_N, ACTIVATION != "none",
                 )  # fmt: skip
-                acc += tl.dot(a, tl.trans(weight), max_num_imprecise_acc=BLOCK_K) * scales[:, None]  # [M, N]
+                scales = a_scales[:, None] * weight_scales[None, :]
+                acc += tl.dot(a, tl.trans(weight), max_num_imprecise_acc=BLOCK_K) * scales  # [M, N]
             elif PROMOTES:
                 acc += tl.dot(a, tl.trans(weight), max_num_imprecise_acc=BLOCK_K)
             else:

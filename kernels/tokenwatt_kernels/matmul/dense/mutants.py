@@ -39,6 +39,22 @@ MUTANTS = (
         dtype_name="float8_e4m3fn",
     ),
     Mutant(
+        "takes the gate's scale for both",
+        "block_swiglu",
+        "tl.load(gate), tl.load(gate + stride))",
+        "tl.load(gate), tl.load(gate))",
+        module="tokenwatt_kernels.matmul.loads",
+        dtype_name="float8_e4m3fn",
+    ),
+    Mutant(
+        "takes the first block's scale for all columns",
+        "block",
+        "tl.load(pointer + first_column // SCALE_BLOCK * stride)",
+        "tl.load(pointer)",
+        module="tokenwatt_kernels.matmul.loads",
+        dtype_name="float8_e4m3fn",
+    ),
+    Mutant(
         "forgets what has left the accumulator",
         "tensor",
         "acc += tl.dot(a, tl.trans(weight), max_num_imprecise_acc=BLOCK_K)\n            else",

@@ -32,6 +32,7 @@ GPU_GATE_PROBLEMS = (
     MatmulProblem("large_swiglu", 1000, 1040, 1040, "swiglu", has_bias=True, has_residual=True),
     MatmulProblem("large_token_channel", 1000, 1040, 1040, scaling="token_channel"),
     MatmulProblem("large_block", 1000, 1040, 1040, scaling="block"),
+    MatmulProblem("large_block_swiglu", 1000, 1040, 1040, "swiglu", scaling="block"),
     MatmulProblem("far", 131_136, 64, 16_384),
 )
 """a of "far" has more than 2^31 elements."""

@@ -62,11 +62,13 @@ def split_kernel(
                 weight = load.tile(weight_ptr, first_column, N, first, K, weight_stride_n, BLOCK_N, BLOCK_K)
                 a = load.tile(a_ptr, first_row, M, first, K, a_stride_m, BLOCK_M, BLOCK_K)
             if BLOCKED:
-                scales = load.block_scales(
+                a_scales, weight_scales = load.block_scales(
                     a_scale_ptr, weight_scale_ptr, first_row + tl.arange(0, BLOCK_M), M, first_column, first,
-                    a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
+                    a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k, BLOCK_N,
+                    ACTIVATION != "none",
                 )  # fmt: skip
-                acc += tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K) * scales[None, :]  # [N, M]
+                scales = weight_scales[:, None] * a_scales[None, :]
+                acc += tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K) * scales  # [N, M]
             elif PROMOTES:
                 acc += tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K)
             else:

@@ -34,6 +34,7 @@ GPU_GATE_PROBLEMS = (
     MatmulProblem("wide_swiglu", 16, 28_672, 512, "swiglu"),
     MatmulProblem("wide_token_channel", 64, 6144, 4096, scaling="token_channel"),
     MatmulProblem("wide_block", 64, 6144, 4096, scaling="block"),
+    MatmulProblem("wide_block_swiglu", 64, 6144, 4096, "swiglu", scaling="block"),
     MatmulProblem("far", 1, 131_136, 16_384),
 )
 """The weight of "far" has more than 2^31 elements."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.matmul.scaling import weight_scale_rows
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
-from tokenwatt_kernels.moe.grouped.product import Product, scale_rows
+from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.testing import guarded_empty
 
 
@@ -121,4 +122,4 @@ def _scale_shapes(problem: GroupedProblem, a_rows: int) -> tuple[tuple[int, ...]
     if problem.scales == "channel":
         return (a_rows,), (experts, problem.n)
     blocks = problem.k // SCALE_BLOCK
-    return (a_rows, blocks), (experts, scale_rows(problem.activation, problem.n), blocks)
+    return (a_rows, blocks), (experts, weight_scale_rows(problem.n, is_gated=problem.is_gated), blocks)

@@ -25,13 +25,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_columns
 from tokenwatt_kernels.matmul.operands import descriptor
-from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 
-SCALE_BLOCK_TL = tl.constexpr(SCALE_BLOCK)
 PACKED = tl.constexpr(1024)  # more than experts: a number below it and a count of row tiles share an int32
 COMBINE_COLUMNS = 1024
 COMBINE_WARPS = 4
@@ -60,21 +59,6 @@ def _find(row_tile, ends, BLOCK_E: tl.constexpr):
 def _load(ptrs, steps, left, WHOLE_STEPS: tl.constexpr):
     """A tile with `left` columns, which are all of them where steps are whole."""
     return tl.load(ptrs) if WHOLE_STEPS else tl.load(ptrs, mask=(steps < left)[None, :], other=0.0)
-
-
-@triton.jit
-def _weight_scales(scale_ptr, columns, stride_n, GATED: tl.constexpr):
-    """Factors of a step of 128 for the columns of a tile, which lies within one block: one factor, or one of each kind.
-
-    Written so that a thread loads one or two numbers, and not one for every column.
-    """
-    first = tl.min(columns, 0)
-    if GATED:
-        pair = scale_ptr + first // (2 * SCALE_BLOCK_TL) * 2 * stride_n
-        scales = tl.where(columns % 2 == 0, tl.load(pair), tl.load(pair + stride_n))
-    else:
-        scales = tl.load(scale_ptr + first // SCALE_BLOCK_TL * stride_n) + tl.zeros_like(columns).to(tl.float32)
-    return scales
 
 
 @triton.jit
@@ -176,7 +160,9 @@ def grouped_kernel(
             if SCALES == "block":
                 # The tensor cores of sm_89 and sm_90 keep few bits of a float8 sum: each step joins an fp32 one.
                 row_scales = tl.load(scale_ptrs)
-                column_scales = _weight_scales(weight_scale_ptrs, safe_column, weight_scale_stride_n, GATED)
+                column_scales = load.weight_scales(
+                    weight_scale_ptrs, first_column, weight_scale_stride_n, BLOCK_N, GATED
+                )
                 product = tl.dot(left, right)
                 if SWAPPED:
                     acc += product * (column_scales[:, None] * row_scales[None, :])

@@ -73,15 +73,17 @@ MUTANTS = (
     Mutant(
         "takes the gate's factors for both",
         "block_scales",
-        "tl.load(pair), tl.load(pair + stride_n))",
-        "tl.load(pair), tl.load(pair))",
+        "tl.load(gate), tl.load(gate + stride))",
+        "tl.load(gate), tl.load(gate))",
+        module="tokenwatt_kernels.matmul.loads",
         dtype_name="float8_e4m3fn",
     ),
     Mutant(
         "takes one factor for all columns",
         "block_scales_down",
-        "tl.load(scale_ptr + first // SCALE_BLOCK_TL * stride_n)",
-        "tl.load(scale_ptr)",
+        "tl.load(pointer + first_column // SCALE_BLOCK * stride)",
+        "tl.load(pointer)",
+        module="tokenwatt_kernels.matmul.loads",
         dtype_name="float8_e4m3fn",
     ),
 )

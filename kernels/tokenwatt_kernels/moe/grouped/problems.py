@@ -41,9 +41,14 @@ class GroupedProblem:
         return sum(self.rows) // self.top_k
 
     @property
+    def is_gated(self) -> bool:
+        """Whether the weight's rows are those of gate and up in turns."""
+        return self.activation != "none"
+
+    @property
     def out_columns(self) -> int:
         """Columns of an answer: half of n where gate and up become one."""
-        return self.n if self.activation == "none" else self.n // 2
+        return self.n // 2 if self.is_gated else self.n
 
     @property
     def terms(self) -> int:

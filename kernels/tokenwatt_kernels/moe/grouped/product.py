@@ -9,9 +9,10 @@ from torch import Tensor
 
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, check_device, check_matches, check_size, check_tensor
-from tokenwatt_kernels.matmul.activations import check_activation, out_columns
+from tokenwatt_kernels.matmul.activations import check_activation, is_gated, out_columns
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.matmul.scaling import weight_scale_rows
 from tokenwatt_kernels.moe.route.options import MOST_EXPERTS
 from tokenwatt_kernels.targets import target_for
 
@@ -144,7 +145,7 @@ class Product:
             if not scale.is_contiguous():
                 raise ValueError(f"{name} must be contiguous, got strides {scale.stride()}")
         blocks = terms // SCALE_BLOCK
-        row_blocks = scale_rows(self.activation, columns)
+        row_blocks = weight_scale_rows(columns, is_gated=is_gated(self.activation))
         a_shape, weight_shape = tuple(self.a_scale.shape), tuple(self.weight_scale.shape)
         of_channels = a_shape in ((1,), (rows,)) and weight_shape in ((experts,), (experts, columns))
         of_blocks = a_shape == (rows, blocks) and weight_shape == (experts, row_blocks, blocks)
@@ -170,9 +171,3 @@ class Product:
             low, high = (int(bound) for bound in torch.aminmax(self.order))
             if low != 0 or high != self.rows - 1 or len(self.order.unique()) != self.rows:
                 raise ValueError(f"order must hold each of 0 to {self.rows - 1} once, got numbers from {low} to {high}")
-
-
-def scale_rows(activation: str, columns: int) -> int:
-    """Rows of a block-scaled weight's factors for N = `columns`: interleaved as the weight is, one of each in turns."""
-    paired = out_columns(activation, columns)
-    return -(-paired // SCALE_BLOCK) * (columns // max(1, paired))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenwatt_kernels.matmul.activations import activate_reference, is_gated
-from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.matmul.dequantised import dequantised_blocks, dequantised_rows
 from tokenwatt_kernels.moe.grouped.product import Product
 
 
@@ -41,11 +41,7 @@ def reference_answer(product: Product, residual: Tensor | None, dtype: torch.dty
 
 def activations(product: Product) -> Tensor:
     """a with its factors multiplied in, in float64 if it has any."""
-    if product.a_scale is None:
-        return product.a
-    scale = product.a_scale.double()
-    scale = scale.repeat_interleave(SCALE_BLOCK, 1) if scale.dim() == 2 else scale[:, None]
-    return product.a.double() * scale
+    return product.a if product.a_scale is None else dequantised_rows(product.a, product.a_scale.double())
 
 
 def dequantised_weight(product: Product) -> Tensor:
@@ -53,17 +49,6 @@ def dequantised_weight(product: Product) -> Tensor:
     weight, scale = product.weight, product.weight_scale
     if scale is None:
         return weight
-    scale = scale.double()
     if product.scales == "block":
-        columns = torch.arange(weight.shape[1], device=weight.device)
-        scale = scale[:, scale_row(columns, product.activation)].repeat_interleave(SCALE_BLOCK, 2)
-    else:
-        scale = scale.reshape(weight.shape[0], -1, 1)
-    return weight.double() * scale
-
-
-def scale_row(columns: Tensor, activation: str) -> Tensor:
-    """Which row of a block-scaled weight's factors holds for each column of the product."""
-    if is_gated(activation):
-        return columns // (2 * SCALE_BLOCK) * 2 + columns % 2
-    return columns // SCALE_BLOCK
+        return dequantised_blocks(weight, scale.double(), is_gated=is_gated(product.activation))
+    return weight.double() * scale.double().reshape(weight.shape[0], -1, 1)

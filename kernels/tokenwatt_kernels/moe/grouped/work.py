@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
+from tokenwatt_kernels.matmul.scaling import weight_scale_rows
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.work import Work
 
@@ -38,4 +39,4 @@ def _scales(problem: GroupedProblem, read_rows: int) -> int:
     if problem.scales == "channel":
         return read_rows + problem.touched * problem.n
     blocks = problem.k // SCALE_BLOCK
-    return blocks * (read_rows + problem.touched * -(-problem.n // SCALE_BLOCK))
+    return blocks * (read_rows + problem.touched * weight_scale_rows(problem.n, is_gated=problem.is_gated))
