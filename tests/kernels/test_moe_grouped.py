@@ -13,21 +13,43 @@ from hypothesis import strategies as st
 
 from tokenwatt_kernels.contests import run
 from tokenwatt_kernels.matmul.activations import interleave
+from tokenwatt_kernels.matmul.packed.inputs import random_weight
+from tokenwatt_kernels.matmul.packed.weights import arrange_mxfp4, dequantised
 from tokenwatt_kernels.moe.grouped import tiles
-from tokenwatt_kernels.moe.grouped.call import grouped_matmul, grouped_matmul_combine
+from tokenwatt_kernels.moe.grouped.call import (
+    grouped_matmul,
+    grouped_matmul_combine,
+    packed_grouped_matmul,
+    packed_grouped_matmul_combine,
+)
 from tokenwatt_kernels.moe.grouped.contest import contest
 from tokenwatt_kernels.moe.grouped.inputs import make_inputs, shapes_of
-from tokenwatt_kernels.moe.grouped.problems import BENCH_PROBLEMS, GroupedProblem, balanced, down, gate_up, skewed
+from tokenwatt_kernels.moe.grouped.problems import (
+    BENCH_PROBLEMS,
+    GroupedProblem,
+    balanced,
+    down,
+    gate_up,
+    skewed,
+    takes,
+)
 from tokenwatt_kernels.moe.grouped.tiles import GroupedKey, GroupedTile
 from tokenwatt_kernels.moe.grouped.work import work
 from tokenwatt_kernels.moe.mlp import moe_mlp
 from tokenwatt_kernels.moe.route.call import route_top_k
+from tokenwatt_kernels.number_formats.mxfp4 import pack_mxfp4
 from tokenwatt_kernels.operators import OPERATORS
 from tokenwatt_kernels.targets import TARGETS
 from tokenwatt_kernels.work import Work
 
 CPU = torch.device("cpu")
 FP8 = torch.float8_e4m3fn
+
+
+def key_of(rows: int, element_bytes: int, **changes: Any) -> GroupedKey:
+    """The key of a weight that is not packed, whose tiles may be copied and whose sums may stay where they are."""
+    usual = {"is_mxfp4": False, "block_scaled": False, "is_fast": True, "copies": True}
+    return GroupedKey(rows, element_bytes, **usual | changes)
 
 
 def int32(*values: int) -> torch.Tensor:
@@ -96,6 +118,40 @@ def test_a_layer_is_what_its_tokens_see_one_by_one(activation):
                 inner = of_gate * (1.702 * of_gate).sigmoid() * (of_up + 1)
             expected += weight * (down_weight[expert] @ inner)
         torch.testing.assert_close(found[token], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_in_mxfp4_is_that_of_what_its_weights_stand_for():
+    generator = torch.Generator().manual_seed(0)
+    hidden, logits = (torch.randn(7, size, generator=generator) for size in (64, 5))
+    gate_up, down_weight = (
+        arrange_mxfp4(pack_mxfp4(torch.randn(5, *size, generator=generator))) for size in ((64, 64), (64, 32))
+    )
+    bias, routing = torch.randn(5, 64, generator=generator), route_top_k(logits, 2)
+    found = moe_mlp(hidden, routing, gate_up, down_weight, bias, bias, activation="swiglu_clamped")
+    wide = dequantised(gate_up), dequantised(down_weight)
+    expected = moe_mlp(hidden, routing, wide[0], wide[1], bias, bias, activation="swiglu_clamped")
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_compiler_takes_packed_experts_whole():
+    weight = random_weight((3, 8, 64), "mxfp4", torch.device("cpu"), torch.Generator().manual_seed(0))
+    a, offsets, order = torch.randn(2, 64), int32(0, 2, 2, 4), int32(3, 0, 2, 1)
+    flat = (a, weight.words, weight.scales, offsets, order)
+    options = {"terms": 64, "number_format": "mxfp4", "activation": "swiglu", "validate": False}
+    torch.library.opcheck(OPERATORS["packed_grouped_matmul"], flat, options)
+
+    def layer(a: torch.Tensor) -> torch.Tensor:
+        inner = packed_grouped_matmul(a, weight, offsets, order)
+        wide = torch.nn.functional.pad(inner, (0, 56))
+        return packed_grouped_matmul_combine(wide, weight, offsets, order, torch.ones(2, 2))
+
+    assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(a), layer(a))
+
+
+def test_experts_in_int4_are_refused():
+    weight = random_weight((3, 8, 128), "int4", torch.device("cpu"), torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="weight must have the format mxfp4 for experts, got int4"):
+        packed_grouped_matmul(torch.zeros(6, 128), weight, int32(0, 2, 2, 6))
 
 
 def test_a_layer_without_tokens_is_empty():
@@ -201,9 +257,8 @@ def test_a_compiler_takes_both_whole():
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_every_candidate_is_valid(target):
     for dtype_name in ("float32", "bfloat16", "float8_e4m3fn"):
-        if dtype_name == "float8_e4m3fn" and target.capability < 89:
-            continue
-        for key in {tiles.key_of(problem, dtype_name) for problem in BENCH_PROBLEMS}:
+        taken = [problem for problem in BENCH_PROBLEMS if takes(problem, dtype_name, target.capability)]
+        for key in {tiles.key_of(problem, dtype_name) for problem in taken}:
             found = tiles.candidates(key, target.capability)
             assert found[0] == tiles.default(key, target.capability)
             assert all(tiles.is_valid_on(tile, key, target.capability) for tile in found)
@@ -211,21 +266,21 @@ def test_every_candidate_is_valid(target):
 
 def test_float8_is_refused_before_sm_89():
     with pytest.raises(ValueError, match="no grouped tile of sm_86 takes"):
-        tiles.default(GroupedKey(16, 1, block_scaled=False, is_fast=True, copies=True), 86)
+        tiles.default(key_of(16, 1), 86)
 
 
 @pytest.mark.parametrize(
     ("key", "name"),
     [
         # Four stages of (128 + 256) * 64 elements of 2 bytes are 196,608 bytes.
-        (GroupedKey(0, 2, block_scaled=False, is_fast=True, copies=True), "128x256x64 g8 w8 s4 p1 desc"),
-        (GroupedKey(0, 1, block_scaled=True, is_fast=False, copies=True), "128x128x128 g8 w8 s4 p1 desc"),
+        (key_of(0, 2), "128x256x64 g8 w8 s4 p1 desc"),
+        (key_of(0, 1, block_scaled=True, is_fast=False), "128x128x128 g8 w8 s4 p1 desc"),
         # 128 * 256 / 256 threads are 128 sums of a thread: beside as many of a step they do not fit 255 registers.
-        (GroupedKey(0, 1, block_scaled=False, is_fast=True, copies=True), "128x256x128 g8 w8 s4 p1"),
-        (GroupedKey(0, 1, block_scaled=False, is_fast=False, copies=True), "128x128x128 g8 w8 s4 p1"),
+        (key_of(0, 1), "128x256x128 g8 w8 s4 p1"),
+        (key_of(0, 1, is_fast=False), "128x128x128 g8 w8 s4 p1"),
         # Two programs of four stages of (16 + 64) * 128 elements of 2 bytes are 163,840 bytes; three would be 245,760.
-        (GroupedKey(16, 2, block_scaled=False, is_fast=True, copies=True), "16x64x128 g1 w4 s4 p2 swap desc"),
-        (GroupedKey(16, 2, block_scaled=False, is_fast=True, copies=False), "16x64x128 g1 w4 s4 p2 swap"),
+        (key_of(16, 2), "16x64x128 g1 w4 s4 p2 swap desc"),
+        (key_of(16, 2, copies=False), "16x64x128 g1 w4 s4 p2 swap"),
     ],
 )
 def test_h200_tiles(key, name):
@@ -245,7 +300,7 @@ def test_h200_tiles(key, name):
     ],
 )
 def test_bad_tiles_are_invalid(changes):
-    key, tile = GroupedKey(0, 2, block_scaled=False, is_fast=True, copies=True), GroupedTile(128, 256, 64, 8, 8, 4, 1)
+    key, tile = key_of(0, 2), GroupedTile(128, 256, 64, 8, 8, 4, 1)
     assert tiles.is_valid_on(tile, key, 90)
     assert not tiles.is_valid_on(replace(tile, **changes), key, 90)
 
@@ -263,7 +318,7 @@ def test_bad_tiles_are_invalid(changes):
 )
 def test_float8_sums_leave_an_accumulator_that_is_too_short(capability, changes, leaves):
     options: dict[str, Any] = {"element_bytes": 1, "block_scaled": False, "is_fast": False} | changes
-    key = tiles.make_key(512, 1, copies=False, **options)
+    key = tiles.make_key(512, 1, is_mxfp4=False, copies=False, **options)
     assert key.leaves_accumulator(capability) == leaves
     wide = GroupedTile(128, 256, 64, 8, 8, 2, 1)
     assert tiles.is_valid_on(wide, key, capability) == (not leaves and capability >= 90)
@@ -284,7 +339,7 @@ def test_the_launch_and_the_tile_agree_on_what_leaves_the_accumulator():
 
 
 def test_a_block_scaled_tile_lies_within_a_block():
-    key, tile = GroupedKey(0, 1, block_scaled=True, is_fast=False, copies=True), GroupedTile(128, 128, 128, 8, 8, 3, 1)
+    key, tile = key_of(0, 1, block_scaled=True, is_fast=False), GroupedTile(128, 128, 128, 8, 8, 3, 1)
     assert tiles.is_valid_on(tile, key, 90)
     assert not tiles.is_valid_on(replace(tile, block_n=256), key, 90)
     assert not tiles.is_valid_on(replace(tile, block_k=64), key, 90)
@@ -304,6 +359,12 @@ def test_rows_of_experts_add_up(tokens, experts, top_k):
         assert len(rows) == experts
         assert sum(rows) == tokens * top_k
         assert 0 <= min(rows) <= max(rows) <= tokens
+
+
+def test_packed_experts_are_read_in_their_format():
+    # Two touched experts of 8 x 64: 256 bytes of codes and 16 scales each. 4 rows of 64, 32 answers, 4 offsets.
+    found = work(GroupedProblem("p", (1, 0, 3), 8, 64, is_mxfp4=True), "bfloat16")
+    assert found.bytes == 2 * (256 + 16) + 2 * (4 * 64 + 4 * 8) + 4 * 4
 
 
 def test_only_touched_experts_are_read():

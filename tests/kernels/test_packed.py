@@ -226,12 +226,12 @@ def changed(**changes: Any) -> dict[str, Any]:
         (
             {"words": torch.zeros(2, 63, 32).short()},
             ValueError,
-            r"weight.words must have shape \[..., K / 128, N, 32\], here \[2, 64, 32\], got \[2, 63, 32\]",
+            r"weight.words must have shape \[2, 64, 32\] for weight.scales, got \[2, 63, 32\]",
         ),
         (
-            {"scales": torch.zeros(64, 2).int().mT},
+            {"scales": torch.zeros(2, 128).int()[:, :64]},
             ValueError,
-            r"weight.scales must be contiguous, got strides \(1, 2\)",
+            r"weight.scales must be contiguous, got strides \(128, 1\)",
         ),
         ({"terms": 300}, ValueError, "weight.scales must have 3 chunks for K = 300, got 2"),
         ({"number_format": "int3"}, ValueError, "weight must have a format of int4, mxfp4, got int3"),

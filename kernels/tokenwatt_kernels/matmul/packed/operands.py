@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tokenwatt_kernels import device
-from tokenwatt_kernels.arguments import FLOAT_DTYPES, check_device, check_matches, check_size, check_tensor
+from tokenwatt_kernels.arguments import FLOAT_DTYPES, check_matches, check_size, check_tensor
 from tokenwatt_kernels.matmul.activations import check_activation, out_columns
-from tokenwatt_kernels.matmul.packed.weights import PackedWeight
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, check_multiplies
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
-
-GPU_DTYPES = {"int4": (torch.float16, torch.bfloat16), "mxfp4": (torch.bfloat16,)}
-"""What a weight may be multiplied with on a GPU. A CPU takes float32 too, of any weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class PackedOperands:
     @property
     def n(self) -> int:
         """Columns of the product."""
-        return self.weight.words.shape[1]
+        return self.weight.columns
 
     @property
     def k(self) -> int:
@@ -47,29 +43,22 @@ class PackedOperands:
         return self.a.new_empty(self.m, out_columns(self.activation, self.n))
 
     def can_be_copied(self) -> bool:
-        """Whether the hardware can copy tiles of a and of the weight's parts, whose rows must be whole 16 bytes."""
-        a, scales = self.a, self.weight.scales
+        """Whether the hardware can copy tiles of a and of the weight's parts."""
+        a = self.a
         return (
-            self.k > 0
-            and all(
-                tensor.data_ptr() % COPY_BYTES == 0 and tensor.stride(0) * tensor.element_size() % COPY_BYTES == 0
-                for tensor in (a, scales, self.weight.words)
-            )
-            and a.stride(0) >= a.shape[1]
-        )  # no expanded row
+            self.weight.can_be_copied
+            and a.data_ptr() % COPY_BYTES == 0
+            and a.stride(0) >= a.shape[1]  # no expanded row
+            and a.stride(0) * a.element_size() % COPY_BYTES == 0
+        )
 
     def check(self) -> None:
         """Raise TypeError or ValueError for arguments that the kernel does not take."""
         a, weight = self.a, self.weight
         check_tensor("a", a, ("M", "K"))
-        weight.check("weight")
-        if weight.words.dim() != 3:
-            raise ValueError(f"weight.words must have shape [K / 128, N, 32], got {list(weight.words.shape)}")
-        check_device("weight", weight.words, "a", a)
+        weight.check("weight", ("K / 128", "N"))
+        check_multiplies("a", a, weight)
         check_size("weight", "K", weight.terms, a.shape[1])
-        if a.device.type == "cuda" and a.dtype not in GPU_DTYPES[weight.number_format]:
-            allowed = " or ".join(map(str, GPU_DTYPES[weight.number_format]))
-            raise TypeError(f"a must have dtype {allowed} beside an {weight.number_format} weight, got {a.dtype}")
         check_activation(self.activation, self.n)
         if self.bias is not None:
             check_tensor("bias", self.bias, ("N",), FLOAT_DTYPES)

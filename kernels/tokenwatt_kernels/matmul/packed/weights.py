@@ -14,19 +14,22 @@ mxfp4: the bits of a code lie where those of a bfloat16 do, or 3 or 6 bits lower
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.arguments import check_device
+from tokenwatt_kernels.arguments import check_device, check_tensor
 from tokenwatt_kernels.matmul.packed.formats import CHUNK, EXPONENT_SHIFT, FORMATS, QUARTERS, WORDS, chunks
+from tokenwatt_kernels.matmul.problem import COPY_BYTES
 from tokenwatt_kernels.number_formats import e2m1
 from tokenwatt_kernels.number_formats.int4 import Int4, check_int4
 from tokenwatt_kernels.number_formats.mxfp4 import BIAS, GROUP, Mxfp4, check_mxfp4
 from tokenwatt_kernels.number_formats.nibbles import unpack_nibbles
 
+GPU_DTYPES = {"int4": (torch.float16, torch.bfloat16), "mxfp4": (torch.bfloat16,)}
+"""What a weight is unpacked to on a GPU. A CPU takes float32 too, of any weight."""
 LARGEST_ZERO = 15
 LARGEST_MXFP4_SCALE = 254 - EXPONENT_SHIFT
 
@@ -48,26 +51,49 @@ class PackedWeight:
     terms: int
     number_format: str
 
-    def check(self, name: str) -> None:
-        """Raise TypeError or ValueError unless the parts have the dtypes and shapes of one weight."""
+    @property
+    def columns(self) -> int:
+        """N, columns of the product."""
+        return self.words.shape[-2]
+
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether the hardware can copy tiles of words and scales."""
+        return self.columns * self.scales.element_size() % COPY_BYTES == 0 and all(
+            tensor.data_ptr() % COPY_BYTES == 0 and tensor.numel() > 0 for tensor in (self.words, self.scales)
+        )
+
+    def to(self, device: torch.device) -> PackedWeight:
+        """The same weight on another device."""
+        return replace(self, words=self.words.to(device), scales=self.scales.to(device))
+
+    def check(self, name: str, axes: tuple[str, ...]) -> None:
+        """Raise TypeError or ValueError unless the parts have the dtypes and shapes of one weight; axes: of scales."""
         if self.number_format not in FORMATS:
             raise ValueError(f"{name} must have a format of {', '.join(FORMATS)}, got {self.number_format}")
-        for part, dtype in (("words", torch.int16), ("scales", torch.int32)):
-            tensor = getattr(self, part)
-            if tensor.dtype != dtype:
-                raise TypeError(f"{name}.{part} must have dtype {dtype}, got {tensor.dtype}")
-            if not tensor.is_contiguous():
-                raise ValueError(f"{name}.{part} must be contiguous, got strides {tensor.stride()}")
-        wanted = [*self.scales.shape, WORDS]
-        if list(self.words.shape) != wanted or self.scales.dim() < 2:
-            raise ValueError(
-                f"{name}.words must have shape [..., K / 128, N, {WORDS}], here {wanted}, got {list(self.words.shape)}"
-            )
-        if self.scales.shape[-2] != chunks(self.terms):
-            raise ValueError(
-                f"{name}.scales must have {chunks(self.terms)} chunks for K = {self.terms}, got {self.scales.shape[-2]}"
-            )
+        check_tensor(f"{name}.words", self.words, (*axes, str(WORDS)), (torch.int16,))
+        check_tensor(f"{name}.scales", self.scales, axes, (torch.int32,))
         check_device(f"{name}.scales", self.scales, f"{name}.words", self.words)
+        for part in ("words", "scales"):
+            if not getattr(self, part).is_contiguous():
+                raise ValueError(f"{name}.{part} must be contiguous, got strides {getattr(self, part).stride()}")
+        if self.words.shape != (*self.scales.shape, WORDS):
+            raise ValueError(
+                f"{name}.words must have shape {[*self.scales.shape, WORDS]} for {name}.scales, "
+                f"got {list(self.words.shape)}"
+            )
+        found, wanted = self.scales.shape[-2], chunks(self.terms)
+        if found != wanted:
+            raise ValueError(f"{name}.scales must have {wanted} chunks for K = {self.terms}, got {found}")
+
+
+def check_multiplies(name: str, a: Tensor, weight: PackedWeight) -> None:
+    """Raise unless `a` lies beside the weight and, on a GPU, has a dtype that the weight is unpacked to."""
+    check_device("weight", weight.words, name, a)
+    allowed = GPU_DTYPES.get(weight.number_format, ())
+    if a.is_cuda and a.dtype not in allowed:
+        found = f"{a.dtype} beside {weight.number_format}"
+        raise TypeError(f"{name} must have dtype {' or '.join(map(str, allowed))} on a GPU, got {found}")
 
 
 def arrange_int4(packed: Int4) -> PackedWeight:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.arguments import FLOAT8, check_device, check_size, check_tensor
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.reference import reference_answer
 from tokenwatt_kernels.moe.grouped.tiles import FAMILY, GroupedKey, GroupedTile, make_key
@@ -17,8 +18,9 @@ def key_for(product: Product) -> GroupedKey:
     """What the tile for a product depends on besides the GPU."""
     return make_key(
         product.rows,
-        product.weight.shape[0],
+        product.sizes[0],
         product.a.element_size(),
+        is_mxfp4=product.number_format == "mxfp4",
         block_scaled=product.scales == "block",
         is_fast=product.fast_accumulation,
         copies=product.allow_descriptors,
@@ -168,6 +170,83 @@ def grouped_matmul_combine(
     product = Product(
         a, weight, offsets, order, token_weights, bias, a_scale, weight_scale, fast_accumulation=fast_accumulation
     )
+    product.check()
+    _check_residual(product, residual)
+    if validate or a.device.type == "cpu":
+        product.check_values()
+    return answer(product, residual)
+
+
+def _fake_packed_grouped_matmul(
+    a: Tensor,
+    weight: PackedWeight,
+    offsets: Tensor,
+    order: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    validate: bool = False,
+) -> Tensor:
+    product = Product(a, weight, offsets, order, None, bias, activation=activation)
+    product.check()
+    return a.new_empty(product.out_shape)
+
+
+@operator(_fake_packed_grouped_matmul)
+def packed_grouped_matmul(
+    a: Tensor,
+    weight: PackedWeight,
+    offsets: Tensor,
+    order: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    validate: bool = False,
+) -> Tensor:
+    """grouped_matmul with the weights of the experts in mxfp4, which become bfloat16 in registers.
+
+    a: on a GPU bfloat16, on a CPU float32 and float16 too. weight: [E, N, K], of
+    `matmul.packed.weights.arrange_mxfp4`; those of a gated activation were interleaved before they were packed.
+    Everything else is as in grouped_matmul.
+    """
+    product = Product(a, weight, offsets, order, None, bias, activation=activation)
+    product.check()
+    if validate or a.device.type == "cpu":
+        product.check_values()
+    return answer(product)
+
+
+def _fake_packed_grouped_matmul_combine(
+    a: Tensor,
+    weight: PackedWeight,
+    offsets: Tensor,
+    order: Tensor,
+    token_weights: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    validate: bool = False,
+) -> Tensor:
+    product = Product(a, weight, offsets, order, token_weights, bias)
+    product.check()
+    _check_residual(product, residual)
+    return a.new_empty(product.out_shape)
+
+
+@operator(_fake_packed_grouped_matmul_combine)
+def packed_grouped_matmul_combine(
+    a: Tensor,
+    weight: PackedWeight,
+    offsets: Tensor,
+    order: Tensor,
+    token_weights: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    validate: bool = False,
+) -> Tensor:
+    """grouped_matmul_combine with the weights of the experts in mxfp4, as in packed_grouped_matmul."""
+    product = Product(a, weight, offsets, order, token_weights, bias)
     product.check()
     _check_residual(product, residual)
     if validate or a.device.type == "cpu":

@@ -15,7 +15,12 @@ from tokenwatt_kernels.moe.grouped.call import tile_for
 from tokenwatt_kernels.moe.grouped.inputs import Inputs, make_inputs
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
 from tokenwatt_kernels.moe.grouped.reference import reference_answer
-from tokenwatt_kernels.moe.grouped.tiles import INTERPRETER_BLOCK_TILES, INTERPRETER_TILES, GroupedTile
+from tokenwatt_kernels.moe.grouped.tiles import (
+    INTERPRETER_BLOCK_TILES,
+    INTERPRETER_PACKED_TILES,
+    INTERPRETER_TILES,
+    GroupedTile,
+)
 from tokenwatt_kernels.targets import target_for
 from tokenwatt_kernels.testing import Case
 
@@ -56,6 +61,8 @@ def small_cases(
 
 def _interpreter_tiles(inputs: Inputs) -> list[tuple[GroupedTile, int]]:
     """A weight that the hardware cannot copy meets the same tiles with pointers."""
+    if inputs.product.number_format != "none":
+        return list(INTERPRETER_PACKED_TILES)
     return list(INTERPRETER_BLOCK_TILES if inputs.product.scales == "block" else INTERPRETER_TILES)
 
 

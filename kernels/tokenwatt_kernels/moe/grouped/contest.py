@@ -24,16 +24,18 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def contest(problem: GroupedProblem, dtype_name: str, device: torch.device) -> Contest:
-    """Every contender gathers, multiplies, activates and combines. For float8 the baselines multiply in bfloat16.
+    """Every contender gathers, multiplies, activates and combines.
+
+    For float8 and mxfp4 the baselines multiply in bfloat16, for which their numbers are unpacked beforehand.
 
     The loop knows the rows of each expert beforehand, as no model can without waiting for the GPU.
     """
     inputs = make_inputs(problem, dtype_name, device, poisoned=False)
     product = inputs.product
-    a, weight = product.a, product.weight
+    a, weight = product.a, dequantised_weight(product)
     suffix = ""
-    if dtype_name == FLOAT8:
-        a, weight = (tensor.to(torch.bfloat16) for tensor in (activations(product), dequantised_weight(product)))
+    if dtype_name == FLOAT8 or problem.is_mxfp4:
+        a, weight = activations(product).to(torch.bfloat16), weight.to(torch.bfloat16)
         suffix = "_bf16"
     starts = product.offsets.tolist()
     bounds = list(pairwise(starts))

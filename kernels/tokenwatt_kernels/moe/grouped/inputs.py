@@ -9,6 +9,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from tokenwatt_kernels.matmul.packed.formats import WORDS, chunks
+from tokenwatt_kernels.matmul.packed.inputs import random_weight
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.matmul.scaling import weight_scale_rows
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
@@ -38,7 +41,7 @@ def make_inputs(
     a_rows = problem.tokens if problem.gathers else rows
     size = 1.0 if is_float8 else problem.k**-0.5
     a = maker.randn((a_rows, problem.k), dtype, size)
-    weight = maker.randn((experts, problem.n, problem.k), dtype)
+    weight = maker.weight(problem, dtype)
     offsets = torch.tensor([0, *accumulate(problem.rows)], dtype=torch.int32, device=device)
     out_dtype = torch.bfloat16 if is_float8 else dtype
     a_scale, weight_scale = _scales(problem, a_rows, maker) if is_float8 else (None, None)
@@ -73,7 +76,9 @@ def shapes_of(problem: GroupedProblem, dtype_name: str, device: torch.device) ->
     integers = {"dtype": torch.int32, "device": device}
     return Product(
         a=torch.empty(a_rows, problem.k, dtype=dtype, device=device),
-        weight=torch.empty(experts, problem.n, problem.k, dtype=dtype, device=device),
+        weight=_packed_shape(problem, device)
+        if problem.is_mxfp4
+        else torch.empty(experts, problem.n, problem.k, dtype=dtype, device=device),
         offsets=torch.empty(experts + 1, **integers),
         order=torch.empty(rows, **integers) if problem.gathers or problem.combines else None,
         token_weights=torch.empty(chosen, device=device) if problem.combines else None,
@@ -83,6 +88,12 @@ def shapes_of(problem: GroupedProblem, dtype_name: str, device: torch.device) ->
         activation=problem.activation,
         fast_accumulation=problem.fast_accumulation,
     )
+
+
+def _packed_shape(problem: GroupedProblem, device: torch.device) -> PackedWeight:
+    rows = (len(problem.rows), chunks(problem.k), problem.n)
+    words = torch.empty(*rows, WORDS, dtype=torch.int16, device=device)
+    return PackedWeight(words, torch.empty(rows, dtype=torch.int32, device=device), problem.k, "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,13 @@ class _Maker:
         for part in tensor if tensor.dim() == 3 else (tensor,):
             part.copy_(torch.randn(part.shape, generator=self.generator, device=self.generator.device) * size)
         return tensor
+
+    def weight(self, problem: GroupedProblem, dtype: torch.dtype) -> Tensor | PackedWeight:
+        """One of normal numbers, or random codes in mxfp4, which lie without gaps: nothing around them is poisoned."""
+        shape = (len(problem.rows), problem.n, problem.k)
+        if not problem.is_mxfp4:
+            return self.randn(shape, dtype)
+        return random_weight(shape, "mxfp4", self.generator.device, self.generator).to(self.device)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Numbers from 0 to 1 in fp32."""

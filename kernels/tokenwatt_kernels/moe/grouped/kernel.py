@@ -28,10 +28,14 @@ from torch import Tensor
 from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_columns
 from tokenwatt_kernels.matmul.operands import descriptor
+from tokenwatt_kernels.matmul.packed import unpack as unpack
+from tokenwatt_kernels.matmul.packed.formats import WORDS
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 
 PACKED = tl.constexpr(1024)  # more than experts: a number below it and a count of row tiles share an int32
+WORDS_TL = tl.constexpr(WORDS)
 COMBINE_COLUMNS = 1024
 COMBINE_WARPS = 4
 
@@ -96,17 +100,18 @@ def _finish(
 
 @triton.jit
 def grouped_kernel(
-    a_ptr, weight_ptr, weight_desc, offsets_ptr, order_ptr, token_weights_ptr, bias_ptr, a_scale_ptr,
-    weight_scale_ptr, out_ptr, N, K, a_stride_m, weight_stride_e, weight_stride_n, out_stride_m, bias_stride_e,
-    a_scale_stride_m, weight_scale_stride_e, weight_scale_stride_n,
+    a_ptr, weight_ptr, weight_desc, words_scale_ptr, words_scale_desc, offsets_ptr, order_ptr, token_weights_ptr,
+    bias_ptr, a_scale_ptr, weight_scale_ptr, out_ptr, N, K, a_stride_m, weight_stride_e, weight_stride_n,
+    out_stride_m, bias_stride_e, a_scale_stride_m, weight_scale_stride_e, weight_scale_stride_n,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, GATHERS: tl.constexpr, COMBINES: tl.constexpr,
     ACTIVATION: tl.constexpr, SCALES: tl.constexpr, WHOLE_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
     SWAPPED: tl.constexpr, PROMOTES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, BLOCK_E: tl.constexpr, MXFP4: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs,), any number of them.
 
     PROMOTES: the sum of a step leaves the tensor cores' accumulator for an fp32 one.
+    MXFP4: the weight is packed, words [E, chunks, N, 32] with words_scale [E, chunks, N]; PTX: and a GPU unpacks it.
     """
     GATED: tl.constexpr = ACTIVATION != "none"
     ends = _row_tile_ends(offsets_ptr, EXPERTS, BLOCK_E, BLOCK_M)
@@ -131,6 +136,8 @@ def grouped_kernel(
         if bias_ptr is not None and SCALES != "channel":
             # Sums begin with it, so that no register holds it beside them.
             bias = tl.load(bias_ptr + expert.to(tl.int64) * bias_stride_e + safe_column).to(tl.float32)
+            if MXFP4:
+                bias *= 1.0 / unpack.SUM_FACTOR
             acc += bias[:, None] if SWAPPED else bias[None, :]
         slot = row
         if GATHERS or COMBINES:
@@ -140,9 +147,11 @@ def grouped_kernel(
             a_row = slot // TOP_K
         a_ptrs = a_ptr + a_row.to(tl.int64)[:, None] * a_stride_m + steps[None, :]
         weight_row = expert * N + first_column  # of the descriptor
+        chunk = expert * tl.cdiv(K, BLOCK_K)
+        weight_steps = tl.arange(0, WORDS_TL) if MXFP4 else steps
         weight_ptrs = (
             weight_ptr + expert.to(tl.int64) * weight_stride_e
-            + safe_column.to(tl.int64)[:, None] * weight_stride_n + steps[None, :]
+            + safe_column.to(tl.int64)[:, None] * weight_stride_n + weight_steps[None, :]
         )  # fmt: skip
         scale_ptrs = a_scale_ptr
         weight_scale_ptrs = weight_scale_ptr
@@ -152,7 +161,17 @@ def grouped_kernel(
 
         for first in range(0, K, BLOCK_K):
             a = _load(a_ptrs, steps, K - first, WHOLE_STEPS)  # [M, K]
-            if DESCRIPTORS:
+            if MXFP4:
+                # Behind the last column lie words of the next chunk, whose sums nobody stores.
+                if DESCRIPTORS:
+                    words = weight_desc.load([chunk * N + first_column, 0])
+                    words_scale = tl.reshape(words_scale_desc.load([chunk, first_column]), [BLOCK_N])
+                else:
+                    words = tl.load(weight_ptrs)
+                    words_scale = tl.load(words_scale_ptr + tl.cast(chunk, tl.int64) * N + safe_column)
+                weight = unpack.numbers(words, words_scale, "mxfp4", a.dtype, PTX)
+                chunk += 1
+            elif DESCRIPTORS:
                 weight = weight_desc.load([weight_row, first])  # [N, K]
             else:
                 weight = _load(weight_ptrs, steps, K - first, WHOLE_STEPS)
@@ -175,8 +194,10 @@ def grouped_kernel(
             else:
                 acc = tl.dot(left, right, acc, input_precision="ieee")
             a_ptrs += BLOCK_K
-            weight_ptrs += BLOCK_K
+            weight_ptrs += N * WORDS_TL if MXFP4 else BLOCK_K
 
+        if MXFP4:
+            acc *= unpack.SUM_FACTOR
         if SWAPPED:
             acc = tl.trans(acc)  # [M, N]
         out_row = slot if COMBINES else row
@@ -221,14 +242,15 @@ def combine_kernel(
 
 def options_of(product: Product, tile: GroupedTile, *, promotes: bool) -> dict[str, Any]:
     """The compile-time arguments of grouped_kernel."""
+    experts, _, terms = product.sizes
     return {
-        "EXPERTS": product.weight.shape[0],
+        "EXPERTS": experts,
         "TOP_K": product.top_k,
         "GATHERS": product.gathers,
         "COMBINES": product.combines,
         "ACTIVATION": product.activation,
         "SCALES": product.scales,
-        "WHOLE_STEPS": product.a.shape[1] % tile.block_k == 0,
+        "WHOLE_STEPS": terms % tile.block_k == 0,
         "DESCRIPTORS": tile.descriptors,
         "SWAPPED": tile.swapped,
         "PROMOTES": promotes,
@@ -236,7 +258,9 @@ def options_of(product: Product, tile: GroupedTile, *, promotes: bool) -> dict[s
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,
         "GROUP_M": tile.group_m,
-        "BLOCK_E": triton.next_power_of_2(product.weight.shape[0]),
+        "BLOCK_E": triton.next_power_of_2(experts),
+        "MXFP4": product.number_format == "mxfp4",
+        "PTX": not product.a.is_cpu,
     }
 
 
@@ -265,14 +289,19 @@ def launch(
 
 def _launch_rows(product: Product, out: Tensor, tile: GroupedTile, programs: int, *, promotes: bool) -> None:
     a, weight, bias = product.a, product.weight, product.bias
-    _, columns, terms = weight.shape
-    weight_desc = None
-    if tile.descriptors:
+    _, columns, terms = product.sizes
+    weight_desc = words_scale = words_scale_desc = None
+    if isinstance(weight, PackedWeight):
+        if tile.descriptors:
+            weight_desc = descriptor(weight.words.flatten(0, 2), tile.block_n, WORDS)
+            words_scale_desc = descriptor(weight.scales.flatten(0, 1), 1, tile.block_n)
+        weight, words_scale = weight.words, weight.scales
+    elif tile.descriptors:
         weight_desc = descriptor(weight.flatten(0, 1), tile.block_n, tile.block_k)
     grouped_kernel[(programs,)](
-        a, weight, weight_desc, product.offsets, product.order, product.token_weights, bias, product.a_scale,
-        product.weight_scale, out, columns, terms, a.stride(0), weight.stride(0), weight.stride(1), out.stride(0),
-        0 if bias is None else bias.stride(0), *_scale_strides(product),
+        a, weight, weight_desc, words_scale, words_scale_desc, product.offsets, product.order, product.token_weights,
+        bias, product.a_scale, product.weight_scale, out, columns, terms, a.stride(0), weight.stride(0),
+        weight.stride(-2), out.stride(0), 0 if bias is None else bias.stride(0), *_scale_strides(product),
         **options_of(product, tile, promotes=promotes), num_warps=tile.num_warps, num_stages=tile.num_stages,
         maxnreg=tile.registers, enable_fp_fusion=True,
     )  # fmt: skip

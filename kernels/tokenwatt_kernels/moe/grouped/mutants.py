@@ -86,4 +86,18 @@ MUTANTS = (
         module="tokenwatt_kernels.matmul.loads",
         dtype_name="float8_e4m3fn",
     ),
+    Mutant(
+        "reads the chunks of another expert",
+        "mxfp4",
+        "chunk = expert * tl.cdiv(K, BLOCK_K)",
+        "chunk = expert * (K // BLOCK_K)",
+        dtype_name="bfloat16",
+    ),
+    Mutant(
+        "makes the bias of a packed product as small as its codes",
+        "mxfp4_gate_up",
+        "bias *= 1.0 / unpack.SUM_FACTOR",
+        "bias *= 1.0",
+        dtype_name="bfloat16",
+    ),
 )

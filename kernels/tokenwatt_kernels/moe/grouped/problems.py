@@ -20,6 +20,7 @@ class GroupedProblem:
     combines: the answers of a token's rows are weighted and added up; otherwise they stay sorted by expert.
     scales: where float8 tensors have their factors: "tensor", "channel" (per row of either side) or "block".
     fast_accumulation: float8 products may stay in the tensor cores' accumulator.
+    is_mxfp4: the weight is packed, and rows are bfloat16.
     """
 
     name: str
@@ -34,6 +35,7 @@ class GroupedProblem:
     has_residual: bool = False
     scales: str = "channel"
     fast_accumulation: bool = False
+    is_mxfp4: bool = False
 
     @property
     def tokens(self) -> int:
@@ -117,6 +119,9 @@ GATE_PROBLEMS = (
     gate_up("channel_scales_fast", (4, 17, 0, 6), 48, 144, 3, fast_accumulation=True),
     gate_up("block_scales", (3, 18, 0, 9), 300, 256, 2, scales="block"),
     down("block_scales_down", (20, 0, 2), 200, 384, 2, scales="block", has_bias=True),
+    GroupedProblem("mxfp4", (5, 0, 17, 34), 63, 160, is_mxfp4=True),
+    gate_up("mxfp4_gate_up", (7, 0, 31), 140, 288, 2, activation="swiglu_clamped", has_bias=True, is_mxfp4=True),
+    down("mxfp4_down", (13, 0, 2, 5), 68, 384, 4, has_bias=True, has_residual=True, is_mxfp4=True),
 )
 
 GPU_GATE_PROBLEMS = (
@@ -128,6 +133,8 @@ GPU_GATE_PROBLEMS = (
     gate_up("block_scales_large", skewed(512, 64, 8), 1024, 1024, 8, scales="block"),
     gate_up("channel_scales_large", skewed(512, 64, 8), 1024, 1024, 8),
     GroupedProblem("odd_large", (1000, 0, 77), 777, 1001),
+    gate_up("mxfp4_few", balanced(16, 32, 4), 5760, 2880, 4, activation="swiglu_clamped", has_bias=True, is_mxfp4=True),
+    down("mxfp4_many", skewed(600, 8, 2), 2880, 2880, 2, has_bias=True, is_mxfp4=True),
 )
 
 _MODELS = {
@@ -135,6 +142,8 @@ _MODELS = {
     "mixtral-8x7b": (8, 2, 4096, 14_336, {}),
     "qwen3-30b-a3b": (128, 8, 2048, 768, {}),
     "gpt-oss-20b": (32, 4, 2880, 2880, {"has_bias": True}),
+    "gpt-oss-20b_mxfp4": (32, 4, 2880, 2880, {"has_bias": True, "is_mxfp4": True}),
+    "gpt-oss-120b_mxfp4": (128, 4, 2880, 2880, {"has_bias": True, "is_mxfp4": True}),
     "deepseek-v3": (256, 8, 7168, 2048, {"scales": "block"}),
 }
 
@@ -142,7 +151,7 @@ _MODELS = {
 def _layers() -> tuple[GroupedProblem, ...]:
     found = []
     for model, (experts, top_k, hidden, intermediate, options) in _MODELS.items():
-        gated = {"activation": "swiglu_clamped" if model == "gpt-oss-20b" else "swiglu"}
+        gated = {"activation": "swiglu_clamped" if model.startswith("gpt-oss") else "swiglu"}
         for tokens in (1, 16, 64, 4096):
             rows = balanced(tokens, experts, top_k)
             found += [
@@ -163,4 +172,6 @@ def takes(problem: GroupedProblem, dtype_name: str, capability: int | None) -> b
 
     Tensors of other types than float8 have no scales, whatever the problem says about them.
     """
+    if problem.is_mxfp4:
+        return dtype_name == "bfloat16"
     return dtype_name != FLOAT8 or capability is None or capability >= FLOAT8_CAPABILITY

@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenwatt_kernels import device
 from tokenwatt_kernels.arguments import CACHE_DTYPES, FLOAT8, check_device, check_matches, check_size, check_tensor
 from tokenwatt_kernels.matmul.activations import check_activation, is_gated, out_columns
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, check_multiplies
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.matmul.scaling import weight_scale_rows
@@ -19,7 +20,7 @@ from tokenwatt_kernels.targets import target_for
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """R rows sorted by expert times weight [E, N, K] of each row's expert.
+    """R rows sorted by expert times weight [E, N, K] of each row's expert, a tensor or an mxfp4 PackedWeight.
 
     a: [R, K], or, if it gathers, tokens [T, K] of which row i of the sorted order reads order[i] // (R / T).
     offsets: [E + 1] int32, where each expert's rows begin.
@@ -31,7 +32,7 @@ class Product:
     """
 
     a: Tensor
-    weight: Tensor
+    weight: Tensor | PackedWeight
     offsets: Tensor
     order: Tensor | None = None
     token_weights: Tensor | None = None
@@ -40,6 +41,19 @@ class Product:
     weight_scale: Tensor | None = None
     activation: str = "none"
     fast_accumulation: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """E, N and K."""
+        weight = self.weight
+        if isinstance(weight, PackedWeight):
+            return weight.words.shape[0], weight.columns, weight.terms
+        return weight.shape[0], weight.shape[1], weight.shape[2]
+
+    @property
+    def number_format(self) -> str:
+        """That of a packed weight, otherwise "none"."""
+        return self.weight.number_format if isinstance(self.weight, PackedWeight) else "none"
 
     @property
     def gathers(self) -> bool:
@@ -64,7 +78,7 @@ class Product:
     @property
     def out_columns(self) -> int:
         """Columns of an answer."""
-        return out_columns(self.activation, self.weight.shape[1])
+        return out_columns(self.activation, self.sizes[1])
 
     @property
     def out_shape(self) -> tuple[int, int]:
@@ -92,6 +106,8 @@ class Product:
     def allow_descriptors(self) -> bool:
         """Whether the hardware can copy tiles of the weight: its experts lie as one matrix, with aligned rows."""
         weight = self.weight
+        if isinstance(weight, PackedWeight):
+            return weight.can_be_copied
         row_bytes = weight.stride(1) * weight.element_size()
         is_one_matrix = weight.shape[0] == 1 or weight.stride(0) == weight.shape[1] * weight.stride(1)
         is_aligned = row_bytes % COPY_BYTES == 0 and weight.data_ptr() % COPY_BYTES == 0
@@ -100,10 +116,13 @@ class Product:
     def check(self) -> None:
         """Raise TypeError or ValueError unless all shapes, dtypes, strides and devices fit."""
         check_tensor("a", self.a, ("T" if self.gathers else "R", "K"), CACHE_DTYPES)
-        check_tensor("weight", self.weight, ("E", "N", "K"), CACHE_DTYPES)
         device.check_supported(self.a.device)
-        check_matches("weight", self.weight, "a", self.a)
-        experts, columns, terms = self.weight.shape
+        if isinstance(self.weight, PackedWeight):
+            self._check_packed(self.weight)
+        else:
+            check_tensor("weight", self.weight, ("E", "N", "K"), CACHE_DTYPES)
+            check_matches("weight", self.weight, "a", self.a)
+        experts, columns, terms = self.sizes
         check_size("weight", "K", terms, self.a.shape[1])
         if not 1 <= experts <= MOST_EXPERTS:
             raise ValueError(f"weight must have E from 1 to {MOST_EXPERTS}, got {experts}")
@@ -129,6 +148,12 @@ class Product:
                 raise TypeError(f"bias must have dtype {self.out_dtype} or torch.float32, got {self.bias.dtype}")
         self._check_scales()
 
+    def _check_packed(self, weight: PackedWeight) -> None:
+        weight.check("weight", ("E", "K / 128", "N"))
+        if weight.number_format != "mxfp4":
+            raise ValueError(f"weight must have the format mxfp4 for experts, got {weight.number_format}")
+        check_multiplies("a", self.a, weight)
+
     def _check_scales(self) -> None:
         if self.a.dtype != FLOAT8:
             if self.a_scale is not None or self.weight_scale is not None:
@@ -137,7 +162,7 @@ class Product:
         if self.a_scale is None or self.weight_scale is None:
             raise ValueError("a_scale and weight_scale must be tensors for float8_e4m3fn, got None")
         rows, terms = self.a.shape
-        experts, columns, _ = self.weight.shape
+        experts, columns, _ = self.sizes
         for name, scale in (("a_scale", self.a_scale), ("weight_scale", self.weight_scale)):
             if scale.dtype != torch.float32:
                 raise TypeError(f"{name} must have dtype torch.float32, got {scale.dtype}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenwatt_kernels.matmul.activations import activate_reference, is_gated
 from tokenwatt_kernels.matmul.dequantised import dequantised_blocks, dequantised_rows
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, dequantised
 from tokenwatt_kernels.moe.grouped.product import Product
 
 
@@ -45,8 +46,10 @@ def activations(product: Product) -> Tensor:
 
 
 def dequantised_weight(product: Product) -> Tensor:
-    """The weight with its factors multiplied in, in float64 if it has any."""
+    """The weight with its factors multiplied in, in float64 if it has any; a packed one in fp32."""
     weight, scale = product.weight, product.weight_scale
+    if isinstance(weight, PackedWeight):
+        return dequantised(weight)
     if scale is None:
         return weight
     if product.scales == "block":

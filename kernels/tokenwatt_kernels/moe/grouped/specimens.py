@@ -13,6 +13,7 @@ from tokenwatt_kernels import tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.activations import ACTIVATIONS
+from tokenwatt_kernels.matmul.packed.formats import WORDS
 from tokenwatt_kernels.moe.grouped.inputs import shapes_of
 from tokenwatt_kernels.moe.grouped.kernel import (
     COMBINE_COLUMNS,
@@ -28,11 +29,12 @@ from tokenwatt_kernels.targets import Target
 
 BFLOAT16 = "bfloat16"
 Way = Mapping[str, Any]
-"""Where factors are, and whether float8 sums stay in the tensor cores, as fields of a problem."""
+"""Where factors are, whether float8 sums stay in the tensor cores, and a packed weight, as fields of a problem."""
 CHANNEL: Way = {"scales": "channel"}
 BLOCK: Way = {"scales": "block"}
 FAST: Way = {"scales": "channel", "fast_accumulation": True}
-TRIED = {BFLOAT16: (CHANNEL,), FLOAT8: (CHANNEL, BLOCK, FAST)}
+MXFP4: Way = {"is_mxfp4": True}
+TRIED = {BFLOAT16: (CHANNEL, MXFP4), FLOAT8: (CHANNEL, BLOCK, FAST)}
 """Dtypes of all options: float16 is compiled as bfloat16 is, and float32 has few tiles."""
 EXPERTS, TOP_K = 128, 8
 TOKENS = {"16 rows": 16, "32 rows": 512, "64 rows": 1024, "many rows": 4096}
@@ -85,9 +87,10 @@ def _listed(dtype_name: str) -> Iterator[GroupedProblem]:
 def _full(way: Way = CHANNEL) -> Iterator[GroupedProblem]:
     """Each number of rows, gated, with biases and a short last step, and the second product of many rows.
 
-    Factors of blocks have no short steps.
+    Factors of blocks have no short steps, and a packed weight has groups of 32.
     """
-    terms, words = (2048, "bias") if way is BLOCK else (2000, "bias K 2000")
+    terms = 2048 if way is BLOCK else 2016 if way is MXFP4 else 2000
+    words = "bias" if way is BLOCK else f"bias K {terms}"
     for rows in TOKENS:
         for problem in _layers(rows, terms, activation="swiglu_clamped", has_bias=True, **way):
             if problem.gathers or rows == MOST:
@@ -106,14 +109,23 @@ def _combinations(dtype_name: str) -> Iterator[tuple[GroupedProblem, bool]]:
 
 
 def _named(problem: GroupedProblem, words: str = "") -> GroupedProblem:
-    way = "block scales" if problem.scales == "block" else "fast" if problem.fast_accumulation else ""
+    way = "mxfp4" if problem.is_mxfp4 else "fast" if problem.fast_accumulation else ""
+    way = "block scales" if problem.scales == "block" else way
     return replace(problem, name=" ".join(filter(None, (problem.name, way, words))))
 
 
 def _of_table(target: Target, name: str, key: GroupedKey, tile: GroupedTile) -> Iterator[Specimen]:
     dtype_name = {1: FLOAT8, 2: BFLOAT16, 4: "float32"}[key.element_bytes]
     rows = "many rows" if key.rows == MANY_ROWS else f"{key.rows} rows"
-    way = BLOCK if key.block_scaled else FAST if key.element_bytes == 1 and key.is_fast else CHANNEL
+    way = (
+        MXFP4
+        if key.is_mxfp4
+        else BLOCK
+        if key.block_scaled
+        else FAST
+        if key.element_bytes == 1 and key.is_fast
+        else CHANNEL
+    )
     for problem in _layers(rows, **way):
         yield _specimen(target, f"{name} {problem.name}", dtype_name, problem, tile)
 
@@ -128,6 +140,8 @@ def _specimen(target: Target, name: str, dtype_name: str, problem: GroupedProble
     product = shapes_of(problem, dtype_name, torch.device("meta"))
     tensors = {
         "weight_desc": tile.descriptors or None,
+        "words_scale_ptr": problem.is_mxfp4 or None,
+        "words_scale_desc": (problem.is_mxfp4 and tile.descriptors) or None,
         "order_ptr": product.order,
         "token_weights_ptr": product.token_weights,
         "bias_ptr": product.bias,
@@ -139,7 +153,14 @@ def _specimen(target: Target, name: str, dtype_name: str, problem: GroupedProble
     signature = {key: "i32" for key in grouped_kernel.arg_names if key not in constexprs}
     for key in signature:
         if key == "weight_desc":
-            signature[key] = f"tensordesc<{dtype.triton_name}[{tile.block_n}, {tile.block_k}]>"
+            kind, columns = ("i16", WORDS) if problem.is_mxfp4 else (dtype.triton_name, tile.block_k)
+            signature[key] = f"tensordesc<{kind}[{tile.block_n}, {columns}]>"
+        elif key == "words_scale_desc":
+            signature[key] = f"tensordesc<i32[1, {tile.block_n}]>"
+        elif key == "words_scale_ptr":
+            signature[key] = "*i32"
+        elif key == "weight_ptr" and problem.is_mxfp4:
+            signature[key] = "*i16"
         elif key in INT32_POINTERS:
             signature[key] = "*i32"
         elif key in FP32_POINTERS:

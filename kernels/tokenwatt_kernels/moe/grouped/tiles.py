@@ -7,6 +7,7 @@ from itertools import product
 
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.dense.tiles import MOST_PROMOTED
+from tokenwatt_kernels.matmul.packed.formats import CHUNK, WORDS
 from tokenwatt_kernels.matmul.problem import COPY_BYTES, FLOAT8_CAPABILITY
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
@@ -16,6 +17,9 @@ FAMILY = "moe.grouped"
 MANY_ROWS = 0
 """Stands in a key for every number of rows beyond the bounded ones."""
 ROW_BOUNDS = (16, 32, 64)
+PACKED_SCALE_BYTES = 4
+PACKED_BYTES = WORDS * 2 + PACKED_SCALE_BYTES
+"""Of a row of a step of a packed weight: its words, and their scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,15 @@ class GroupedKey:
     """What a tile depends on besides the GPU.
 
     rows: the most rows of an expert, on average, that take the tile, or MANY_ROWS.
-    element_bytes: of rows and weight. block_scaled: float8 with a factor for each 128 of K.
+    element_bytes: of rows, and of the weight unless it is packed, in mxfp4. block_scaled: float8 with a factor for each
+        128 of K.
     is_fast: products may stay in the tensor cores' accumulator; of 16 and 32 bits they always do.
     copies: the hardware may copy tiles of the weight.
     """
 
     rows: int
     element_bytes: int
+    is_mxfp4: bool
     block_scaled: bool
     is_fast: bool
     copies: bool
@@ -87,24 +93,48 @@ INTERPRETER_TILES = (
     (GroupedTile(32, 64, 64, 4, 4, 1, 1, swapped=True, descriptors=True), 2),
     (GroupedTile(16, 256, 64, 1, 4, 1, 1), 3),
 )
+INTERPRETER_PACKED_TILES = (
+    (GroupedTile(16, 32, CHUNK, 2, 4, 1, 1, swapped=True), 3),
+    (GroupedTile(32, 64, CHUNK, 4, 4, 1, 1, swapped=True, descriptors=True), 2),
+)
 INTERPRETER_BLOCK_TILES = (
     (GroupedTile(16, 32, SCALE_BLOCK, 2, 4, 1, 1), 3),
     (GroupedTile(32, 64, SCALE_BLOCK, 4, 4, 1, 1, swapped=True, descriptors=True), 2),
 )
 
 
-def shared_bytes(tile: GroupedTile, element_bytes: int) -> int:
+# The weight comes first, from registers, where it becomes bfloat16.
+_PACKED = {
+    True: {
+        16: GroupedTile(16, 128, CHUNK, 1, 4, 5, 3, swapped=True, descriptors=True),
+        32: GroupedTile(32, 128, CHUNK, 1, 4, 4, 2, swapped=True, descriptors=True),
+        64: GroupedTile(64, 128, CHUNK, 1, 8, 3, 1, swapped=True, descriptors=True),
+        MANY_ROWS: GroupedTile(128, 128, CHUNK, 8, 8, 3, 1, swapped=True, descriptors=True),
+    },
+    False: {
+        16: GroupedTile(16, 64, CHUNK, 1, 4, 3, 3, swapped=True),
+        32: GroupedTile(32, 64, CHUNK, 1, 4, 3, 2, swapped=True),
+        64: GroupedTile(64, 64, CHUNK, 1, 8, 2, 1, swapped=True),
+        MANY_ROWS: GroupedTile(128, 64, CHUNK, 8, 8, 2, 1, swapped=True),
+    },
+}
+"""By whether the hardware copies, and the key's rows."""
+
+
+def shared_bytes(tile: GroupedTile, key: GroupedKey) -> int:
     """Shared memory of one program: one tile of rows and one of the weight for every stage."""
-    return (tile.block_m + tile.block_n) * tile.block_k * tile.num_stages * element_bytes
+    weight_bytes = PACKED_BYTES if key.is_mxfp4 else key.element_bytes * tile.block_k
+    return (tile.block_m * tile.block_k * key.element_bytes + tile.block_n * weight_bytes) * tile.num_stages
 
 
 def is_valid_on(tile: GroupedTile, key: GroupedKey, capability: int) -> bool:
     """Whether the kernel compiles with this tile for a GPU of `capability`, and takes weights that lie like this."""
     sides = (tile.block_m, tile.block_n, tile.block_k)
-    fits = shared_bytes(tile, key.element_bytes) * tile.programs_per_multiprocessor
+    fits = shared_bytes(tile, key) * tile.programs_per_multiprocessor
     return (
         all(side >= 16 and side & (side - 1) == 0 for side in sides)
         and (key.element_bytes > 1 or (capability >= FLOAT8_CAPABILITY and tile.block_k >= 32))
+        and (not key.is_mxfp4 or (tile.swapped and tile.block_k == CHUNK))
         # A step of a block-scaled product has one factor, and so have the columns of a tile.
         and (not key.block_scaled or (tile.block_k == SCALE_BLOCK and tile.block_n <= SCALE_BLOCK))
         and min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) >= 1
@@ -128,6 +158,8 @@ def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
     is_warpgroup = target_for(capability).copies_tiles
     copies = key.copies and is_warpgroup
     rows = key.rows
+    if key.is_mxfp4:
+        return [_PACKED[copies][rows]]
     if key.element_bytes == 4:  # no tensor cores ("ieee" precision)
         return [GroupedTile(16, 64, 32, 1, 4, 2, 1)] if rows == 16 else [GroupedTile(64, 64, 16, 8, 8, 2, 1)]
     step = 128 // key.element_bytes  # 128 bytes
@@ -162,23 +194,32 @@ def row_bound(rows: int, experts: int) -> int:
 
 
 def make_key(
-    rows: int, experts: int, element_bytes: int, *, block_scaled: bool, is_fast: bool, copies: bool
+    rows: int,
+    experts: int,
+    element_bytes: int,
+    *,
+    is_mxfp4: bool,
+    block_scaled: bool,
+    is_fast: bool,
+    copies: bool,
 ) -> GroupedKey:
     """The key for R = `rows` among E = `experts`."""
     is_fast = (is_fast and not block_scaled) or element_bytes > 1
-    return GroupedKey(row_bound(rows, experts), element_bytes, block_scaled, is_fast, copies)
+    return GroupedKey(row_bound(rows, experts), element_bytes, is_mxfp4, block_scaled, is_fast, copies)
 
 
 def key_of(problem: GroupedProblem, dtype_name: str) -> GroupedKey:
     """The key of a problem whose weights lie as a model's do."""
     element_bytes = DTYPES[dtype_name].bytes
+    row_bytes = problem.n * PACKED_SCALE_BYTES if problem.is_mxfp4 else problem.k * element_bytes
     return make_key(
         sum(problem.rows),
         len(problem.rows),
         element_bytes,
+        is_mxfp4=problem.is_mxfp4,
         block_scaled=dtype_name == FLOAT8 and problem.scales == "block",
         is_fast=problem.fast_accumulation,
-        copies=problem.k * element_bytes % COPY_BYTES == 0,
+        copies=row_bytes % COPY_BYTES == 0,
     )
 
 
@@ -186,7 +227,10 @@ def candidates(key: GroupedKey, capability: int) -> tuple[GroupedTile, ...]:
     """The tiles worth measuring, the default first."""
     first = default(key, capability)
     copies = (True, False) if first.descriptors else (False,)
-    if key.element_bytes == 4:
+    if key.is_mxfp4:
+        sizes = product((first.block_m,), (64, 128), (CHUNK,), (first.group_m,), (4, 8), (3, 4, 5), (1, 2, 3))
+        found = [GroupedTile(*size, swapped=True, descriptors=first.descriptors) for size in sizes]
+    elif key.element_bytes == 4:
         sizes = product((first.block_m,), (32, 64, 128), (16, 32), (first.group_m,), (4, 8), (2, 3), (1, 2))
         found = [GroupedTile(*size) for size in sizes]
     elif key.rows == MANY_ROWS:

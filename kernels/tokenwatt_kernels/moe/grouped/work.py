@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokenwatt_kernels.dtypes import DTYPES
+from tokenwatt_kernels.matmul.packed.formats import bytes_of
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.matmul.scaling import weight_scale_rows
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
@@ -19,7 +20,7 @@ def work(problem: GroupedProblem, dtype_name: str) -> Work:
     """
     dtype, rows = DTYPES[dtype_name], sum(problem.rows)
     read_rows = problem.tokens if problem.gathers else rows
-    inputs = read_rows * problem.k + problem.touched * problem.n * problem.k
+    weight = bytes_of("mxfp4", problem.n, problem.k) if problem.is_mxfp4 else problem.n * problem.k * dtype.bytes
     outputs = problem.tokens * problem.n if problem.combines else rows * problem.out_columns
     outputs *= 2 if problem.has_residual else 1
     biases = problem.touched * problem.n if problem.has_bias else 0
@@ -27,9 +28,10 @@ def work(problem: GroupedProblem, dtype_name: str) -> Work:
     numbers += rows if problem.gathers else 2 * rows if problem.combines else 0
     if dtype_name == FLOAT8:
         numbers += _scales(problem, read_rows)
+    inputs = read_rows * problem.k * dtype.bytes + problem.touched * weight
     return Work(
         flop=2 * rows * problem.n * problem.k,
-        bytes=inputs * dtype.bytes + (outputs + biases) * dtype.out_bytes + numbers * NUMBER_BYTES,
+        bytes=inputs + (outputs + biases) * dtype.out_bytes + numbers * NUMBER_BYTES,
     )
 
 
