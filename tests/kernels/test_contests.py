@@ -16,6 +16,10 @@ from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.contests import Contender, Contest
 from tokenwatt_kernels.matmul.dense.contest import contest as matmul_contest
+from tokenwatt_kernels.matmul.nvfp4.contest import contest as nvfp4_contest
+from tokenwatt_kernels.matmul.nvfp4.problems import Nvfp4Problem
+from tokenwatt_kernels.matmul.packed.contest import contest as packed_contest
+from tokenwatt_kernels.matmul.packed.problems import PackedProblem
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.work import Work
 
@@ -125,6 +129,14 @@ def test_decode_contests_agree(problem, dtype_name, baselines):
 
 def test_matmul_contest_agrees():
     assert len(measured(matmul_contest(MatmulProblem("m", 3, 5, 7), "float32", CPU))) == 2
+
+
+def test_contests_of_four_bits_agree():
+    int4 = PackedProblem("p", 3, 64, 256, activation="swiglu", has_bias=True)
+    assert measured(packed_contest(int4, "bfloat16", CPU)) == ("tokenwatt", "cublas", "int4pack")
+    mxfp4 = PackedProblem("p", 3, 64, 256, "mxfp4", has_residual=True)
+    assert measured(packed_contest(mxfp4, "bfloat16", CPU)) == ("tokenwatt", "cublas")
+    assert measured(nvfp4_contest(Nvfp4Problem("p", 3, 64, 256), "bfloat16", CPU)) == ("tokenwatt", "cublas")
 
 
 def measured(contest):

@@ -21,6 +21,8 @@ from tokenwatt_kernels.fused.rope.tiles import RopeTile
 from tokenwatt_kernels.fused.top_k.problems import TopKProblem
 from tokenwatt_kernels.fused.top_k.tiles import TopKTile
 from tokenwatt_kernels.matmul.dense.tiles import DenseTile
+from tokenwatt_kernels.matmul.nvfp4.problems import Nvfp4Problem
+from tokenwatt_kernels.matmul.packed.problems import PackedProblem
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.moe.grouped.problems import balanced, down, gate_up
@@ -30,7 +32,6 @@ from tokenwatt_kernels.moe.route.tiles import RouteTile
 from tokenwatt_kernels.trials import Trials
 from tokenwatt_kernels.tune import Job
 
-DTYPE = "float32"
 # Siblings for a GPU take the interpreter minutes.
 SMALLER = (
     ("attention.prefill", "LENGTHS", (45, 1, 20)),
@@ -43,6 +44,10 @@ SMALLER = (
     ("matmul.dense", "MOST_TERMS", 80),
     ("matmul.skinny", "MOST_COLUMNS", 48),
     ("matmul.skinny", "MOST_TERMS", 112),
+    ("matmul.packed", "MOST_COLUMNS", 48),
+    ("matmul.packed", "MOST_TERMS", 384),
+    ("matmul.nvfp4", "MOST_COLUMNS", 48),
+    ("matmul.nvfp4", "MOST_TERMS", 384),
     ("moe.route", "MOST_TOKENS", 83),
     ("moe.grouped", "MOST_ROWS", 24),
     ("moe.grouped", "MOST_COLUMNS", 48),
@@ -75,8 +80,16 @@ CANDIDATES = {
     "rope": ("fused.rope", RopeProblem("r", 4096, 6, 2, 16, has_norm=True, skipped=True), RopeTile(64, 1)),
     "top-k": ("fused.top_k", TopKProblem("t", 64, 128_256, 3), TopKTile(64, 16, 2, 8, 2)),
     "matmul": ("matmul.dense", MatmulProblem("m", 4096, 4096, 4096), MATMUL),
+    "packed": ("matmul.packed", PackedProblem("p", 3, 4096, 4096), SplitTile(16, 32, 128, 4, 2, 1, 2)),
+    "nvfp4": ("matmul.nvfp4", Nvfp4Problem("q", 3, 4096, 4096), SplitTile(16, 32, 128, 4, 2, 1, 2)),
     "matmul of few rows": ("matmul.skinny", MatmulProblem("f", 3, 4096, 4096, has_residual=True), SKINNY),
 }
+
+
+def dtype_of(family: str) -> str:
+    """float32, whose gate is the strictest, where the kernels take it."""
+    names = part(family, "problems").DTYPE_NAMES
+    return "float32" if "float32" in names else "bfloat16"
 
 
 def main() -> dict[str, Any]:
@@ -85,7 +98,7 @@ def main() -> dict[str, Any]:
         setattr(part(family, "tuning"), name, value)
     trials = Trials(torch.device("cpu"))
     return {
-        name: trials.check(Job(family, None, ((problem, DTYPE),)), tile)
+        name: trials.check(Job(family, None, ((problem, dtype_of(family)),)), tile)
         for name, (family, problem, tile) in CANDIDATES.items()
     }
 

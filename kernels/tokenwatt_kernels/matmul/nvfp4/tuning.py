@@ -15,7 +15,7 @@ from tokenwatt_kernels.matmul.parts import combine_kernel
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 
 KERNELS = (nvfp4_kernel, combine_kernel)
-MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 300, 784, 1152
+MOST_ROWS, MOST_COLUMNS, MOST_TERMS = 300, 784, 1280
 """Columns are a multiple of 16, so that the kernel is compiled as for a real problem, but not of any tile."""
 
 

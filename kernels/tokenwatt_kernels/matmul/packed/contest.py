@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,24 +22,22 @@ from tokenwatt_kernels.matmul.packed.weights import PackedWeight, int4_parts
 from tokenwatt_kernels.matmul.packed.work import work
 from tokenwatt_kernels.number_formats.int4 import GROUP
 
-INNER_TILES = 8
-"""Of PyTorch's int4 layout: terms of a row that a thread holds, in 16s; the most that it takes."""
+MOST_INNER_TILES = 8
+"""16s of terms that lie together in PyTorch's layout: the fewest loads."""
 
 
 def contest(problem: PackedProblem, dtype_name: str, device: torch.device) -> Contest:
     """Ours, and with the epilogue in eager torch the baselines.
 
     cublas: the weight unpacked beforehand, so four times as many bytes of it.
-    int4pack: torch._weight_int4pack_mm, which takes bfloat16 and int4.
+    int4pack: PyTorch's own kernel, which takes bfloat16 and int4.
     """
     operands = random_operands(problem, dtype_name, device)
     wide = unpacked(operands, operands.a.dtype)
     contenders = {OURS: Contender(lambda: answer(operands)), "cublas": Contender(lambda: library_matmul(wide))}
-    if device.type == "cuda" and problem.number_format == "int4" and operands.a.dtype == torch.bfloat16:
-        weight, scales_and_zeros = _for_int4pack(operands.weight)
-        contenders["int4pack"] = Contender(
-            lambda: _finished(operands, torch._weight_int4pack_mm(operands.a, weight, GROUP, scales_and_zeros))
-        )
+    if problem.number_format == "int4" and operands.a.dtype == torch.bfloat16:
+        multiply = _int4pack(operands.weight)
+        contenders["int4pack"] = Contender(lambda: _finished(operands, multiply(operands.a)))
     return Contest(
         family=FAMILY,
         problem=problem.name,
@@ -49,13 +49,18 @@ def contest(problem: PackedProblem, dtype_name: str, device: torch.device) -> Co
     )
 
 
-def _for_int4pack(weight: PackedWeight) -> tuple[Tensor, Tensor]:
-    """A weight in PyTorch's layout. There a number is (code - 8) * scale + zero, both bfloat16 [K / 128, N, 2]."""
+def _int4pack(weight: PackedWeight) -> Callable[[Tensor], Tensor]:
+    """The product with a weight in PyTorch's layout, which is another one on a CPU.
+
+    There a number is (code - 8) * scale + zero, both bfloat16 [K / 128, N, 2].
+    """
     codes, zeros, scales = int4_parts(weight)
-    pairs = (codes[:, 0::2] << 4 | codes[:, 1::2]).to(torch.uint8)
-    shift = (8 - zeros) * scales
-    both = torch.stack([scales, shift], -1).transpose(0, 1).contiguous().to(torch.bfloat16)
-    return torch._convert_weight_to_int4pack(pairs, INNER_TILES), both
+    pairs = torch.stack([scales, (8 - zeros) * scales], -1).transpose(0, 1).contiguous().to(torch.bfloat16)
+    if codes.is_cpu:
+        packed = torch._convert_weight_to_int4pack_for_cpu(codes, MOST_INNER_TILES)
+        return lambda a: torch._weight_int4pack_mm_for_cpu(a, packed, GROUP, pairs)
+    packed = torch._convert_weight_to_int4pack((codes[:, 0::2] << 4 | codes[:, 1::2]).to(torch.uint8), MOST_INNER_TILES)
+    return lambda a: torch._weight_int4pack_mm(a, packed, GROUP, pairs)
 
 
 def _finished(operands: PackedOperands, product: Tensor) -> Tensor:
