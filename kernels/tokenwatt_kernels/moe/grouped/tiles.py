@@ -158,13 +158,14 @@ def _preferred(key: GroupedKey, capability: int) -> list[GroupedTile]:
     is_warpgroup = target_for(capability).copies_tiles
     copies = key.copies and is_warpgroup
     rows = key.rows
-    if key.is_mxfp4:
-        return [_PACKED[copies][rows]]
     if key.element_bytes == 4:  # no tensor cores ("ieee" precision)
         return [GroupedTile(16, 64, 32, 1, 4, 2, 1)] if rows == 16 else [GroupedTile(64, 64, 16, 8, 8, 2, 1)]
     step = 128 // key.element_bytes  # 128 bytes
     # A thread of sm_100 holds a whole row of a tile, and beside it no factors of more than 64 columns.
     holds_rows = is_warpgroup and capability >= 100
+    if key.is_mxfp4:
+        tile = _PACKED[copies][rows]
+        return [replace(tile, block_m=64) if holds_rows and rows == MANY_ROWS else tile]
     if rows != MANY_ROWS:
         steps = 2 * step if is_warpgroup and key.element_bytes == 2 else step
         swapped = is_warpgroup and not (key.block_scaled and holds_rows and rows == 64)
