@@ -7,16 +7,6 @@ from itertools import combinations, product
 from typing import Any
 
 
-def every_value(*options: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """One value of each option at a time, until each had its turn; an option that has no more keeps its last.
-
-    >>> every_value("ab", "xyz")
-    [('a', 'x'), ('b', 'y'), ('b', 'z')]
-    """
-    most = max(map(len, options))
-    return [tuple(values[min(turn, len(values) - 1)] for values in options) for turn in range(most)]
-
-
 def every_pair(*options: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One value of each option at a time, until every two values of different options have met. The last come first.
 

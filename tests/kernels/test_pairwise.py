@@ -25,14 +25,6 @@ def test_every_two_values_of_different_options_meet_once_or_more(options):
         assert {(choice[first], choice[second]) for choice in found} == set(product(values, others))
 
 
-@given(options=OPTIONS)
-def test_every_value_has_its_turn_in_as_many_as_the_longest_option_has(options):
-    found = pairwise.every_value(*options)
-    assert len(found) == max(map(len, options))
-    for index, values in enumerate(options):
-        assert {choice[index] for choice in found} == set(values)
-
-
 def test_four_options_of_three_need_far_fewer_than_all():
     # 9 pairs of two options of three values need 9 choices; all are 81.
     assert 9 <= len(pairwise.every_pair(*[range(3)] * 4)) <= 12

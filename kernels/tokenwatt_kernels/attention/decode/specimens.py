@@ -51,22 +51,29 @@ BFLOAT16 = "bfloat16"
 HEADS = ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256))
 ROWS = ((4, 1), (8, 4), (8, 8))
 CACHES = ((16, None), (64, None), (16, FLOAT8), (64, FLOAT8))
+OPTIONS: dict[str, dict[str, Any]] = {
+    "window sinks": {"window": 128, "has_sinks": True},
+    "window softcap": {"window": 128, "softcap": 50.0},
+    "log-sum-exp": {"checks_lse": True},
+}
+"""What models have together. All at once spill two registers at 64 dimensions on sm_90 and sm_100."""
 
 
 def _combinations() -> Iterator[AttentionProblem]:
-    """All options, with every two of what a tile depends on: head, rows, and page and dtype of the cache.
+    """Every two of what the code of a step depends on: head, rows, page and dtype of the cache, and options.
 
     And with all of it where the head is the widest and rows are the most.
     """
-    most = [(HEADS[-1], ROWS[-1], cache) for cache in CACHES]
-    for (head_dim, value_dim), (group, queries), (page_size, kv_dtype) in dict.fromkeys(
-        [*every_pair(HEADS, ROWS, CACHES), *most]
-    ):
+    choices = every_pair(HEADS, ROWS, CACHES, tuple(OPTIONS))
+    most = [(HEADS[-1], ROWS[-1], cache, "window softcap") for cache in CACHES]
+    for (head_dim, value_dim), (group, queries), (page_size, kv_dtype), option in choices + [
+        choice for choice in most if choice not in choices
+    ]:
         cache = " fp8 cache" if kv_dtype else ""
-        name = f"D{head_dim}/{value_dim} {group * queries} rows page {page_size}{cache}"
+        name = f"D{head_dim}/{value_dim} {group * queries} rows page {page_size}{cache} {option}"
         yield tokens(
             name, (1,), 8 * group, 8, head_dim, queries=queries, page_size=page_size, value_dim=value_dim,
-            kv_dtype=kv_dtype, window=128, has_sinks=True, softcap=50.0, checks_lse=True,
+            kv_dtype=kv_dtype, **OPTIONS[option],
         )  # fmt: skip
     yield latents("latent 576/512 fp8 cache", (1,), 128, 576, 512, page_size=64, kv_dtype=FLOAT8)
 

@@ -10,7 +10,7 @@ from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.norm.kernel import norm_kernel
 from tokenwatt_kernels.fused.norm.problems import DTYPE_NAMES, NormProblem, Scales, takes
 from tokenwatt_kernels.fused.norm.tiles import FAMILY, NormTile, block_width, default, key_of, most_registers
-from tokenwatt_kernels.pairwise import every_pair, every_value
+from tokenwatt_kernels.pairwise import every_pair
 from tokenwatt_kernels.targets import Target
 
 PROBLEMS = (
@@ -38,8 +38,11 @@ COMBINATIONS = (
     *(_combined(width, True, True, scales) for width in WIDTHS for scales in SCALES),
 )
 """Every two options with the longest row, which asks for the most, and every tile with all options and every answer."""
-OTHERS = tuple(_combined(width, True, True, scales) for width, scales in every_value(WIDTHS, SCALES))
-"""Of dtypes other than bfloat16, which differ in how numbers are read and written: every tile with all options."""
+OTHERS = (
+    *(_combined(width, True, True, "none") for width in WIDTHS),
+    *(_combined(WIDTHS[-1], True, True, scales) for scales in SCALES[1:]),
+)
+"""Of dtypes other than bfloat16, which differ in how numbers are read: every tile, and of the longest every answer."""
 
 
 def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
