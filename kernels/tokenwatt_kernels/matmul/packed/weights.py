@@ -14,6 +14,7 @@ mxfp4: the bits of a code lie where those of a bfloat16 do, or 3 or 6 bits lower
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -117,7 +118,7 @@ def arrange_mxfp4(packed: Mxfp4) -> PackedWeight:
     _check_most("scales", packed.scales, LARGEST_MXFP4_SCALE)
     exponents = torch.nn.functional.pad(packed.scales + EXPONENT_SHIFT, (0, -packed.scales.shape[-1] % QUARTERS))
     quarters = exponents.int().unflatten(-1, (-1, QUARTERS)).unbind(-1)
-    scales = _gathered([quarter << 8 * place for place, quarter in enumerate(quarters)])
+    scales = _gathered(quarter << 8 * place for place, quarter in enumerate(quarters))
     return _arranged(packed.codes, MXFP4_BITS, scales, "mxfp4")
 
 
@@ -145,23 +146,23 @@ def _arranged(codes: Tensor, places: tuple[tuple[int, ...], ...], scales: Tensor
     terms = 2 * codes.shape[-1]
     padded = torch.nn.functional.pad(unpack_nibbles(codes), (0, -terms % CHUNK)).int()
     quarters = padded.unflatten(-1, (-1, QUARTERS, WORDS)).unbind(-2)
-    bits = [
+    words = _gathered(
         (quarter >> 3 - bit & 1) << place
         for quarter, row in zip(quarters, places, strict=True)
         for bit, place in enumerate(row)
-    ]
-    words = _gathered(bits).to(torch.int16)
+    ).to(torch.int16)
     return PackedWeight(words.transpose(-2, -3).contiguous(), scales.mT.contiguous(), terms, number_format)
 
 
 def _codes(words: Tensor, places: tuple[tuple[int, ...], ...]) -> Tensor:
     """The codes [..., N, chunks * 128] of words [..., chunks, N, 32]."""
     wide = words.int().transpose(-2, -3)
-    quarters = [_gathered([(wide >> place & 1) << 3 - bit for bit, place in enumerate(row)]) for row in places]
+    quarters = [_gathered((wide >> place & 1) << 3 - bit for bit, place in enumerate(row)) for row in places]
     return torch.stack(quarters, -2).flatten(-3)
 
 
-def _gathered(bits: list[Tensor]) -> Tensor:
+def _gathered(bits: Iterable[Tensor]) -> Tensor:
+    """Bits of different places in one number; each is dropped before the next is made."""
     return reduce(torch.bitwise_or, bits)
 
 
