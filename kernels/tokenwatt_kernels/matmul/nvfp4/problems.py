@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenwatt_kernels.matmul.problem import COPY_BYTES
-from tokenwatt_kernels.matmul.shapes import LLAMA_8B, LLAMA_70B
+from tokenwatt_kernels.matmul.shapes import LLAMA_70B
 
 CAPABILITY = 100
 """The first GPUs whose tensor cores take such numbers; `device.check_nvfp4` refuses others."""
@@ -65,9 +65,12 @@ GPU_GATE_PROBLEMS = (
 
 BENCH_PROBLEMS = tuple(
     Nvfp4Problem(
-        f"{model}_{layer}_m{m}", m, n, k, "swiglu" if layer == "gate_up" else "none", False, layer in ("out", "down")
+        f"llama3.1-70b_{layer}_m{m}",
+        m,
+        *LLAMA_70B[layer],
+        "swiglu" if layer == "gate_up" else "none",
+        has_residual=layer == "down",
     )
-    for model, layers in (("llama3.1-8b", LLAMA_8B), ("llama3.1-70b", LLAMA_70B))
-    for layer, (n, k) in layers.items()
+    for layer in ("gate_up", "down")
     for m in (1, 64, 4096)
 )

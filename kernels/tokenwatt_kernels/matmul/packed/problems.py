@@ -70,18 +70,22 @@ GPU_GATE_PROBLEMS = (
     PackedProblem("mxfp4_prefill", 300, 1000, 4096, "mxfp4"),
 )
 
+_STREAMED, _ANY = (1, 16), (1, 16, 64, 1024)
+
 BENCH_PROBLEMS = tuple(
     PackedProblem(
         f"{model}_{layer}_m{m}_{number_format}",
         m,
-        n,
-        k,
+        *layers[layer],
         number_format,
         "swiglu" if layer == "gate_up" else "none",
         has_residual=layer in ("out", "down"),
     )
-    for number_format in ("int4", "mxfp4")
-    for model, layers in (("llama3.1-8b", LLAMA_8B), ("llama3.1-70b", LLAMA_70B))
-    for layer, (n, k) in layers.items()
-    for m in ((1, 16, 64, 1024) if number_format == "int4" else (1, 16))
+    for number_format, model, layers, names, rows in (
+        ("int4", "llama3.1-8b", LLAMA_8B, tuple(LLAMA_8B), _STREAMED),
+        ("int4", "llama3.1-70b", LLAMA_70B, ("gate_up", "down"), _ANY),
+        ("mxfp4", "llama3.1-70b", LLAMA_70B, ("gate_up", "down"), _STREAMED),
+    )
+    for layer in names
+    for m in rows
 )
