@@ -20,7 +20,7 @@ from tokenwatt_kernels.attention.options import scale_stride
 from tokenwatt_kernels.fused.rope.operands import Append, Rotation
 from tokenwatt_kernels.fused.rope.tiles import RopeTile, block
 
-MAX_REGISTERS = 128
+MAX_REGISTERS = 168
 """What a thread may take. Left alone, the compiler spills some to make room for programs that memory does not need."""
 
 
