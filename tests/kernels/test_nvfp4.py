@@ -9,8 +9,10 @@ import torch
 
 from tokenwatt_kernels import device
 from tokenwatt_kernels.matmul.call import matmul
-from tokenwatt_kernels.matmul.nvfp4.call import nvfp4_matmul
-from tokenwatt_kernels.matmul.nvfp4.problems import CAPABILITY, Nvfp4Problem
+from tokenwatt_kernels.matmul.nvfp4 import tiles
+from tokenwatt_kernels.matmul.nvfp4.call import key_for, nvfp4_matmul
+from tokenwatt_kernels.matmul.nvfp4.inputs import random_operands
+from tokenwatt_kernels.matmul.nvfp4.problems import CAPABILITY, GATE_PROBLEMS, Nvfp4Problem
 from tokenwatt_kernels.matmul.nvfp4.work import work
 from tokenwatt_kernels.number_formats.nvfp4 import dequantise_nvfp4, pack_nvfp4
 
@@ -54,6 +56,11 @@ def test_it_is_an_operator():
     given = arguments()
     compiled = torch.compile(lambda given: nvfp4_matmul(**given) * 2, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(given), nvfp4_matmul(**given) * 2)
+
+
+def test_a_problem_has_the_key_of_its_tensors():
+    for problem in GATE_PROBLEMS:
+        assert tiles.key_of(problem, "bfloat16") == key_for(random_operands(problem, torch.device("cpu"))), problem.name
 
 
 def test_work_by_hand():

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from tokenwatt_kernels.matmul.activations import interleave
 from tokenwatt_kernels.matmul.call import matmul
-from tokenwatt_kernels.matmul.packed import unpack
-from tokenwatt_kernels.matmul.packed.call import packed_matmul
+from tokenwatt_kernels.matmul.packed import tiles, unpack
+from tokenwatt_kernels.matmul.packed.call import key_for, packed_matmul
 from tokenwatt_kernels.matmul.packed.formats import bytes_of
-from tokenwatt_kernels.matmul.packed.inputs import random_weight
-from tokenwatt_kernels.matmul.packed.problems import PackedProblem
+from tokenwatt_kernels.matmul.packed.inputs import random_operands, random_weight
+from tokenwatt_kernels.matmul.packed.problems import GATE_PROBLEMS, PackedProblem
 from tokenwatt_kernels.matmul.packed.weights import PackedWeight, arrange_int4, arrange_mxfp4, dequantised
 from tokenwatt_kernels.matmul.packed.work import work
 from tokenwatt_kernels.number_formats.int4 import Int4, dequantise_int4, pack_int4
@@ -200,6 +200,12 @@ def test_it_is_an_operator():
     )
     compiled = torch.compile(lambda a: packed_matmul(a, weight) * 2, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(a), packed_matmul(a, weight) * 2)
+
+
+def test_a_problem_has_the_key_of_its_tensors():
+    for problem in GATE_PROBLEMS:
+        operands = random_operands(problem, "bfloat16", torch.device("cpu"))
+        assert tiles.key_of(problem, "bfloat16") == key_for(operands), problem.name
 
 
 def test_bytes_are_those_of_the_format():

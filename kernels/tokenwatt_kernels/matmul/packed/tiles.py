@@ -113,19 +113,9 @@ def candidates(key: PackedKey, capability: int) -> tuple[SplitTile, ...]:
     """The tiles worth measuring, the default first."""
     first = default(key, capability)
     tiles = [
-        SplitTile(
-            first.block_m,
-            block_n,
-            CHUNK,
-            num_warps,
-            num_stages,
-            programs,
-            4,
-            descriptors=first.descriptors,
-            overlaps=overlaps,
-        )
-        for block_n, num_warps, num_stages, programs, overlaps in product(
-            (64, 128, 256), (4, 8), (3, 4, 5), (1, 2, 3, 4), (False, True)
+        SplitTile(first.block_m, block_n, CHUNK, num_warps, num_stages, programs, 4, first.descriptors, overlaps)
+        for (block_n, num_warps), num_stages, programs, overlaps in product(
+            ((64, 4), (128, 4), (256, 4), (256, 8)), (3, 5), (1, 2, 3, 4), (False, True)
         )
     ]
     worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and _is_balanced(tile, key)]
