@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +21,19 @@ from tokenwatt_kernels.matmul.packed.call import key_for, packed_matmul
 from tokenwatt_kernels.matmul.packed.formats import bytes_of
 from tokenwatt_kernels.matmul.packed.inputs import random_operands, random_weight
 from tokenwatt_kernels.matmul.packed.problems import GATE_PROBLEMS, PackedProblem
-from tokenwatt_kernels.matmul.packed.weights import PackedWeight, arrange_int4, arrange_mxfp4, dequantised
+from tokenwatt_kernels.matmul.packed.weights import (
+    PackedWeight,
+    arrange_int4,
+    arrange_mxfp4,
+    check_aligned,
+    dequantised,
+)
 from tokenwatt_kernels.matmul.packed.work import work
 from tokenwatt_kernels.number_formats.int4 import Int4, dequantise_int4, pack_int4
 from tokenwatt_kernels.number_formats.mxfp4 import Mxfp4, dequantise_mxfp4, pack_mxfp4
 from tokenwatt_kernels.number_formats.nibbles import pack_nibbles
 from tokenwatt_kernels.operators import OPERATORS
+from tokenwatt_kernels.targets import TARGETS
 
 BFLOAT16 = torch.bfloat16
 
@@ -254,6 +262,41 @@ def changed(**changes: Any) -> dict[str, Any]:
 def test_it_refuses_in_plain_words(changes, error, message):
     with pytest.raises(error, match=message):
         packed_matmul(**changed(**changes))
+
+
+def test_words_that_a_gpu_would_read_one_by_one_are_refused():
+    words = torch.zeros(2 * 64 * 32 + 8, dtype=torch.int16)
+    for shift, is_taken in ((0, True), (1, False), (8, True)):
+        weight = PackedWeight(words[shift:][: 2 * 64 * 32].view(2, 64, 32), torch.zeros(2, 64).int(), 256, "int4")
+        refused = pytest.raises(ValueError, match="weight.words must begin at a multiple of 16 bytes, got 2 more")
+        with contextlib.nullcontext() if is_taken else refused:
+            check_aligned("weight", weight)
+
+
+def test_one_chunk_has_rows_of_scales():
+    # A transposed row of N scales has the strides 1 and 1, and counts as contiguous.
+    for weight in (arrange_int4(pack_int4(torch.ones(64, 128))), arrange_mxfp4(pack_mxfp4(torch.ones(64, 96)))):
+        assert weight.scale_rows.stride() == (64, 1)
+
+
+PAIRED = re.compile(
+    r"#ttg\.(?:linear<\{register = \[\[0, 1\]|blocked<\{sizePerThread = \[1, (?:2|4|8)\]|dot_op<\{.*kWidth = 2)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90, 100, 107, 120])
+def test_two_numbers_of_a_register_are_neighbours_of_a_row(capability):
+    specimens = pytest.importorskip("tokenwatt_kernels.matmul.packed.specimens", reason="needs triton")
+    compiling = pytest.importorskip("tokenwatt_kernels.compiling")
+    target = TARGETS[capability]
+    packed = [item for item in specimens.specimens(target, ("bfloat16",)) if "combine" not in item.name]
+    for item in packed:
+        text = compiling.compile_kernel(item, target).asm["ttgir"]
+        names = dict(re.findall(r"^(#\w+) = (#ttg.*)$", text, re.MULTILINE))
+        layouts = set(re.findall(r"pure = true\} .*? : tensor<\d+x32xi16, (.*?)>, tensor<\d+x32xi32", text))
+        assert layouts, item.name
+        assert all(PAIRED.search(names.get(layout, layout)) for layout in layouts), (item.name, layouts)
 
 
 def test_weights_that_cannot_be_arranged_are_refused():

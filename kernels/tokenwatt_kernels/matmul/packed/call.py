@@ -8,7 +8,7 @@ from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.matmul.packed.operands import PackedOperands
 from tokenwatt_kernels.matmul.packed.reference import packed_reference
 from tokenwatt_kernels.matmul.packed.tiles import FAMILY, PackedKey, make_key
-from tokenwatt_kernels.matmul.packed.weights import PackedWeight
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, check_aligned
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.operators import operator
 
@@ -43,6 +43,7 @@ def answer(operands: PackedOperands) -> Tensor:
     """The answer for checked operands: the kernel's on a GPU, the reference's on a CPU."""
     if operands.a.device.type == "cpu":
         return packed_reference(operands)
+    check_aligned("weight", operands.weight)
     return run(operands, operands.new_out(), tile_for(operands))
 
 
@@ -73,8 +74,8 @@ def packed_matmul(
 
     a: [M, K], contiguous along K: on a GPU bfloat16, or float16 beside int4; on a CPU float32 too. Any M, zero
         included.
-    weight: of weights.arrange_int4 or weights.arrange_mxfp4. Its numbers are exact in the product; int4 scales are
-        applied to the fp32 sums of 128 terms.
+    weight: of weights.arrange_int4 or weights.arrange_mxfp4. Its numbers are exact in the product, but for those of
+        mxfp4 below 2^-60; int4 scales are applied to the fp32 sums of 128 terms.
     bias: [N], residual: [M, N] or, with a gated activation, [M, N / 2]; of the dtype of a, or None.
     activation: one of activations.ACTIVATIONS; a gated one joins columns 2 j and 2 j + 1 of the product to column j, so
         the weight's rows of gate and up are interleaved before they are packed.

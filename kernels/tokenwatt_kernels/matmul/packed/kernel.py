@@ -3,9 +3,10 @@
 Shapes
     out [M, N] = a [M, K] @ weight[N, K].T; words [chunks, N, 32] and scales [chunks, N] as `weights` arranges them
 
-The weight is the left operand, which sm_90 takes from registers and sm_100 from tensor memory, so that a number is not
-stored again once it is unpacked. A step is one chunk of 128 columns. Programs take equal shares of all steps, as
-`matmul.parts` describes; for many rows, tiles of rows that share columns follow each other.
+The weight is the left operand, which sm_90 takes from registers, so that a number is not stored again once it is
+unpacked; sm_100 takes it from tensor memory, 128 columns at a time. A step is one chunk of 128 columns. Programs take
+equal shares of all steps, as `matmul.parts` describes; for many rows, tiles of rows that share columns follow each
+other.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def launch(operands: PackedOperands, out: Tensor, tile: SplitTile, programs: int
     if tile.descriptors:
         a_desc = descriptor(a, tile.block_m, tile.block_k)
         words_desc = descriptor(weight.words.flatten(0, 1), tile.block_n, WORDS)
-        scales_desc = descriptor(weight.scales, 1, tile.block_n)
+        scales_desc = descriptor(weight.scale_rows, 1, tile.block_n)
     with torch.cuda.device_of(a):
         packed_kernel[(partial.shape[0],)](
             a, weight.words, weight.scales, out, partial, a_desc, words_desc, scales_desc, bias, residual,

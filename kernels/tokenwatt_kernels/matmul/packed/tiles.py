@@ -16,6 +16,8 @@ from tokenwatt_kernels.targets import target_for
 FAMILY = "matmul.packed"
 ROWS = (16, 128)
 """Least and most buckets of M: more rows take several tiles."""
+LEAST_COPIED_COLUMNS = 32
+"""Whose scales are 128 bytes, to which copies in shared memory are aligned."""
 ELEMENT_BYTES, WORD_BYTES, SCALE_BYTES, SUM_BYTES = 2, 2, 4, 4
 
 
@@ -62,7 +64,10 @@ _LOADED = {
 
 
 def shared_bytes(tile: SplitTile) -> int:
-    """Shared memory of one program at most: tiles of a, words and scales for every stage, and sums on their way out."""
+    """Shared memory of one program: tiles of a, words and scales for every stage, and sums on their way out.
+
+    Not counted is the weight of fewer than 128 columns, which sm_100 keeps there in 16 bits: fewer programs fit then.
+    """
     step = tile.block_m * CHUNK * ELEMENT_BYTES + tile.block_n * (WORDS * WORD_BYTES + SCALE_BYTES)
     return max(step * tile.num_stages, tile.block_m * tile.block_n * SUM_BYTES) + SHARED_RESERVED_BYTES
 
@@ -75,7 +80,7 @@ def is_valid_on(tile: SplitTile, key: PackedKey, capability: int) -> bool:
         return False
     if tile.num_warps not in (4, 8) or min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) < 1:
         return False
-    if tile.descriptors and not (key.can_copy and target.copies_tiles):
+    if tile.descriptors and not (key.can_copy and target.copies_tiles and tile.block_n >= LEAST_COPIED_COLUMNS):
         return False
     if tile.overlaps and not target.can_overlap:
         return False

@@ -64,6 +64,11 @@ class PackedWeight:
             tensor.data_ptr() % COPY_BYTES == 0 and tensor.numel() > 0 for tensor in (self.words, self.scales)
         )
 
+    @property
+    def scale_rows(self) -> Tensor:
+        """The scales as one matrix [rows of chunks, N], with the stride of whole rows even where there is one alone."""
+        return self.scales.flatten().unflatten(0, (-1, self.columns))
+
     def to(self, device: torch.device) -> PackedWeight:
         """The same weight on another device."""
         return replace(self, words=self.words.to(device), scales=self.scales.to(device))
@@ -86,6 +91,13 @@ class PackedWeight:
         found, wanted = self.scales.shape[-2], chunks(self.terms)
         if found != wanted:
             raise ValueError(f"{name}.scales must have {wanted} chunks for K = {self.terms}, got {found}")
+
+
+def check_aligned(name: str, weight: PackedWeight) -> None:
+    """Raise unless a GPU may read words eight at a time, of one row: so `unpack` takes two for one register."""
+    beyond = weight.words.data_ptr() % COPY_BYTES
+    if beyond:
+        raise ValueError(f"{name}.words must begin at a multiple of {COPY_BYTES} bytes, got {beyond} more")
 
 
 def check_multiplies(name: str, a: Tensor, weight: PackedWeight) -> None:

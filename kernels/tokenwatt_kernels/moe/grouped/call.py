@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenwatt_kernels import device, tables
 from tokenwatt_kernels.arguments import FLOAT8, check_device, check_size, check_tensor
-from tokenwatt_kernels.matmul.packed.weights import PackedWeight
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, check_aligned
 from tokenwatt_kernels.moe.grouped.product import Product
 from tokenwatt_kernels.moe.grouped.reference import reference_answer
 from tokenwatt_kernels.moe.grouped.tiles import FAMILY, GroupedKey, GroupedTile, make_key
@@ -40,6 +40,8 @@ def answer(product: Product, residual: Tensor | None = None) -> Tensor:
         return reference_answer(product, residual, dtype).to(product.out_dtype)
     if product.a.dtype == FLOAT8:
         device.check_float8(product.a.device, is_mixed=False)
+    if isinstance(product.weight, PackedWeight):
+        check_aligned("weight", product.weight)
 
     from tokenwatt_kernels.moe.grouped.kernel import launch
 

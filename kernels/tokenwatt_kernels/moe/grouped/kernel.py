@@ -294,7 +294,7 @@ def _launch_rows(product: Product, out: Tensor, tile: GroupedTile, programs: int
     if isinstance(weight, PackedWeight):
         if tile.descriptors:
             weight_desc = descriptor(weight.words.flatten(0, 2), tile.block_n, WORDS)
-            words_scale_desc = descriptor(weight.scales.flatten(0, 1), 1, tile.block_n)
+            words_scale_desc = descriptor(weight.scale_rows, 1, tile.block_n)
         weight, words_scale = weight.words, weight.scales
     elif tile.descriptors:
         weight_desc = descriptor(weight.flatten(0, 1), tile.block_n, tile.block_k)

@@ -8,6 +8,7 @@ from itertools import product
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.dense.tiles import MOST_PROMOTED
 from tokenwatt_kernels.matmul.packed.formats import CHUNK, WORDS
+from tokenwatt_kernels.matmul.packed.tiles import LEAST_COPIED_COLUMNS
 from tokenwatt_kernels.matmul.problem import COPY_BYTES, FLOAT8_CAPABILITY
 from tokenwatt_kernels.matmul.scaling import BLOCK as SCALE_BLOCK
 from tokenwatt_kernels.moe.grouped.problems import FLOAT8, GroupedProblem
@@ -134,7 +135,7 @@ def is_valid_on(tile: GroupedTile, key: GroupedKey, capability: int) -> bool:
     return (
         all(side >= 16 and side & (side - 1) == 0 for side in sides)
         and (key.element_bytes > 1 or (capability >= FLOAT8_CAPABILITY and tile.block_k >= 32))
-        and (not key.is_mxfp4 or (tile.swapped and tile.block_k == CHUNK))
+        and (not key.is_mxfp4 or (tile.swapped and tile.block_k == CHUNK and tile.block_n >= LEAST_COPIED_COLUMNS))
         # A step of a block-scaled product has one factor, and so have the columns of a tile.
         and (not key.block_scaled or (tile.block_k == SCALE_BLOCK and tile.block_n <= SCALE_BLOCK))
         and min(tile.group_m, tile.num_stages, tile.programs_per_multiprocessor) >= 1
