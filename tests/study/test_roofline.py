@@ -75,7 +75,7 @@ def test_never_faster_than_its_parts(
 ) -> None:
     limit = closed_loop_limit(llama_8b, "bfloat16", isl, osl, concurrency, bandwidth, rate)
     # One pass per token, at best shared by all; and 2 FLOP per weight for each token that comes out.
-    assert limit.output_tokens_per_s <= concurrency * bandwidth / llama_8b.matmul_bytes("bfloat16") * (1 + 1e-9)
+    assert limit.output_tokens_per_s <= concurrency * bandwidth / (2 * llama_8b.matmul_parameters) * (1 + 1e-9)
     assert limit.output_tokens_per_s <= rate / (2 * llama_8b.matmul_parameters) * (1 + 1e-9)
     faster = closed_loop_limit(llama_8b, "bfloat16", isl, osl, concurrency, 2 * bandwidth, 2 * rate)
     assert faster.output_tokens_per_s == pytest.approx(2 * limit.output_tokens_per_s)
