@@ -16,7 +16,7 @@ from tokenwatt.reference.ranges import Range
 MakeMeasurement = Callable[..., Measurement]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Architecture:
     """Two layers, four query heads on two key-value heads of width 2, vocabulary 10."""
     return Architecture(

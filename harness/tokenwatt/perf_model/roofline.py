@@ -108,7 +108,7 @@ def cycle_bytes(architecture: Architecture, dtype: str, isl: float, osl: float, 
     size = BYTES_PER_ELEMENT[dtype]
     cached = architecture.attention.cached_size * size
     kv = sum(
-        layers * cached * (_read_back(isl, steps, before) + min(isl, before) + steps)
+        layers * cached * (_read_back(isl, steps, before) + (min(isl, before) + steps))
         for before, layers in _keys_before(architecture).items()
     )
     return max(osl, 1.0) * architecture.touched_matmul_parameters(concurrency) * size + concurrency * kv
