@@ -175,7 +175,7 @@ def _scaling(rope: _Config) -> Scaling | None:
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in _SCALINGS:
+    if kind not in tuple(_SCALINGS):
         raise rope.refusal("rope_type", kind, ", ".join(("default", *_SCALINGS)))
     return _SCALINGS[kind](rope)
 

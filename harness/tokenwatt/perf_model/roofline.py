@@ -12,17 +12,17 @@ touch; and the KV cache of every layer is read back and written:
     osl * touched_matmul_parameters(C) * size
     + C * sum over layers of cached_size * size * (read back + written)
 
-    read back = g * isl + g * (g - 1) / 2 + (osl - 1 - g) * (window - 1)       by the osl - 1 decode steps
-    written   = min(isl, window - 1) + osl - 1                                 every token that a later one may see, once
+    read back = g * isl + g * (g - 1) / 2 + (osl - 1 - g) * (window - 1)     by the osl - 1 decode steps
+    written   = min(isl, window - 1) + osl - 1                               once, what a later token may see
 
 with size = bytes of an element. The decode step that yields token j sees isl + j - 2 tokens before its own, whose key
-and value are still on the chip, but no more than window - 1. g = min(max(window - 1 - isl, 0), osl - 1) is the number of
-steps that see fewer; without a window g = osl - 1, and isl + osl - 1 tokens are written. Reading the prompt's keys back
-during prefill, activations and the embedding look-up are left out: on-chip in the best case.
+and value are still on the chip, but no more than window - 1; g = min(max(window - 1 - isl, 0), osl - 1) steps see fewer
+than that. Without a window g = osl - 1, and isl + osl - 1 tokens are written. Reading the prompt's keys back during
+prefill, activations and the embedding look-up are left out: on-chip in the best case.
 
-A mixture of experts touches, in one pass over C tokens, the experts that are expected to have a token if every choice is
-as likely as any other; a prefill in the same pass touches more. Routing that prefers some experts touches fewer and can
-pass the limit. For a dense model touched_matmul_parameters is matmul_parameters.
+Routing is taken as uniform: one pass over C tokens touches as many experts of a mixture as are expected to have a token
+if every choice is as likely as any other; a prefill in the same pass touches more. Routing that prefers some experts
+touches fewer and can pass the limit. For a dense model touched_matmul_parameters is matmul_parameters.
 
 FLOP. n = isl + osl - 1 tokens a request pass through the layers; the last generated token is never fed back. The output
 head is needed only for the osl positions that yield a token, not for the whole prompt:
@@ -31,8 +31,8 @@ head is needed only for the osl positions that yield a token, not for the whole 
 
     pairs = m * (m + 1) / 2 + (n - m) * window        m = min(n, window), or n without a window
 
-with head = hidden_size * vocab_size; of a token's experts only its own count. pair_flop is 4 * q_size in grouped
-attention. In latent attention it is that of expanded keys and values, the fewest: absorbed projections cost more a pair.
+with head = hidden_size * vocab_size; of the experts only a token's own count. pair_flop is 4 * q_size in grouped
+attention; in latent attention that of expanded keys and values, the fewest: absorbed projections cost more a pair.
 
 It is a limit for plain decoding of weights that do not fit into the on-chip cache: speculative decoding, prefix
 caching, quantised weights or caches can pass it. Without windows mean lengths are enough: the terms are convex in each
