@@ -63,7 +63,7 @@ def test_an_installed_wheel_carries_workloads_and_facts(tmp_path):
     (wheel,) = wheels.glob("tokenwatt-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
     code = (
-        "from tokenwatt.architecture import load_architecture; from tokenwatt.workloads import library_folder;"
+        "from tokenwatt.model_config import load_architecture; from tokenwatt.workloads import library_folder;"
         "import tokenwatt_kernels; print(library_folder()); print(load_architecture('Qwen3-8B').parameters)"
     )
     folder, parameters = python("-c", code, roots=(target,), cwd=tmp_path).splitlines()

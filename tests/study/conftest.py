@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tokenwatt import metrics
-from tokenwatt.architecture import Architecture
+from tokenwatt.architecture import Architecture, DenseMlp, GroupedAttention, Layer, Rotary
 from tokenwatt.economics.reference_row import ReferenceRow
 from tokenwatt.record import EnergyStatus, Measurement, Status
 from tokenwatt.reference.ranges import Range
@@ -16,25 +16,19 @@ from tokenwatt.reference.ranges import Range
 MakeMeasurement = Callable[..., Measurement]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Architecture:
     """Two layers, four query heads on two key-value heads of width 2, vocabulary 10."""
     return Architecture(
         name="tiny",
         model_type="llama",
         hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=2,
         vocab_size=10,
         max_position_embeddings=64,
         rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        rope_scaling=None,
         tie_word_embeddings=False,
-        has_qk_norm=False,
+        attention=GroupedAttention(num_attention_heads=4, num_key_value_heads=2, head_dim=2, scale=2**-0.5),
+        layers=(Layer(DenseMlp(intermediate_size=16), Rotary(dim=2, theta=10000.0)),) * 2,
     )
 
 
@@ -45,18 +39,12 @@ def llama_8b() -> Architecture:
         name="Llama-3.1-8B",
         model_type="llama",
         hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
         vocab_size=128256,
         max_position_embeddings=131072,
         rms_norm_eps=1e-5,
-        rope_theta=500000.0,
-        rope_scaling=None,
         tie_word_embeddings=False,
-        has_qk_norm=False,
+        attention=GroupedAttention(num_attention_heads=32, num_key_value_heads=8, head_dim=128, scale=128**-0.5),
+        layers=(Layer(DenseMlp(intermediate_size=14336), Rotary(dim=128, theta=500000.0)),) * 32,
     )
 
 

@@ -1,18 +1,28 @@
 """The roofline by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwatt.architecture import Architecture
+from tokenwatt.architecture import Architecture, LatentAttention, MixtureOfExperts
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.limits import add_limits
 from tokenwatt.perf_model.roofline import closed_loop_limit, system_limit, throughput_ratio
 from tokenwatt.record import EnergyStatus, Measurement, Reason, Status
 from tokenwatt.reference.systems import load_system
+
+
+def _windowed(architecture: Architecture, window: int) -> Architecture:
+    return replace(architecture, layers=tuple(replace(layer, window=window) for layer in architecture.layers))
+
+
+def _mixture(architecture: Architecture) -> Architecture:
+    experts = MixtureOfExperts(num_experts=4, top_k=2, intermediate_size=4)
+    return replace(architecture, layers=tuple(replace(layer, mlp=experts) for layer in architecture.layers))
 
 
 def test_tiny_model_by_hand(tiny: Architecture) -> None:
@@ -45,6 +55,70 @@ def test_a_single_output_token_has_no_decode_step(tiny: Architecture) -> None:
     assert limit.flop == 6912 + 160 + 384
 
 
+def test_a_windowed_layer_reads_and_multiplies_no_more_than_its_window(tiny: Architecture) -> None:
+    # The second layer sees 4 keys. A layer keeps 2 * 4 wide * 2 byte = 16 byte of a token.
+    # isl 3, osl 4, C 2. Full: reads 3 + 4 + 5 = 12, writes 6. Window: reads 3 + 3 + 3 = 9, writes 3 + 3 = 6.
+    # 9856 byte of weights as above, KV 2 * 16 * (18 + 15) = 1056.
+    # Pairs: full 21; window 1 + 2 + 3 + 4 + 4 + 4 = 18; 4 * 8 wide * 39 = 1248. FLOP: 2 * (13824 + 640 + 1248).
+    full, windowed = tiny.layers[0], replace(tiny.layers[1], window=4)
+    limit = closed_loop_limit(replace(tiny, layers=(full, windowed)), "bfloat16", 3, 4, 2, 1.0, 1.0)
+    assert limit.bytes == 9856 + 1056
+    assert limit.flop == 31424
+
+
+def test_a_prompt_longer_than_the_window_is_kept_in_part(tiny: Architecture) -> None:
+    # Both layers see 3 keys. isl 5, osl 3, C 1: two steps read 2 tokens each, 2 of the prompt and 2 more are written.
+    # Weights 3 * 2464 byte, KV 2 layers * 16 byte * 8 = 256. Pairs of 7 tokens: 1 + 2 + 5 * 3 = 18.
+    # FLOP: 7 * 2 * 1152 + 3 * 2 * 80 + 4 * 2 layers * 8 * 18.
+    limit = closed_loop_limit(_windowed(tiny, 3), "bfloat16", 5, 3, 1, 1.0, 1.0)
+    assert limit.bytes == 7392 + 256
+    assert limit.flop == 16128 + 480 + 1152
+
+
+@given(isl=st.integers(1, 40), osl=st.integers(1, 40), window=st.integers(1, 50))
+def test_windowed_sums_are_exact_for_whole_lengths(tiny: Architecture, isl: int, osl: int, window: int) -> None:
+    windowed = _windowed(tiny, window)
+    # Two layers of 16 byte a token and of 32 FLOP a pair, term by term.
+    read = sum(min(isl + token - 2, window - 1) for token in range(2, osl + 1))
+    written = min(isl, window - 1) + osl - 1
+    pairs = sum(min(query, window) for query in range(1, isl + osl))
+    limit = closed_loop_limit(windowed, "bfloat16", isl, osl, 1, 1.0, 1.0)
+    assert limit.bytes == osl * 2464 + 32 * (read + written)
+    assert limit.flop == 2 * 1152 * (isl + osl - 1) + 160 * osl + 64 * pairs
+
+
+def test_a_mixture_streams_the_experts_that_the_batch_touches(tiny: Architecture) -> None:
+    # Of 4 experts each token takes 2: two tokens touch 4 * (1 - (1/2)^2) = 3. An expert has 3 * 8 * 4 = 96 weights.
+    # Always: two layers * (attention 192 + router 8 * 4) + head 80 = 528. A pass: 528 + 2 * 3 * 96 = 1104.
+    # isl 3, osl 4, C 2: 4 * 1104 * 2 byte = 8832, KV 1152 as above.
+    # FLOP per request: 6 * 2 * (2 * 224 + 2 * 2 * 96 = 832) = 9984, head 640, attention 1344: 2 * 11968.
+    mixture = _mixture(tiny)
+    limit = closed_loop_limit(mixture, "bfloat16", 3, 4, 2, 1.0, 1.0)
+    assert limit.bytes == 8832 + 1152
+    assert limit.flop == 23936
+    # One token touches its own 2 experts: 528 + 2 * 2 * 96 = 912 weights a pass; KV 18 * 32 = 576.
+    assert closed_loop_limit(mixture, "bfloat16", 3, 4, 1, 1.0, 1.0).bytes == 4 * 912 * 2 + 576
+
+
+def test_a_latent_is_read_once_for_all_heads(tiny: Architecture) -> None:
+    # Queries 8 * 2 * (4 + 2) = 96, latent and rotary key 8 * (6 + 2) = 64, expansion 6 * 2 * (4 + 3) = 84,
+    # output 2 * 3 * 8 = 48: 292; MLP 384; two layers 1352, head 80: 1432. KV: 2 layers * 8 wide * 2 byte = 32.
+    # isl 3, osl 4, C 1: 4 * 1432 * 2 = 11456, KV 18 * 32 = 576.
+    # FLOP: 6 * 2 * 1352 = 16224, head 640, a pair 2 * 2 heads * (6 + 3) = 36: 36 * 2 layers * 21 = 1512.
+    attention = LatentAttention(
+        num_attention_heads=2,
+        q_lora_rank=None,
+        kv_lora_rank=6,
+        qk_nope_head_dim=4,
+        qk_rope_head_dim=2,
+        v_head_dim=3,
+        scale=6**-0.5,
+    )
+    limit = closed_loop_limit(replace(tiny, attention=attention), "bfloat16", 3, 4, 1, 1.0, 1.0)
+    assert limit.bytes == 11456 + 576
+    assert limit.flop == 16224 + 640 + 1512
+
+
 def test_llama_8b_at_batch_one_is_the_weight_stream(llama_8b: Architecture) -> None:
     # Weights that multiply: 32 layers * (4096 * (4096 + 2*1024) + 4096*4096 + 3 * 4096*14336) + 4096*128256
     #   = 32 * 218 103 808 + 525 336 576 = 7 504 658 432; 2 byte each: 15.009 GB a pass.
@@ -75,7 +149,7 @@ def test_never_faster_than_its_parts(
 ) -> None:
     limit = closed_loop_limit(llama_8b, "bfloat16", isl, osl, concurrency, bandwidth, rate)
     # One pass per token, at best shared by all; and 2 FLOP per weight for each token that comes out.
-    assert limit.output_tokens_per_s <= concurrency * bandwidth / llama_8b.matmul_bytes("bfloat16") * (1 + 1e-9)
+    assert limit.output_tokens_per_s <= concurrency * bandwidth / (2 * llama_8b.matmul_parameters) * (1 + 1e-9)
     assert limit.output_tokens_per_s <= rate / (2 * llama_8b.matmul_parameters) * (1 + 1e-9)
     faster = closed_loop_limit(llama_8b, "bfloat16", isl, osl, concurrency, 2 * bandwidth, 2 * rate)
     assert faster.output_tokens_per_s == pytest.approx(2 * limit.output_tokens_per_s)

@@ -21,7 +21,7 @@ class ReferenceRow:
     row_id: str
     system: str
     model: str
-    """Architecture, as `tokenwatt.architecture.load_architecture` knows it."""
+    """Architecture, as `tokenwatt.model_config.load_architecture` knows it."""
     dtype: str
     isl: Range
     """Prompt length, tokens."""

@@ -10,11 +10,11 @@ from typing import Any, get_args
 import pandas as pd
 from pydantic import Field, PositiveFloat, field_validator
 
-from tokenwatt.architecture import load_architecture
 from tokenwatt.economics.fleet import QUANTITIES, estimate, facts_used
 from tokenwatt.economics.reference_row import ReferenceRow, from_measurement, from_published
 from tokenwatt.economics.scaling import SpeedMethod
 from tokenwatt.errors import UserError, unknown_name
+from tokenwatt.model_config import load_architecture
 from tokenwatt.record import FleetEstimate
 from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.published import load_published

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, load_architecture, locate
+from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture
+from tokenwatt.model_config import load_architecture, locate
 from tokenwatt.perf_model.roofline import RooflineLimit, closed_loop_limit
 
 LIMIT_COLUMNS = ("limit_output_tokens_per_s", "limit_bound", "share_of_limit")

@@ -6,29 +6,44 @@ memory or its tensor cores, so with everything overlapped perfectly
     time >= max(memory bytes / bandwidth, FLOP / rate)        output tokens/s <= C * osl / time
 
 Bytes. A request needs `osl` forward passes, one after the other: its prefill, which yields the first token, and
-`osl - 1` decode steps. Requests share the passes, so at least `osl` passes a cycle stream the weights:
+`osl - 1` decode steps. Requests share the passes, so at least `osl` passes a cycle stream the weights that C tokens
+touch; and the KV cache of every layer is read back and written:
 
-    osl * matmul_bytes
-    + C * kv_bytes_per_token * ((osl - 1) * isl + (osl - 1) * (osl - 2) / 2)     context read back by decode steps
-    + C * kv_bytes_per_token * (isl + osl - 1)                                   every processed token, written once
+    osl * touched_matmul_parameters(C) * size
+    + C * sum over layers of cached_size * size * (read back + written)
 
-(the decode step that yields token j reads isl + j - 2 tokens; its own key and value are still on the chip). Reading
-the prompt's keys back during prefill, activations and the embedding look-up are left out: on-chip in the best case.
+    read back = g * isl + g * (g - 1) / 2 + (osl - 1 - g) * (window - 1)     by the osl - 1 decode steps
+    written   = min(isl, window - 1) + osl - 1                               once, what a later token may see
+
+with size = bytes of an element. The decode step that yields token j sees isl + j - 2 tokens before its own, whose key
+and value are still on the chip, but no more than window - 1; g = min(max(window - 1 - isl, 0), osl - 1) steps see fewer
+than that. Without a window g = osl - 1, and isl + osl - 1 tokens are written. Reading the prompt's keys back during
+prefill, activations and the embedding look-up are left out: on-chip in the best case.
+
+Routing is taken as uniform: one pass over C tokens touches as many experts of a mixture as are expected to have a token
+if every choice is as likely as any other; a prefill in the same pass touches more. Routing that prefers some experts
+touches fewer and can pass the limit. For a dense model touched_matmul_parameters is matmul_parameters.
 
 FLOP. n = isl + osl - 1 tokens a request pass through the layers; the last generated token is never fed back. The output
 head is needed only for the osl positions that yield a token, not for the whole prompt:
 
-    C * (2 * (matmul_parameters - head) * n + 2 * head * osl + 4 * layers * q_size * n * (n + 1) / 2)
+    C * (2 * (active_matmul_parameters - head) * n + 2 * head * osl + sum over layers of pair_flop * pairs)
 
-with head = hidden_size * vocab_size; causal attention costs 4 * q_size FLOP per layer and pair of tokens.
+    pairs = m * (m + 1) / 2 + (n - m) * window        m = min(n, window), or n without a window
+
+with head = hidden_size * vocab_size; of the experts only a token's own count. pair_flop is 4 * q_size in grouped
+attention; in latent attention that of expanded keys and values, the fewest: absorbed projections cost more a pair.
 
 It is a limit for plain decoding of weights that do not fit into the on-chip cache: speculative decoding, prefix
-caching, quantised weights or caches can pass it. Mean lengths are enough: the terms are convex in each length, so a
-spread of lengths that are drawn independently only adds work.
+caching, quantised weights or caches can pass it. Without windows mean lengths are enough: the terms are convex in each
+length, so a spread of lengths that are drawn independently only adds work. A window makes them concave where it begins
+to bind; there the limit is that of requests that all have the mean lengths, and a wide spread can pass it.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +53,6 @@ from tokenwatt.reference.ranges import Range
 from tokenwatt.reference.systems import SystemSpec
 
 FLOP_PER_MULTIPLY_ADD = 2
-MATMULS_IN_ATTENTION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +105,46 @@ def closed_loop_limit(
 def cycle_bytes(architecture: Architecture, dtype: str, isl: float, osl: float, concurrency: float) -> float:
     """Least memory traffic of one cycle, byte (formula above)."""
     steps = max(osl - 1, 0.0)
-    read_back = steps * isl + steps * max(osl - 2, 0.0) / 2
-    written = isl + steps
-    kv = architecture.kv_bytes_per_token(dtype) * (read_back + written)
-    return max(osl, 1.0) * architecture.matmul_bytes(dtype) + concurrency * kv
+    size = BYTES_PER_ELEMENT[dtype]
+    cached = architecture.attention.cached_size * size
+    kv = sum(
+        layers * cached * (_read_back(isl, steps, before) + (min(isl, before) + steps))
+        for before, layers in _keys_before(architecture).items()
+    )
+    return max(osl, 1.0) * architecture.touched_matmul_parameters(concurrency) * size + concurrency * kv
 
 
 def cycle_flop(architecture: Architecture, isl: float, osl: float, concurrency: float) -> float:
     """Least arithmetic of one cycle, FLOP (formula above)."""
-    head = architecture.hidden_size * architecture.vocab_size
+    head = architecture.head_parameters
     tokens = isl + max(osl - 1, 0.0)
-    pairs = tokens * (tokens + 1) / 2
-    layers = FLOP_PER_MULTIPLY_ADD * (architecture.matmul_parameters - head) * tokens
+    linear = FLOP_PER_MULTIPLY_ADD * (architecture.active_matmul_parameters - head) * tokens
     logits = FLOP_PER_MULTIPLY_ADD * head * osl
-    per_pair = FLOP_PER_MULTIPLY_ADD * MATMULS_IN_ATTENTION * architecture.num_hidden_layers * architecture.q_size
-    return concurrency * (layers + logits + per_pair * pairs)
+    attention = sum(
+        layers * architecture.attention.pair_flop * _pairs(tokens, before)
+        for before, layers in _keys_before(architecture).items()
+    )
+    return concurrency * (linear + logits + attention)
+
+
+def _keys_before(architecture: Architecture) -> Counter[float]:
+    """How many keys before its own a query sees at most, inf without a window, and the number of layers with that."""
+    return Counter(math.inf if layer.window is None else layer.window - 1 for layer in architecture.layers)
+
+
+def _read_back(isl: float, steps: float, before: float) -> float:
+    """Cached tokens that the decode steps of one request read in one layer."""
+    growing = min(max(before - isl, 0.0), steps)
+    # Without a window nothing is left to multiply with inf.
+    limited = (steps - growing) * before if growing < steps else 0.0
+    return growing * isl + growing * max(growing - 1, 0.0) / 2 + limited
+
+
+def _pairs(tokens: float, before: float) -> float:
+    """Pairs of a query and a key that it sees, its own included, in one layer."""
+    growing = min(tokens, before + 1)
+    limited = (tokens - growing) * (before + 1) if growing < tokens else 0.0
+    return growing * (growing + 1) / 2 + limited
 
 
 def system_limit(
