@@ -46,6 +46,9 @@ class Sampling(Spec):
         return tuple(value) if isinstance(value, list) else value
 
 
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One prompt with its output budget."""
@@ -56,7 +59,7 @@ class Request:
     """Token ids, int32 [isl]."""
     max_tokens: int
     """Tokens to generate (osl); only `sampling.stop_token_ids` stop a request earlier."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     """How its tokens are chosen; greedily if nothing is said."""
     seed: int = 0
     """Seed of its draws, from 0 to 2^63 - 1."""
@@ -119,7 +122,7 @@ class Workload(Spec):
     """Token ids are drawn evenly below this; a model needs at least as many."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of lengths, tokens and draws."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     """How output tokens are chosen."""
 
     def request(self, index: int) -> Request:
@@ -142,7 +145,7 @@ class Workload(Spec):
         for request in itertools.islice(self.requests(), HASHED_REQUESTS):
             header = np.array([request.max_tokens, len(request.prompt)], dtype="<i4")
             digest.update(header.tobytes() + request.prompt.astype("<i4").tobytes())
-        if self.sampling != Sampling():
+        if self.sampling != GREEDY:
             digest.update(self.sampling.model_dump_json(exclude_defaults=True).encode())
         return digest.hexdigest()
 

@@ -6,109 +6,18 @@ its own, and what is computed across a row is exact on any device (largest, orde
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-
 import torch
 from torch import Tensor
 
 from tokenwatt.engines.native.noise import exponential, random_bits
-from tokenwatt.workloads import Sampling
+from tokenwatt.engines.native.sampling_batch import CANDIDATES, RowGroup, SamplingBatch, Way
 from tokenwatt_kernels.fused.top_k.call import top_k
 
-CANDIDATES = 128
 WEIGHT_OF_LARGEST = 2.0**42
 """Probabilities are summed as whole numbers; V of them, at most 2^20, stay below 2^63."""
+NO_TOKEN = 2**62
 FLOAT32 = torch.finfo(torch.float32)
 RULED_OUT = float("-inf")
-NO_TOKEN = 2**62
-
-
-class Way(Enum):
-    """How the tokens are found that a row may take."""
-
-    CANDIDATES = "the 128 largest: greedy rows, which are top-k of 1, and top-k up to 128"
-    WHOLE = "all, by their ids: neither top-k nor top-p"
-    BOUNDED = "all, by their ids, that reach the k-th largest: top-k beyond 128, no top-p"
-    SORTED = "all, the largest first: top-p without a small top-k"
-
-    @classmethod
-    def of(cls, sampling: Sampling) -> Way:
-        """The way of a row."""
-        if sampling.temperature == 0 or 1 <= sampling.top_k <= CANDIDATES:
-            return cls.CANDIDATES
-        if sampling.top_p < 1:
-            return cls.SORTED
-        return cls.BOUNDED if sampling.top_k else cls.WHOLE
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """The R rows of a step that go one way. rows: int64 [R], their places in the step; None where they are all."""
-
-    way: Way
-    rows: Tensor | None
-    stream: Tensor
-    """int64 [R, 1], made of the seed."""
-    temperature: Tensor
-    """fp32 [R, 1], > 0."""
-    top_k: Tensor
-    """int64 [R, 1], >= 1; NO_TOKEN keeps all."""
-    largest_top_k: int
-    top_p: Tensor
-    """fp64 [R, 1]; 2 keeps all, where 1 would lose weights that round to 0."""
-    log_min_p: Tensor
-    """fp32 [R, 1]; -inf keeps all."""
-
-    @classmethod
-    def of(cls, way: Way, rows: Tensor | None, mine: Sequence[tuple[Sampling, int]], device: torch.device) -> RowGroup:
-        """Tensors on `device` for the samplings and seeds of R rows."""
-        samplings, seeds = zip(*mine, strict=True)
-        top_ks = [1 if s.temperature == 0 else s.top_k or NO_TOKEN for s in samplings]
-        # What fp32 has no number for acts as its ends do: the largest logits alone, or all alike.
-        temperatures = [min(max(s.temperature or 1.0, FLOAT32.tiny), FLOAT32.max) for s in samplings]
-        return cls(
-            way=way,
-            rows=rows,
-            stream=random_bits(_column(seeds, torch.int64, device), 0),
-            temperature=_column(temperatures, torch.float32, device),
-            top_k=_column(top_ks, torch.int64, device),
-            largest_top_k=max(top_ks),
-            top_p=_column([s.top_p if s.top_p < 1 else 2.0 for s in samplings], torch.float64, device),
-            log_min_p=_column([math.log(s.min_p) if s.min_p else RULED_OUT for s in samplings], torch.float32, device),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingBatch:
-    """How the B rows of a step are sampled: tensors on the device of the logits, made once per change of the batch."""
-
-    size: int
-    is_greedy: bool
-    """Whether every row is."""
-    penalty: Tensor | None
-    """fp32 [B, 1]; None where every row's is 1."""
-    groups: tuple[RowGroup, ...]
-    places: Tensor | None
-    """int64 [B], where each row is once the groups' rows are put behind each other; None if they are in order."""
-
-    @classmethod
-    def of(cls, samplings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> SamplingBatch:
-        """The batch of B samplings and as many seeds, each from 0 to 2^63 - 1."""
-        every = list(zip(samplings, seeds, strict=True))
-        ways = [Way.of(sampling) for sampling in samplings]
-        split = {way: [row for row, its in enumerate(ways) if its is way] for way in Way if way in ways}
-        rows = {way: _column(mine, torch.int64, device)[:, 0] if len(split) > 1 else None for way, mine in split.items()}
-        penalties = [sampling.repetition_penalty for sampling in samplings]
-        return cls(
-            size=len(every),
-            is_greedy=all(sampling.temperature == 0 for sampling in samplings),
-            penalty=None if set(penalties) <= {1.0} else _column(penalties, torch.float32, device),
-            groups=tuple(RowGroup.of(way, rows[way], [every[r] for r in mine], device) for way, mine in split.items()),
-            places=torch.cat([r for r in rows.values() if r is not None]).argsort() if len(split) > 1 else None,
-        )
 
 
 def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -141,7 +50,7 @@ def _penalised(logits: Tensor, penalty: Tensor | None, seen: Tensor | None) -> T
 
 
 def _filtered(logits: Tensor, group: RowGroup) -> tuple[Tensor, Tensor]:
-    """Scores [R, N] and tokens [R, N] or [1, N] of a group: log-probabilities, but for a constant, -inf where removed."""
+    """Scores [R, N], tokens [R, N] or [1, N] of a group. Scores are log p but for a constant, -inf where removed."""
     logits = _at(logits, group.rows)  # [R, V]
     if group.way is Way.CANDIDATES:
         found, tokens, _ = top_k(logits, min(CANDIDATES, logits.shape[1]))
@@ -194,9 +103,3 @@ def _draw(scores: Tensor, tokens: Tensor, group: RowGroup, positions: Tensor) ->
 
 def _at(rows: Tensor, places: Tensor | None) -> Tensor:
     return rows if places is None else rows.index_select(0, places)
-
-
-def _column(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[R, 1] on a device; the copy does not wait for what runs there."""
-    made = torch.tensor(values, dtype=dtype)[:, None]
-    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
