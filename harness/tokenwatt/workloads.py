@@ -14,13 +14,39 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.spec import Spec, load_toml
 
 HASHED_REQUESTS = 256
 TokenCount = Annotated[int, Field(gt=0, le=2**24)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Sampling(Spec):
+    """How the tokens of a request are chosen. Filters come in this order, each on what the one before it left."""
+
+    repetition_penalty: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    """Logits of tokens in prompt or output are divided by it where positive, else multiplied by it."""
+    temperature: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    """Logits are divided by it; 0 takes the most probable token."""
+    top_k: int = Field(default=0, ge=0, lt=2**31)
+    """Only so many of the most probable tokens are left; 0 leaves all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Only the fewest most probable tokens that reach this probability together are left."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Only tokens at least so probable, as a share of the most probable one, are left."""
+    stop_token_ids: tuple[TokenId, ...] = ()
+    """Tokens that end the request; without any, it ends with its budget."""
+
+    @field_validator("stop_token_ids", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +58,11 @@ class Request:
     prompt: np.ndarray
     """Token ids, int32 [isl]."""
     max_tokens: int
-    """Tokens to generate (osl); end-of-sequence tokens do not stop a measured request."""
+    """Tokens to generate (osl); only `sampling.stop_token_ids` stop a request earlier."""
+    sampling: Sampling = GREEDY
+    """How its tokens are chosen; greedily if nothing is said."""
+    seed: int = 0
+    """Seed of its draws, from 0 to 2^63 - 1."""
 
 
 class FixedLength(Spec):
@@ -91,24 +121,32 @@ class Workload(Spec):
     vocabulary: int = Field(default=32000, gt=0, lt=2**31)
     """Token ids are drawn evenly below this; a model needs at least as many."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of lengths and tokens."""
+    """Seed of lengths, tokens and draws."""
+    sampling: Sampling = GREEDY
+    """How output tokens are chosen."""
 
     def request(self, index: int) -> Request:
         """Request number `index`, the same on every machine."""
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, index])))
         isl, osl = self.input.draw(rng), self.output.draw(rng)
-        return Request(index, rng.integers(0, self.vocabulary, size=isl, dtype=np.int32), osl)
+        prompt = rng.integers(0, self.vocabulary, size=isl, dtype=np.int32)
+        return Request(index, prompt, osl, self.sampling, _draw_seed(self.seed, index))
 
     def requests(self) -> Iterator[Request]:
         """All requests, in order, without end."""
         return map(self.request, itertools.count())
 
     def sha256(self) -> str:
-        """Hash over the bytes of the first 256 requests (budgets and token ids, little-endian int32)."""
+        """Hash over the bytes of the first 256 requests (budgets and token ids, little-endian int32), then sampling.
+
+        Sampling adds its settings that are no defaults, as JSON, so greedy workloads hash as if there were none.
+        """
         digest = hashlib.sha256()
         for request in itertools.islice(self.requests(), HASHED_REQUESTS):
             header = np.array([request.max_tokens, len(request.prompt)], dtype="<i4")
             digest.update(header.tobytes() + request.prompt.astype("<i4").tobytes())
+        if self.sampling != GREEDY:
+            digest.update(self.sampling.model_dump_json(exclude_defaults=True).encode())
         return digest.hexdigest()
 
     def longest(self) -> int:
@@ -116,6 +154,11 @@ class Workload(Spec):
         return sum(
             length.tokens if isinstance(length, FixedLength) else length.max for length in (self.input, self.output)
         )
+
+
+def _draw_seed(seed: int, index: int) -> int:
+    """Seed of the draws of request `index`: 63 bits of a stream beside the one of lengths and tokens."""
+    return int(np.random.SeedSequence([seed, index], spawn_key=(1,)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def library_folder() -> Path:

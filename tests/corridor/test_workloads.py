@@ -1,6 +1,7 @@
 """Workloads: same seed, same bytes; lengths as declared."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwatt.errors import UserError
-from tokenwatt.workloads import FixedLength, LognormalLength, Workload, library_folder, load_workload
+from tokenwatt.workloads import FixedLength, LognormalLength, Sampling, Workload, library_folder, load_workload
 
 SHIPPED = sorted(path.stem for path in library_folder().glob("*.toml"))
 
 
 def workload(seed=0, **changes) -> Workload:
-    parts = {"input": FixedLength(tokens=8), "output": FixedLength(tokens=4), **changes}
+    parts: dict[str, Any] = {"input": FixedLength(tokens=8), "output": FixedLength(tokens=4), **changes}
     return Workload(name="w", description="d", seed=seed, vocabulary=100, **parts)
 
 
@@ -43,6 +44,40 @@ def test_the_hash_tells_seeds_and_lengths_apart():
 def test_the_hash_is_the_same_on_every_machine():
     # Frozen: a change here means that published rows can no longer be compared by workload_sha256.
     assert load_workload("chat-smoke").sha256()[:16] == "ce57718b134f563c"
+
+
+def test_sampling_changes_the_hash_and_no_prompt():
+    plain, samplings = workload(), [Sampling(temperature=0.7), Sampling(temperature=0.7, top_k=5), Sampling(top_k=5)]
+    assert workload(sampling=Sampling()).sha256() == plain.sha256()
+    assert len({plain.sha256(), *(workload(sampling=sampling).sha256() for sampling in samplings)}) == 4
+    sampled = workload(sampling=samplings[0]).request(3)
+    assert sampled.prompt.tobytes() == plain.request(3).prompt.tobytes()
+    assert (sampled.seed, sampled.max_tokens) == (plain.request(3).seed, 4)
+    assert (sampled.sampling, plain.request(3).sampling) == (samplings[0], Sampling())
+
+
+def test_every_request_has_its_seed():
+    seeds = [workload(seed).request(index).seed for seed in range(20) for index in range(20)]
+    assert len(set(seeds)) == 400
+    assert 0 <= min(seeds) < 2**58
+    assert 2**62 < max(seeds) < 2**63
+    # Frozen: a change here means that sampled rows can no longer be compared.
+    assert workload(7).request(3).seed == 6448789463074183947
+
+
+def test_sampling_is_read_from_toml(tmp_path):
+    path = tmp_path / "w.toml"
+    path.write_text(
+        'name = "w"\ndescription = "d"\n[input]\nkind = "fixed"\ntokens = 1\n[output]\nkind = "fixed"\ntokens = 1\n'
+        "[sampling]\ntemperature = 1\ntop_k = 40\ntop_p = 0.9\nmin_p = 0.05\nrepetition_penalty = 1.1\n"
+        "stop_token_ids = [2, 7]\n"
+    )
+    assert load_workload(str(path)).request(0).sampling == Sampling(
+        temperature=1.0, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.1, stop_token_ids=(2, 7)
+    )
+    path.write_text(path.read_text().replace("0.9", "1.9"))
+    with pytest.raises(UserError, match="sampling.top_p: input should be less than or equal to 1, got 1.9"):
+        load_workload(str(path))
 
 
 def test_lognormal_lengths_have_their_median_and_stay_within_bounds():
