@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock
-from tokenwatt.engines.protocol import EngineIdentity, TokenEvent
+from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.spec import BenchSpec, Spec, validate
 from tokenwatt.workloads import Request
@@ -81,6 +81,10 @@ class FakeEngine:
             else:
                 heapq.heappush(due, (at_s + self._script.tpot_s, index, stream))
             yield TokenEvent(index, at_s, 1, is_last, running)
+
+    def report(self, start_s: float, end_s: float) -> EngineReport:
+        """It computes nothing."""
+        return EngineReport()
 
     def close(self) -> None:
         """Nothing to give back."""

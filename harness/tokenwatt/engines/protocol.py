@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tokenwatt.clock import Clock
 from tokenwatt.workloads import Request
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """`tokens` more tokens of one request appeared at `at_s`."""
+class TokenEvent(NamedTuple):
+    """`tokens` more tokens of one request appeared at `at_s`. (A tuple, because hundreds come with every step.)"""
 
     request_index: int
     at_s: float
@@ -22,6 +21,20 @@ class TokenEvent:
     """Requests in the engine's running batch when the tokens appeared."""
     token_ids: tuple[int, ...] = ()
     """The tokens themselves, where the engine sees them."""
+    refusal: str | None = None
+    """Why the request was not served; then it has no tokens, and this event is its only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What an engine knows of a stretch of a run beside its tokens; None where it does not."""
+
+    flop: float | None = None
+    """Operations that its steps could not avoid."""
+    bytes: float | None = None
+    """Bytes to and from memory that its steps could not avoid."""
+    prefix_cache_hit_rate: float | None = None
+    """Share of prompt tokens that were in the cache already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,10 @@ class Engine(Protocol):
         Raises:
             EngineError: the engine cannot go on.
         """
+        ...
+
+    def report(self, start_s: float, end_s: float) -> EngineReport:
+        """What it did for the tokens that came in (start_s, end_s] of the last `serve`."""
         ...
 
     def close(self) -> None:

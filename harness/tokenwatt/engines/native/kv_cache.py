@@ -1,56 +1,36 @@
-"""Keys and values of all running requests, in fixed-size pages handed out from one pool."""
+"""Keys and values of all running sequences, in pages of one pool; a page id means the same page in every layer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
-from tokenwatt.architecture import Architecture
-
-PAGE_SIZE = 16
-"""Tokens per page."""
+from tokenwatt.architecture import Architecture, GroupedAttention
 
 
-def pages_for(tokens: int) -> int:
-    """Pages that hold `tokens` tokens."""
-    return -(-tokens // PAGE_SIZE)
-
-
+@dataclass(frozen=True, slots=True)
 class KvCache:
-    """One pool of pages per layer; a page id means the same page in every layer.
+    """The tensors alone; who holds which page is known to `PagePool`.
 
-    `keys[layer]` and `values[layer]` are [num_pages, PAGE_SIZE, num_key_value_heads, head_dim].
+    page_size: tokens per page.
+    layers: of grouped attention, keys and values [2, pages, page_size, num_key_value_heads, head_dim] of each layer; of
+        latent attention [1, pages, page_size, 1, kv_lora_rank + qk_rope_head_dim].
     """
 
-    def __init__(self, architecture: Architecture, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (
-            architecture.num_hidden_layers,
-            num_pages,
-            PAGE_SIZE,
-            architecture.num_key_value_heads,
-            architecture.head_dim,
-        )
-        self.num_pages = num_pages
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self._free = list(range(num_pages - 1, -1, -1))
+    page_size: int
+    layers: tuple[Tensor, ...]
 
-    @property
-    def free_pages(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
-
-    def allocate(self, tokens: int) -> list[int] | None:
-        """Pages for `tokens` tokens, or None while too few are free."""
-        count = pages_for(tokens)
-        if count > len(self._free):
-            return None
-        return [self._free.pop() for _ in range(count)]
-
-    def release(self, pages: list[int]) -> None:
-        """Give pages back."""
-        self._free.extend(reversed(pages))
-
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        """Store `key` and `value` [T, num_key_value_heads, head_dim] at `slots`, int64 [T]: page * 16 + offset."""
-        self.keys[layer].flatten(0, 1)[slots] = key
-        self.values[layer].flatten(0, 1)[slots] = value
+    @classmethod
+    def empty(
+        cls, architecture: Architecture, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> KvCache:
+        """A cache of zeros: what was never written is multiplied by weights of 0, and must not be NaN."""
+        attention = architecture.attention
+        if isinstance(attention, GroupedAttention):
+            shape = (2, pages, page_size, attention.num_key_value_heads, attention.head_dim)
+        else:
+            shape = (1, pages, page_size, 1, attention.cached_size)
+        layers = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in architecture.layers)
+        return cls(page_size, layers)

@@ -1,95 +1,114 @@
-"""The decoder: Llama and Qwen3 shapes in one forward pass over flattened tokens.
+"""The decoder: one forward pass over the flattened tokens of a step, the same for every family.
 
-Shapes: T tokens of B sequences, H hidden_size, I intermediate_size, Hq / Hkv query / key-value heads, D head_dim.
+Shapes: T tokens of B sequences of which S are to get an output token, H hidden_size.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import embedding, rms_norm, silu
+from torch import Tensor
 
-from tokenwatt.architecture import Architecture
+from tokenwatt.architecture import Architecture, Rotary
+from tokenwatt.engines.native.attention import GroupedLayer, LatentLayer, Tables
 from tokenwatt.engines.native.batch import Batch
 from tokenwatt.engines.native.kv_cache import KvCache
-from tokenwatt.engines.native.weights import DecoderWeights, LayerWeights
-from tokenwatt_kernels.attention.decode.call import decode_attention
-from tokenwatt_kernels.attention.prefill.call import prefill_attention
-from tokenwatt_kernels.matmul.call import matmul
+from tokenwatt.engines.native.linear import Float8, Linear
+from tokenwatt.engines.native.mlp import Experts, GatedMlp
+from tokenwatt.engines.native.parallel import Group
+from tokenwatt_kernels.fused.norm.call import rms_norm, rms_norm_quantised
 
 
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """Attention and MLP with the norms before them and, in a sandwich, behind them."""
+
+    rotary: Rotary
+    attention_norm: Tensor
+    attention: GroupedLayer | LatentLayer
+    after_attention_norm: Tensor | None
+    mlp_norm: Tensor
+    mlp: GatedMlp | Experts
+    after_mlp_norm: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decoder:
-    """Weights plus rotary tables; the KV cache is handed in, so one decoder serves any of them."""
+    """All weights of this rank, with the tables that follow from the architecture."""
 
-    def __init__(self, architecture: Architecture, weights: DecoderWeights, longest_context: int) -> None:
-        self.architecture = architecture
-        self.weights = weights
-        self._cos, self._sin = rotary_tables(architecture, longest_context, weights.embedding.device)
+    architecture: Architecture
+    group: Group
+    embedding: Tensor
+    """[vocab_size, H]"""
+    layers: tuple[DecoderLayer, ...]
+    norm: Tensor
+    head: Linear
+    """[vocab_size, H], or this rank's rows of it."""
+    head_is_shared: bool
+    tables: dict[Rotary, Tables]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
-        """Logits [B, vocab_size] of each sequence's last token; keys and values of all T tokens go into `cache`."""
-        hidden = embedding(batch.token_ids, self.weights.embedding)  # [T, H]
-        cos, sin = self._cos[batch.positions], self._sin[batch.positions]  # [T, 1, D / 2]
-        for index, layer in enumerate(self.weights.layers):
-            normed = self._norm(hidden, layer.input_norm)
-            hidden = hidden + self._attention(index, layer, normed, cos, sin, batch, cache)
-            hidden = hidden + _gated_mlp(layer, self._norm(hidden, layer.post_attention_norm))
-        return matmul(self._norm(hidden[batch.last_rows], self.weights.norm), self.weights.lm_head)
+    def forward(self, token_ids: Tensor, batch: Batch, cache: KvCache) -> Tensor:
+        """Logits [S, vocab_size] of token_ids [T]; keys and values of all T tokens go into `cache`."""
+        architecture = self.architecture
+        hidden = torch.nn.functional.embedding(token_ids, self.embedding)  # [T, H]
+        if architecture.embedding_scale != 1:
+            hidden = hidden * architecture.embedding_scale
+        stream = Stream(hidden, architecture.rms_norm_eps, architecture.norm_unit_offset, self.group)
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            x = stream.normed(layer.attention_norm, in_float8=layer.attention.takes_float8)
+            answer = layer.attention(x, batch, kept, self.tables[layer.rotary], stream.residual(layer.after_attention_norm))
+            stream.join(answer, layer.after_attention_norm)
+            x = stream.normed(layer.mlp_norm, in_float8=layer.mlp.takes_float8)
+            stream.join(layer.mlp(x, stream.residual(layer.after_mlp_norm)), layer.after_mlp_norm)
+        logits = self.head(stream.normed_rows(self.norm, batch.last))
+        if self.head_is_shared:
+            logits = self.group.join_columns(logits)
+        cap = architecture.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _attention(
-        self,
-        index: int,
-        layer: LayerWeights,
-        hidden: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        batch: Batch,
-        cache: KvCache,
-    ) -> torch.Tensor:
-        shape = self.architecture
-        qkv = matmul(hidden, layer.qkv_proj).view(len(hidden), -1, shape.head_dim)  # [T, Hq + 2 Hkv, D]
-        query, key, value = qkv.split([shape.num_attention_heads, *2 * [shape.num_key_value_heads]], dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            query, key = self._norm(query, layer.q_norm), self._norm(key, layer.k_norm)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        value = value.contiguous()
-        cache.append(index, key, value, batch.slots)
-        if batch.cu_seqlens is not None:
-            out = prefill_attention(query, key, value, batch.cu_seqlens, batch.max_seqlen)
+
+@dataclass(slots=True)
+class Stream:
+    """The residual stream of T tokens, [T, H].
+
+    What attention and MLP answer is added to it in their last product. Only where the answer is normed first does it
+    wait for the next norm, which adds it.
+    """
+
+    hidden: Tensor
+    eps: float
+    unit_offset: bool
+    group: Group
+    pending: Tensor | None = None
+
+    def residual(self, after_norm: Tensor | None) -> Tensor | None:
+        """What the last product of an answer adds: the stream, on one rank, unless the answer is normed first."""
+        return self.group.own(self.hidden) if after_norm is None else None
+
+    def join(self, answer: Tensor, after_norm: Tensor | None) -> None:
+        """Take this rank's part of an answer, to which `residual` was added, into the stream."""
+        answer = self.group.sum(answer)
+        if after_norm is None:
+            self.hidden = answer
         else:
-            assert batch.block_table is not None
-            assert batch.context_lens is not None
-            out = decode_attention(query, cache.keys[index], cache.values[index], batch.block_table, batch.context_lens)
-        return matmul(out.flatten(1), layer.o_proj)
+            self.pending = self._norm(answer, after_norm, None)
 
-    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, weight.shape, weight, self.architecture.rms_norm_eps)
+    def normed(self, weight: Tensor, *, in_float8: bool = False) -> Tensor | Float8:
+        """The norm of the stream, [T, H]."""
+        pending, self.pending = self.pending, None
+        x, residual = (self.hidden, None) if pending is None else (pending, self.hidden)
+        if in_float8:
+            return Float8(*rms_norm_quantised(x, weight, residual, eps=self.eps, unit_offset=self.unit_offset))
+        return self._norm(x, weight, residual)
 
+    def normed_rows(self, weight: Tensor, rows: Tensor) -> Tensor:
+        """The norm of some rows [S], [S, H]."""
+        hidden = self.hidden[rows]
+        if self.pending is None:
+            return self._norm(hidden, weight, None)
+        return self._norm(self.pending[rows], weight, hidden)
 
-def _gated_mlp(layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
-    gate, up = matmul(hidden, layer.gate_up_proj).chunk(2, dim=-1)  # [T, I] each
-    return matmul(silu(gate) * up, layer.down_proj)
-
-
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of [T, heads, D]: element i is paired with i + D/2, the convention of Hugging Face weights."""
-    first, second = heads.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(heads.dtype)
-
-
-def rotary_tables(
-    architecture: Architecture, positions: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position, fp32 [positions, 1, D/2]; with Llama 3.1's frequency scaling where it applies."""
-    half = architecture.head_dim // 2
-    frequencies = architecture.rope_theta ** (-torch.arange(half, dtype=torch.float32, device=device) / half)
-    scaling = architecture.rope_scaling
-    if scaling is not None:
-        turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-        band = scaling.high_freq_factor - scaling.low_freq_factor
-        keep = ((turns - scaling.low_freq_factor) / band).clamp(0, 1)
-        frequencies = frequencies * (keep + (1 - keep) / scaling.factor)
-    angles = torch.arange(positions, dtype=torch.float32, device=device)[:, None, None] * frequencies
-    return angles.cos(), angles.sin()
+    def _norm(self, x: Tensor, weight: Tensor, residual: Tensor | None) -> Tensor:
+        return rms_norm(x, weight, residual, eps=self.eps, unit_offset=self.unit_offset)

@@ -1,157 +1,263 @@
-"""Weights of the decoder: random on the device, or read from a Hugging Face safetensors folder."""
+"""Which tensors of a checkpoint a decoder is made of, by their Hugging Face names, and in which format they are kept.
+
+Projections that read the same input become one, and gate and up take turns, row by row, so that one product serves
+both. Every tensor is asked for in full and cut to this rank's share at once.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from tokenwatt.architecture import Architecture
+from tokenwatt.architecture import Architecture, DenseMlp, GroupedAttention, LatentAttention, Layer, MixtureOfExperts
+from tokenwatt.engines.native.attention import GroupedLayer, LatentLayer
+from tokenwatt.engines.native.linear import Float8, Linear, Weight
+from tokenwatt.engines.native.mlp import Experts, GatedMlp
+from tokenwatt.engines.native.model import Decoder, DecoderLayer
+from tokenwatt.engines.native.parallel import ALONE, Group, share_of
+from tokenwatt.engines.native.rotary import rotary_tables
 from tokenwatt.errors import UserError
+from tokenwatt_kernels.attention.options import Options
+from tokenwatt_kernels.matmul.activations import interleave
+from tokenwatt_kernels.matmul.packed.weights import arrange_int4, arrange_mxfp4
+from tokenwatt_kernels.number_formats.int4 import GROUP as INT4_GROUP
+from tokenwatt_kernels.number_formats.int4 import pack_int4
+from tokenwatt_kernels.number_formats.mxfp4 import Mxfp4
 
-INIT_STD = 0.02
-"""Spread of random weights; speed and nearly all of the power do not depend on it."""
+Quantisation = Literal["none", "fp8", "int4"]
 
+Source = Callable[..., Tensor]
+"""get(name, *shape, dtype=None): the tensor of a name, on the device of the engine, in the shape that the architecture
+demands and the dtype of the engine, or in the one that is given."""
 
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One layer; projections that read the same input are stacked so that one matmul serves them."""
-
-    input_norm: torch.Tensor
-    qkv_proj: torch.Tensor
-    """[(Hq + 2 Hkv) D, H]"""
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
-    o_proj: torch.Tensor
-    """[H, Hq D]"""
-    post_attention_norm: torch.Tensor
-    gate_up_proj: torch.Tensor
-    """[2 I, H]"""
-    down_proj: torch.Tensor
-    """[H, I]"""
+EXPERT_NAMES = {
+    "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
+    "qwen3_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
+    "deepseek_v3": ("mlp", "gate_proj", "up_proj", "down_proj"),
+}
+"""model_type -> module of the experts, and the names of gate, up and down of each."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    """The whole decoder; with tied embeddings `lm_head` is `embedding`."""
-
-    embedding: torch.Tensor
-    """[vocab_size, H]"""
-    layers: tuple[LayerWeights, ...]
-    norm: torch.Tensor
-    lm_head: torch.Tensor
-    """[vocab_size, H]"""
-
-
-Source = Callable[[str, tuple[int, ...]], torch.Tensor]
-"""Gives the tensor of a Hugging Face parameter name, in the shape that the architecture demands."""
-
-
-def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch.device, seed: int) -> DecoderWeights:
-    """Normal weights made on the device: the same seed gives the same weights on the same kind of device."""
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def make(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if name.endswith("norm.weight"):
-            return torch.ones(shape, dtype=dtype, device=device)
-        return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, INIT_STD, generator=generator)
-
-    return _assemble(architecture, make)
-
-
-def load_weights(architecture: Architecture, folder: Path, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
-    """Read a safetensors folder (one file, or shards with an index).
+def build_decoder(
+    architecture: Architecture,
+    get: Source,
+    positions: int,
+    quantisation: Quantisation = "none",
+    group: Group = ALONE,
+) -> Decoder:
+    """A decoder of this rank's share of the tensors that `get` gives, for contexts of up to `positions` tokens.
 
     Raises:
-        UserError: no such folder, a missing or damaged file, a missing tensor or one of another shape.
+        UserError: from `get`, or for a width that the quantisation does not take.
     """
-    shards = _shards(folder)
-    handles = {path: _open(path, device) for path in sorted(set(shards.values()))}
-
-    def read(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if name not in shards:
-            raise UserError(f"{folder}: no tensor {name!r}; it is needed by architecture {architecture.name!r}")
-        tensor = handles[shards[name]].get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise UserError(f"{folder}: tensor {name!r} has shape {tuple(tensor.shape)}, config.json demands {shape}")
-        return tensor.to(dtype)
-
-    return _assemble(architecture, read)
+    return _Builder(architecture, share_of(architecture, group.size), get, quantisation, group).decoder(positions)
 
 
-def _open(path: Path, device: torch.device) -> Any:
-    from safetensors import SafetensorError, safe_open
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    whole: Architecture
+    share: Architecture
+    get: Source
+    quantisation: Quantisation
+    group: Group
 
-    try:
-        return safe_open(path, framework="pt", device=str(device))
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be opened ({error})") from None
+    def decoder(self, positions: int) -> Decoder:
+        whole, get = self.whole, self.get
+        embedding = get("model.embed_tokens.weight", whole.vocab_size, whole.hidden_size)
+        layers = tuple(self.layer(place, layer) for place, layer in enumerate(self.share.layers))
+        norm = get("model.norm.weight", whole.hidden_size)
+        head = embedding
+        if not whole.tie_word_embeddings:
+            head = get("lm_head.weight", whole.vocab_size, whole.hidden_size)
+        is_shared = self.group.size > 1 and whole.vocab_size % self.group.size == 0
+        rotaries = dict.fromkeys(layer.rotary for layer in whole.layers)
+        return Decoder(
+            self.share, self.group, embedding, layers, norm, Linear(self.cut(head, 0) if is_shared else head), is_shared,
+            {rotary: rotary_tables(rotary, positions, embedding.device) for rotary in rotaries},
+        )  # fmt: skip
 
+    def layer(self, place: int, layer: Layer) -> DecoderLayer:
+        prefix, h = f"model.layers.{place}", self.whole.hidden_size
 
-def check_weights(folder: Path) -> None:
-    """Raise UserError unless `folder` looks like a safetensors folder; opens nothing large."""
-    _shards(folder)
+        def norm(name: str) -> Tensor:
+            return self.get(f"{prefix}.{name}.weight", h)
 
-
-def _shards(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file."""
-    if not folder.is_dir():
-        raise UserError(f"no such weights folder: {folder}; allowed: 'random' or a folder with *.safetensors")
-    if find_spec("safetensors") is None:
-        raise UserError("reading weights needs safetensors; install it with: pip install 'tokenwatt[bench]'")
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    try:
-        if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return {name: folder / file for name, file in weight_map.items()}
-        if single.is_file():
-            with safe_open(single, framework="pt") as handle:
-                return dict.fromkeys(handle.keys(), single)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: damaged weights ({error})") from None
-    raise UserError(f"{folder}: holds neither model.safetensors nor model.safetensors.index.json")
-
-
-def _assemble(architecture: Architecture, get: Source) -> DecoderWeights:
-    """Ask `get` for every parameter of the architecture, and stack those that are used together."""
-    a = architecture
-    embedding = get("model.embed_tokens.weight", (a.vocab_size, a.hidden_size))
-
-    def layer(index: int) -> LayerWeights:
-        def part(name: str, *shape: int) -> torch.Tensor:
-            return get(f"model.layers.{index}.{name}.weight", shape)
-
-        return LayerWeights(
-            input_norm=part("input_layernorm", a.hidden_size),
-            qkv_proj=torch.cat(
-                [
-                    part("self_attn.q_proj", a.q_size, a.hidden_size),
-                    part("self_attn.k_proj", a.kv_size, a.hidden_size),
-                    part("self_attn.v_proj", a.kv_size, a.hidden_size),
-                ]
-            ),
-            q_norm=part("self_attn.q_norm", a.head_dim) if a.has_qk_norm else None,
-            k_norm=part("self_attn.k_norm", a.head_dim) if a.has_qk_norm else None,
-            o_proj=part("self_attn.o_proj", a.hidden_size, a.q_size),
-            post_attention_norm=part("post_attention_layernorm", a.hidden_size),
-            gate_up_proj=torch.cat(
-                [
-                    part("mlp.gate_proj", a.intermediate_size, a.hidden_size),
-                    part("mlp.up_proj", a.intermediate_size, a.hidden_size),
-                ]
-            ),
-            down_proj=part("mlp.down_proj", a.hidden_size, a.intermediate_size),
+        is_sandwich = self.whole.has_sandwich_norms
+        if isinstance(self.share.attention, GroupedAttention):
+            attention = self.grouped(f"{prefix}.self_attn", layer)
+        else:
+            attention = self.latent(f"{prefix}.self_attn", layer, self.share.attention)
+        return DecoderLayer(
+            rotary=layer.rotary,
+            attention_norm=norm("input_layernorm"),
+            attention=attention,
+            after_attention_norm=norm("post_attention_layernorm") if is_sandwich else None,
+            mlp_norm=norm("pre_feedforward_layernorm" if is_sandwich else "post_attention_layernorm"),
+            mlp=self.mlp(prefix, layer.mlp, self.whole.layers[place].mlp),
+            after_mlp_norm=norm("post_feedforward_layernorm") if is_sandwich else None,
         )
 
-    layers = tuple(layer(index) for index in range(a.num_hidden_layers))
-    norm = get("model.norm.weight", (a.hidden_size,))
-    lm_head = embedding if a.tie_word_embeddings else get("lm_head.weight", (a.vocab_size, a.hidden_size))
-    return DecoderWeights(embedding, layers, norm, lm_head)
+    def grouped(self, prefix: str, layer: Layer) -> GroupedLayer:
+        whole, share = self.whole.attention, self.share.attention
+        assert isinstance(whole, GroupedAttention)
+        assert isinstance(share, GroupedAttention)
+        h, d = self.whole.hidden_size, whole.head_dim
+        sizes = {"q_proj": whole.q_size, "k_proj": whole.kv_size, "v_proj": whole.kv_size}
+        cuts = {"q_proj": self.cut, "k_proj": self.cut_kv, "v_proj": self.cut_kv}
+        qkv = torch.cat([cuts[name](self.get(f"{prefix}.{name}.weight", size, h), 0) for name, size in sizes.items()])
+        bias = None
+        if whole.has_qkv_bias:
+            bias = torch.cat([cuts[name](self.get(f"{prefix}.{name}.bias", size), 0) for name, size in sizes.items()])
+        out = self.cut(self.get(f"{prefix}.o_proj.weight", h, whole.q_size), 1)
+        out_bias = self.get(f"{prefix}.o_proj.bias", h) if whole.has_o_bias else None
+        sinks = None
+        if whole.has_sinks:
+            sinks = self.cut(self.get(f"{prefix}.sinks", whole.num_attention_heads, dtype=torch.float32), 0)
+        return GroupedLayer(
+            shape=share,
+            qkv=Linear(self.kept(qkv, f"{prefix}.qkv"), bias),
+            out=Linear(self.kept(out, f"{prefix}.o_proj"), self.group.own(out_bias)),
+            q_norm=self.get(f"{prefix}.q_norm.weight", d) if whole.has_qk_norm else None,
+            k_norm=self.get(f"{prefix}.k_norm.weight", d) if whole.has_qk_norm else None,
+            options=Options(scale=whole.scale, window=layer.window, softcap=whole.softcap, sinks=sinks),
+            eps=self.whole.rms_norm_eps,
+            norm_unit_offset=self.whole.norm_unit_offset,
+        )
+
+    def latent(self, prefix: str, layer: Layer, share: LatentAttention) -> LatentLayer:
+        h, heads = self.whole.hidden_size, self.whole.attention.num_attention_heads
+        rank, q_size = share.q_lora_rank, heads * share.qk_head_dim
+        expanded = share.qk_nope_head_dim + share.v_head_dim
+        q_name, q_width = ("q_proj", h) if rank is None else ("q_b_proj", rank)
+        q_b = self.cut(self.get(f"{prefix}.{q_name}.weight", q_size, q_width), 0)
+        kv_a = self.get(f"{prefix}.kv_a_proj_with_mqa.weight", share.cached_size, h)
+        kv_b = self.cut(self.get(f"{prefix}.kv_b_proj.weight", heads * expanded, share.kv_lora_rank), 0)
+        out = self.cut(self.get(f"{prefix}.o_proj.weight", h, heads * share.v_head_dim), 1)
+        q_a = None
+        if rank is not None:
+            q_a = Linear(self.kept(self.get(f"{prefix}.q_a_proj.weight", rank, h), f"{prefix}.q_a_proj"))
+        return LatentLayer(
+            shape=share,
+            rotary=layer.rotary,
+            q_a=q_a,
+            q_a_norm=None if rank is None else self.get(f"{prefix}.q_a_layernorm.weight", rank),
+            q_b=Linear(self.kept(q_b, f"{prefix}.{q_name}")),
+            kv_a=Linear(self.kept(kv_a, f"{prefix}.kv_a_proj_with_mqa")),
+            kv_a_norm=self.get(f"{prefix}.kv_a_layernorm.weight", share.kv_lora_rank),
+            kv_b=kv_b.unflatten(0, (-1, expanded)),
+            out=Linear(self.kept(out, f"{prefix}.o_proj")),
+            eps=LATENT_NORM_EPS,
+        )
+
+    def mlp(self, prefix: str, share: DenseMlp | MixtureOfExperts, whole: DenseMlp | MixtureOfExperts) -> GatedMlp | Experts:
+        if isinstance(whole, DenseMlp):
+            return self.dense(f"{prefix}.mlp", whole.intermediate_size)
+        assert isinstance(share, MixtureOfExperts)
+        if self.whole.model_type == "gpt_oss":
+            return self.fused_experts(f"{prefix}.mlp", share, whole)
+        return self.listed_experts(prefix, share, whole)
+
+    def dense(self, prefix: str, intermediate: int) -> GatedMlp:
+        h = self.whole.hidden_size
+        gate, up = (self.cut(self.get(f"{prefix}.{name}.weight", intermediate, h), 0) for name in ("gate_proj", "up_proj"))
+        down = self.cut(self.get(f"{prefix}.down_proj.weight", h, intermediate), 1)
+        return GatedMlp(
+            Linear(self.kept(interleave(gate, up), f"{prefix}.gate_up"), activation=self.whole.activation),
+            Linear(self.kept(down, f"{prefix}.down_proj")),
+        )
+
+    def listed_experts(self, prefix: str, share: MixtureOfExperts, whole: MixtureOfExperts) -> Experts:
+        """Experts of which each has its tensors, as in Mixtral, Qwen3-MoE and DeepSeek-V3."""
+        module, gate_name, up_name, down_name = EXPERT_NAMES[self.whole.model_type]
+        prefix = f"{prefix}.{module}"
+        h, i = self.whole.hidden_size, whole.intermediate_size
+
+        def of(expert: int, name: str, *shape: int) -> Tensor:
+            return self.get(f"{prefix}.experts.{expert}.{name}.weight", *shape)
+
+        gate_up, down = [], []
+        for expert in range(whole.num_experts):
+            gate, up = self.cut(of(expert, gate_name, i, h), 0), self.cut(of(expert, up_name, i, h), 0)
+            gate_up.append(interleave(gate, up))
+            down.append(self.cut(of(expert, down_name, h, i), 1))
+        shared = None
+        if whole.shared_intermediate_size:
+            shared = self.dense(f"{prefix}.shared_experts", whole.shared_intermediate_size)
+        correction = None
+        if whole.has_correction_bias:
+            correction = self.get(f"{prefix}.gate.e_score_correction_bias", whole.num_experts, dtype=torch.float32)
+        router_dtype = torch.float32 if whole.score == "sigmoid" else None
+        return Experts(
+            shape=share,
+            router=self.get(f"{prefix}.gate.weight", whole.num_experts, h, dtype=router_dtype),
+            router_bias=None,
+            correction_bias=correction,
+            gate_up=self.kept(torch.stack(gate_up), f"{prefix}.experts"),
+            down=self.kept(torch.stack(down), f"{prefix}.experts"),
+            gate_up_bias=None,
+            down_bias=None,
+            shared=shared,
+            activation=self.whole.activation,
+        )
+
+    def fused_experts(self, prefix: str, share: MixtureOfExperts, whole: MixtureOfExperts) -> Experts:
+        """Experts in one tensor, gate and up in turns as we have them too, and biases: gpt-oss."""
+        h, i, e = self.whole.hidden_size, whole.intermediate_size, whole.num_experts
+        if self.whole.checkpoint_format == "mxfp4_experts":
+            gate_up = self.mxfp4(f"{prefix}.experts.gate_up_proj", 0, e, 2 * i, h)
+            down = self.mxfp4(f"{prefix}.experts.down_proj", 1, e, h, i)
+        else:
+            gate_up = self.cut(self.get(f"{prefix}.experts.gate_up_proj", e, h, 2 * i).mT, 1)
+            down = self.cut(self.get(f"{prefix}.experts.down_proj", e, i, h).mT, 2)
+            gate_up = self.kept(gate_up.contiguous(), f"{prefix}.experts")
+            down = self.kept(down.contiguous(), f"{prefix}.experts")
+        return Experts(
+            shape=share,
+            router=self.get(f"{prefix}.router.weight", e, h),
+            router_bias=self.get(f"{prefix}.router.bias", e),
+            correction_bias=None,
+            gate_up=gate_up,
+            down=down,
+            gate_up_bias=self.cut(self.get(f"{prefix}.experts.gate_up_proj_bias", e, 2 * i), 1),
+            down_bias=self.group.own(self.get(f"{prefix}.experts.down_proj_bias", e, h)),
+            shared=None,
+            activation=self.whole.activation,
+        )
+
+    def mxfp4(self, name: str, axis: int, experts: int, n: int, k: int) -> Weight:
+        """Experts [E, N, K] as a checkpoint has them: blocks [E, N, K / 32, 16] of two codes a byte, and scales."""
+        codes = self.get(f"{name}_blocks", experts, n, k // 32, 16, dtype=torch.uint8)
+        scales = self.get(f"{name}_scales", experts, n, k // 32, dtype=torch.uint8)
+        cut = self.cut(codes, axis + 1).flatten(2).contiguous(), self.cut(scales, axis + 1).contiguous()
+        return arrange_mxfp4(Mxfp4(*cut))
+
+    def kept(self, weight: Tensor, name: str) -> Weight:
+        """A weight [..., N, K] in the format that the spec asks for."""
+        if self.quantisation == "fp8":
+            return Float8.of(weight)
+        if self.quantisation == "int4":
+            if weight.shape[-1] % INT4_GROUP:
+                raise UserError(
+                    f"{name}: int4 takes widths in multiples of {INT4_GROUP}, got {weight.shape[-1]}; use fp8 or none"
+                )
+            return arrange_int4(pack_int4(weight))
+        return weight
+
+    def cut(self, tensor: Tensor, axis: int) -> Tensor:
+        """This rank's equal share along an axis."""
+        return tensor if self.group.size == 1 else tensor.chunk(self.group.size, axis)[self.group.rank].contiguous()
+
+    def cut_kv(self, tensor: Tensor, axis: int) -> Tensor:
+        """This rank's key or value heads; where there are fewer heads than ranks, several ranks have the same one."""
+        attention = self.whole.attention
+        assert isinstance(attention, GroupedAttention)
+        parts = min(self.group.size, attention.num_key_value_heads)
+        return tensor.chunk(parts, axis)[self.group.rank * parts // self.group.size].contiguous()
+
+
+LATENT_NORM_EPS = 1e-6
+"""Of the norms of latents, whatever the model's own is: the default of DeepseekV3RMSNorm in transformers."""

@@ -1,0 +1,139 @@
+"""Runs steps on the device without waiting for them.
+
+The newest token of each sequence stays there, as the next step's input. What the host gets of a step are its output
+tokens, some time after it has launched the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Listed
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenwatt.architecture import LatentAttention
+from tokenwatt.engines.native.batch import Batch, Stage, prepare
+from tokenwatt.engines.native.graphs import DecodeGraphs
+from tokenwatt.engines.native.kv_cache import KvCache
+from tokenwatt.engines.native.model import Decoder
+from tokenwatt.engines.native.sampling import sample
+from tokenwatt.engines.native.sampling_batch import SamplingBatch
+from tokenwatt.engines.native.scheduler import Step
+from tokenwatt.engines.native.sequence import Sequence
+from tokenwatt.engines.native.table import Table
+
+STAGES = 2
+"""Copies to the device that may be under way: a step is prepared while the one before runs, and that one before it,
+whose tokens the host has seen by then, is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """Output tokens of a step on their way to the host."""
+
+    step: Step
+    _tokens: Tensor
+    _arrived: torch.cuda.Event | None
+
+    def tokens(self) -> list[int]:
+        """One for each of `step.sequences`; waits until they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tokens.tolist()
+
+
+class Runner:
+    """A decoder with its cache, and the newest tokens of `table`'s rows.
+
+    graph_sizes: numbers of decoding sequences for which a CUDA graph is captured; steps without prompts run the smallest
+        that holds them.
+    """
+
+    def __init__(
+        self, decoder: Decoder, cache: KvCache, table: Table, max_step_tokens: int, graph_sizes: Listed[int] = ()
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._table = table
+        self._device = decoder.embedding.device
+        self._newest = torch.zeros(table.rows + 1, dtype=torch.int64, device=self._device)
+        self._stages = [Stage(table.rows, max_step_tokens, table.pages.shape[1], self._device) for _ in range(STAGES)]
+        self._graphs = DecodeGraphs(self._forward, table, cache.page_size, self._device, graph_sizes)
+        self._sampling = _SamplingState()
+        self._seen: Tensor | None = None
+
+    def capture(self) -> None:
+        """Capture the graphs, which takes a while."""
+        self._graphs.capture()
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> Launched:
+        """Start a step; nothing of it is waited for."""
+        self._stages.append(self._stages.pop(0))
+        stage = self._stages[-1]
+        if not step.chunks and self._graphs.hold(step.decodes):
+            batch, logits = self._graphs.replay(step, stage)
+        else:
+            is_latent = isinstance(self._decoder.architecture.attention, LatentAttention)
+            batch = prepare(step, self._table, self._cache.page_size, stage, wants_contexts=is_latent)
+            logits = self._forward(batch)
+        return Launched(step, *self._to_host(self._sample(step, batch, logits)))
+
+    def _forward(self, batch: Batch) -> Tensor:
+        decoding = self._newest.index_select(0, batch.rows[: batch.decodes])
+        return self._decoder.forward(torch.cat([decoding, batch.prompt_tokens]), batch, self._cache)
+
+    def _sample(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
+        """int64 [S], noted as the newest tokens of their rows."""
+        rows = batch.rows.index_select(0, batch.sampled).long()
+        positions = batch.context_lens.index_select(0, batch.sampled).long()
+        sampling = self._sampling.of(step.sequences, self._device)
+        seen = self._seen_by(step, rows)
+        tokens = sample(logits, sampling, positions, seen)
+        self._newest.index_copy_(0, rows, tokens)
+        if self._seen is not None:
+            self._seen[rows, tokens] = True
+        return tokens
+
+    def _to_host(self, tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        if tokens.device.type == "cpu":
+            return tokens, None
+        on_host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        on_host.copy_(tokens, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return on_host, arrived
+
+    def _seen_by(self, step: Step, rows: Tensor) -> Tensor | None:
+        """bool [S, vocab_size]: tokens of each sequence so far, if any of the step has a repetition penalty."""
+        if all(sequence.request.sampling.repetition_penalty == 1 for sequence in step.sequences):
+            return None
+        if self._seen is None:
+            vocabulary = self._decoder.architecture.vocab_size
+            self._seen = torch.zeros(self._table.rows + 1, vocabulary, dtype=torch.bool, device=self._device)
+        for place in range(step.decodes, len(step.sequences)):  # those that begin to decode: all they have is known
+            sequence, row = step.sequences[place], int(step.rows[step.sampled[place]])
+            if sequence.request.sampling.repetition_penalty != 1:
+                known = torch.from_numpy(sequence.tokens(0, sequence.known_len).astype(np.int64))
+                self._seen[row] = False
+                self._seen[row].index_fill_(0, known.to(self._device), True)
+        return self._seen.index_select(0, rows)
+
+
+class _SamplingState:
+    """The sampling of a batch, made again only when its sequences change."""
+
+    def __init__(self) -> None:
+        self._sequences: list[Sequence] = []
+        self._batch: SamplingBatch | None = None
+
+    def of(self, sequences: list[Sequence], device: torch.device) -> SamplingBatch:
+        if self._batch is None or sequences != self._sequences:
+            requests = [sequence.request for sequence in sequences]
+            self._batch = SamplingBatch.of(
+                [request.sampling for request in requests], [request.seed for request in requests], device
+            )
+            self._sequences = sequences
+        return self._batch
