@@ -136,7 +136,9 @@ class LatentLayer:
         k_nope, v = expanded.split([shape.qk_nope_head_dim, shape.v_head_dim], dim=-1)
         k = torch.cat([k_nope, k_rope[:, None].expand(-1, shape.num_attention_heads, -1)], dim=-1)
         starts = batch.cu_seqlens[batch.decodes :] - batch.decodes
-        return prefill_attention(q, k, v, starts, batch.longest_chunk, batch.context_bounds, options=self._options)
+        return prefill_attention(
+            q, k, v, starts, batch.longest_chunk, cu_seqlens_k=batch.context_bounds, options=self._options
+        )
 
     @property
     def _options(self) -> Options:

@@ -91,7 +91,9 @@ def find_tensors(folder: Path) -> dict[str, Path]:
 
 def _from_index(folder: Path, index: Path) -> dict[str, Path]:
     try:
-        files = {name: folder / file for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+        files = {
+            name: folder / file for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: damaged ({error}); download it again") from None
     missing = sorted({path.name for path in files.values() if not path.is_file()})

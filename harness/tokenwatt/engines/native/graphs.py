@@ -45,7 +45,12 @@ class DecodeGraphs:
     """Graphs of `forward` for some batch sizes. It gives logits [S, vocab_size]."""
 
     def __init__(
-        self, forward: Callable[[Batch], Tensor], table: Table, page_size: int, device: torch.device, sizes: Sequence[int]
+        self,
+        forward: Callable[[Batch], Tensor],
+        table: Table,
+        page_size: int,
+        device: torch.device,
+        sizes: Sequence[int],
     ) -> None:
         self._forward = forward
         self._table = table

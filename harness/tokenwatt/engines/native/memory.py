@@ -67,7 +67,9 @@ def _quantised_parameters(architecture: Architecture) -> int:
     return total
 
 
-def activation_bytes(architecture: Architecture, dtype: str, tokens: int, sequences: int, longest_context: int) -> float:
+def activation_bytes(
+    architecture: Architecture, dtype: str, tokens: int, sequences: int, longest_context: int
+) -> float:
     """Memory that a step may need at once: every intermediate of its largest layer, none freed early, and the logits.
 
     tokens: of the step. sequences: those that get an output token. longest_context: tokens, which latent attention

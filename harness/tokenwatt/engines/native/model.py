@@ -58,7 +58,9 @@ class Decoder:
         stream = Stream(hidden, architecture.rms_norm_eps, architecture.norm_unit_offset, self.group)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             x = stream.normed(layer.attention_norm, in_float8=layer.attention.takes_float8)
-            answer = layer.attention(x, batch, kept, self.tables[layer.rotary], stream.residual(layer.after_attention_norm))
+            answer = layer.attention(
+                x, batch, kept, self.tables[layer.rotary], stream.residual(layer.after_attention_norm)
+            )
             stream.join(answer, layer.after_attention_norm)
             x = stream.normed(layer.mlp_norm, in_float8=layer.mlp.takes_float8)
             stream.join(layer.mlp(x, stream.residual(layer.after_mlp_norm)), layer.after_mlp_norm)

@@ -82,5 +82,3 @@ def _divide(architecture: Architecture, what: str, whole: int, size: int) -> int
     if whole % size:
         raise UserError(f"{architecture.name}: {what} {whole} cannot be shared by {size} GPUs")
     return whole // size
-
-

@@ -153,7 +153,9 @@ class _Builder:
             eps=LATENT_NORM_EPS,
         )
 
-    def mlp(self, prefix: str, share: DenseMlp | MixtureOfExperts, whole: DenseMlp | MixtureOfExperts) -> GatedMlp | Experts:
+    def mlp(
+        self, prefix: str, share: DenseMlp | MixtureOfExperts, whole: DenseMlp | MixtureOfExperts
+    ) -> GatedMlp | Experts:
         if isinstance(whole, DenseMlp):
             return self.dense(f"{prefix}.mlp", whole.intermediate_size)
         assert isinstance(share, MixtureOfExperts)
@@ -163,7 +165,9 @@ class _Builder:
 
     def dense(self, prefix: str, intermediate: int) -> GatedMlp:
         h = self.whole.hidden_size
-        gate, up = (self.cut(self.get(f"{prefix}.{name}.weight", intermediate, h), 0) for name in ("gate_proj", "up_proj"))
+        gate, up = (
+            self.cut(self.get(f"{prefix}.{name}.weight", intermediate, h), 0) for name in ("gate_proj", "up_proj")
+        )
         down = self.cut(self.get(f"{prefix}.down_proj.weight", h, intermediate), 1)
         return GatedMlp(
             Linear(self.kept(interleave(gate, up), f"{prefix}.gate_up"), activation=self.whole.activation),
