@@ -102,6 +102,21 @@ def test_filters_by_hand(changes, expected):
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_a_probability_that_is_reached_exactly_is_enough(top_k):
+    found = probabilities(torch.zeros(4), Sampling(temperature=1.0, top_k=top_k, top_p=0.5))
+    assert found.tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_many_small_probabilities_add_up():
+    # In parts of the largest: 1 and 99,999 times w = e^-14 = 8.3e-7. After the largest, 0.95 of all needs n of the
+    # others, the last of which reaches it: n w >= 0.95 (1 + 99,999 w) - 1.
+    logits = torch.full((100_000,), -14.0).index_fill(0, torch.tensor([5]), 0.0)
+    w = math.exp(-14)
+    kept = probabilities(logits, Sampling(temperature=1.0, top_p=0.95)).count_nonzero()
+    assert int(kept) == 1 + math.ceil((0.95 * (1 + 99_999 * w) - 1) / w)
+
+
 def test_the_penalty_by_hand():
     # Seen: 2 / 2 = 1, -1 * 2 = -2, and 0 stays. Not seen: 1 stays. e^1, e^-2, e^0, e^1.
     found = probabilities(
@@ -169,7 +184,7 @@ def test_a_row_without_top_p_keeps_what_is_all_but_impossible():
     # e^-60 is less than 2^-42, so its weight in the sums of top-p is 0.
     logits = torch.tensor([0.0, -60.0])
     for sampling in (Sampling(temperature=1.0, top_k=2), Sampling(temperature=1.0)):
-        assert probabilities(logits, sampling).tolist() == pytest.approx([1.0, math.exp(-60)])
+        assert probabilities(logits, sampling).tolist() == pytest.approx([1.0, math.exp(-60)], rel=1e-4, abs=0)
 
 
 # ---- draws

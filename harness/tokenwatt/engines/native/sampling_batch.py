@@ -100,11 +100,14 @@ class SamplingBatch:
         places = sorted(range(len(order)), key=order.__getitem__)
         is_mixed = len(split) > 1
         penalties = [sampling.repetition_penalty for sampling in samplings]
+        is_greedy = all(sampling.temperature == 0 for sampling in samplings)
         return cls(
             size=len(every),
-            is_greedy=all(sampling.temperature == 0 for sampling in samplings),
+            is_greedy=is_greedy,
             penalty=_column(penalties, torch.float32, device) if set(penalties) - {1.0} else None,
-            groups=tuple(
+            groups=()
+            if is_greedy  # which nothing more is copied for: a batch changes with every request that ends
+            else tuple(
                 RowGroup.of(way, rows if is_mixed else None, [every[row] for row in rows], device)
                 for way, rows in split.items()
             ),

@@ -22,6 +22,9 @@ def top_k_reference(
     Equal logits come in the order of their indices, NaN as if it were -inf.
     """
     ordered = logits.masked_fill(logits.isnan(), float("-inf"))
-    indices = ordered.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    if k == 1:  # the first of the largest, without sorting the others
+        indices = ordered.argmax(dim=1, keepdim=True)
+    else:
+        indices = ordered.sort(dim=1, descending=True, stable=True).indices[:, :k]
     chosen = transformed_reference(ordered.gather(1, indices), temperature, softcap)
     return chosen, indices.int(), transformed_reference(logits, temperature, softcap).logsumexp(1)
