@@ -147,6 +147,9 @@ class _Bench:
                 "model": identity.model,
                 "weights_source": identity.weights_source,
                 "dtype": identity.dtype,
+                "quantization": identity.quantization,
+                "kv_cache_dtype": identity.kv_cache_dtype,
+                "tp": identity.tp,
                 "seed": self.spec.seed,
                 "concurrency": point.concurrency,
                 "power_scope": self.meters.scope,
@@ -163,7 +166,7 @@ class _Bench:
             if failure is not None:
                 raise EngineError(failure)
             meter_failure = self._serve(point, timeline, samples)
-            row = row_of(asked, timeline, samples, meter_failure, self.spec)
+            row = row_of(asked, timeline, samples, meter_failure, self.engine.report, self.spec)
         except EngineError as error:
             row = row_without_numbers(asked, Status.FAILED, Reason.ENGINE_ERROR, str(error))
         except KeyboardInterrupt:
@@ -230,6 +233,8 @@ class _Bench:
         for event in events:
             timeline.record(event)
             if timeline.start_s is None:
+                if event.refusal is not None and timeline.refused > timeline.concurrency:
+                    raise EngineError(f"request after request is refused: {event.refusal}")
                 continue
             elapsed_s = event.at_s - timeline.start_s
             if elapsed_s > self.spec.window_s + TAIL_S:

@@ -69,6 +69,14 @@ METRICS: tuple[Metric, ...] = (
         "Interactivity: the pace at which one user sees tokens.",
         lambda t: 1.0 / t["tpot_median_s"].where(t["tpot_median_s"] > 0),
     ),
+    Metric(
+        "fraction_of_limit",
+        "1",
+        "max(flop / ceiling_flop_per_s, bytes / ceiling_memory_bytes_per_s) / window_s / max(gpu_count, 1)",
+        "higher",
+        "Least time that this machine's measured ceilings allow for the work of the window's steps, as its share.",
+        lambda t: _limit_s(t) / t["window_s"] / t["gpu_count"].clip(lower=1),
+    ),
     GPU_POWER,
     Metric(
         "joules_per_output_token",

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     POWER_MISSING = "power_missing"
     THROTTLED = "throttled"
     HOST_BOUND = "host_bound"
+    REQUESTS_REFUSED = "requests_refused"
 
 
 class Record(BaseModel):
@@ -203,7 +204,13 @@ class Measurement(MeteredWindow):
     weights_source: Literal["random", "safetensors", "none"]
     """Where the weights came from."""
     dtype: Literal["float32", "bfloat16", "float16"] | None
-    """Precision of weights, activations and KV cache."""
+    """Precision of activations, and of weights and KV cache unless the next columns say otherwise."""
+    quantization: str | None = None
+    """Format of projections and MLPs: `none`, `fp8`, `int4` or the engine's own word; null where it does not say."""
+    kv_cache_dtype: str | None = None
+    """Format of keys and values; null where the engine does not say."""
+    tp: Count = 1
+    """GPUs (or processes) that share each product: tensor parallelism."""
     seed: Index
     """Seed of random weights."""
     concurrency: Requests
@@ -233,6 +240,15 @@ class Measurement(MeteredWindow):
     """Same, 99th percentile."""
     e2el_median_s: Seconds | None = None
     """End-to-end latency, median over requests completed in the window."""
+
+    flop: Annotated[float, Unit("flop")] | None = None
+    """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""
+    bytes: Annotated[float, Unit("byte")] | None = None
+    """Bytes to and from memory that they could not avoid. Experts are counted as touched where routing is uniform."""
+    prefix_cache_hit_rate: Ratio | None = None
+    """Share of prompt tokens, since the run began, that were in the cache already; null without prefix caching."""
+    requests_refused: Requests | None = None
+    """Requests that the engine would not serve, since the run began."""
 
     gpu_idle_power_w: Watts | None = None
     """Board power before the engine was loaded, summed over GPUs."""

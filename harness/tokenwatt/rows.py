@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from tokenwatt import power, steady_state
+from tokenwatt.engines.protocol import EngineReport
 from tokenwatt.record import EnergyStatus, Measurement, PowerSample, Reason, Status
 from tokenwatt.spec import BenchSpec
 from tokenwatt.steady_state import Timeline, Window
@@ -22,9 +25,13 @@ def row_of(
     timeline: Timeline,
     samples: list[PowerSample],
     meter_failure: str | None,
+    report: Callable[[float, float], EngineReport],
     spec: BenchSpec,
 ) -> Measurement:
-    """The measurement of one finished run. A meter that failed spoils the energy, not the tokens."""
+    """The measurement of one finished run. A meter that failed spoils the energy, not the tokens.
+
+    report: what the engine says of a stretch of the run.
+    """
     window = steady_state.find(timeline, spec.window_s, spec.min_window_s)
     if window is None:
         reason = Reason.NO_STEADY_WINDOW if meter_failure is None else Reason.METER_ERROR
@@ -39,16 +46,21 @@ def row_of(
         reasons.append(Reason.POWER_DRIFTS)
     if latencies["e2el_median_s"] is None:
         reasons.append(Reason.NO_REQUEST_COMPLETED)
+    refused = [trace.refusal for trace in timeline.traces.values() if trace.refusal is not None]
+    if refused:
+        reasons.append(Reason.REQUESTS_REFUSED)
     numbers = {
         "status": Status.OK,
         "reasons": tuple(reasons),
-        "detail": meter_failure,
+        "detail": meter_failure or (f"refused: {refused[0]}" if refused else None),
         "window_start_s": window.start_s,
         "window_s": window.length_s,
         "is_stable": not reasons,
         "running": window.running,
         **_tokens(timeline, window),
         **latencies,
+        **asdict(report(window.start_s, window.end_s)),
+        "requests_refused": timeline.refused,
         **energy_columns(energy),
     }
     return Measurement.model_validate({**asked, **numbers})

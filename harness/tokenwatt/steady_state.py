@@ -46,6 +46,8 @@ class RequestTrace:
     last_token_s: float | None = None
     output_tokens: int = 0
     is_complete: bool = False
+    refusal: str | None = None
+    """Why the engine would not serve it."""
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class Timeline:
     running: list[int] = field(default_factory=list)
     start_s: float | None = None
     """When C requests had produced their first token."""
+    refused: int = 0
+    """Requests that the engine would not serve."""
     _answered: int = 0
 
     def send(self, requests: Iterator[Request], clock: Clock) -> Iterator[Request]:
@@ -79,6 +83,10 @@ class Timeline:
     def record(self, event: TokenEvent) -> None:
         """Take note of one event; events come in the order of their time."""
         trace = self.traces[event.request_index]
+        if event.refusal is not None:
+            trace.refusal = event.refusal
+            self.refused += 1
+            return
         if trace.first_token_s is None:
             trace.first_token_s = event.at_s
             self._answered += 1

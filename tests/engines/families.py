@@ -73,10 +73,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "mixtral": MixtralConfig(**SHAPE, **EXPERTS, head_dim=16, num_local_experts=4),
     "qwen3-moe": Qwen3MoeConfig(
-        **SHAPE, **EXPERTS, head_dim=16, num_experts=8, moe_intermediate_size=48, mlp_only_layers=[1], norm_topk_prob=True
+        **SHAPE, **EXPERTS, head_dim=16, num_experts=8, moe_intermediate_size=48, mlp_only_layers=[1],
+        norm_topk_prob=True,
     ),
     "gpt-oss": GptOssConfig(
-        **SHAPE, **EXPERTS, head_dim=32, num_local_experts=4, sliding_window=16, rope_parameters={**YARN, "truncate": False},
+        **SHAPE, **EXPERTS, head_dim=32, num_local_experts=4, sliding_window=16,
+        rope_parameters={**YARN, "truncate": False},
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "deepseek-v3": DeepseekV3Config(

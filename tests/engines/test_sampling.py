@@ -92,7 +92,6 @@ def test_one_of_each_way_is_tested():
         ({"min_p": 0.8}, [1, 0, 0, 0]),
         # Square roots of 0.4 to 0.1, in parts of 0.1^(1/2): 2, 3^(1/2), 2^(1/2), 1.
         ({"temperature": 2.0}, [part / (3 + 3**0.5 + 2**0.5) for part in (2, 3**0.5, 2**0.5, 1)]),
-        ({"temperature": 0.0}, [1, 0, 0, 0]),
         ({"top_p": 1e-300}, [1, 0, 0, 0]),
     ],
 )

@@ -51,6 +51,12 @@ class EngineIdentity:
     """NVML UUIDs of the engine's GPUs; () if it uses none; None if it cannot say."""
     torch_version: str | None = None
     triton_version: str | None = None
+    quantization: str | None = None
+    """Format of projections and MLPs: `none`, `fp8`, `int4`, or the engine's own word; None if it cannot say."""
+    kv_cache_dtype: str | None = None
+    """Format of keys and values."""
+    tp: int = 1
+    """GPUs (or processes) that share each product."""
 
 
 class Engine(Protocol):

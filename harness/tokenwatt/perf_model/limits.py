@@ -19,7 +19,8 @@ def add_limits(measurements: pd.DataFrame) -> pd.DataFrame:
     """Rows of the `measurements` table with `limit_output_tokens_per_s`, `limit_bound` and `share_of_limit` appended.
 
     Missing where there is nothing to compare: a failed row, ceilings that were not measured, an engine without a model,
-    or a model whose shape is not in the library. Several GPUs count as one device with the sum of their ceilings.
+    a model whose shape is not in the library, quantised
+    weights or cache, or shared prefixes. Several GPUs count as one device with the sum of their ceilings.
     """
     rows = [row_limit(row) for row in measurements.to_dict("records")]
     speeds = pd.Series([row.output_tokens_per_s if row else None for row in rows], measurements.index, dtype="float64")
@@ -37,7 +38,7 @@ def row_limit(row: Mapping[Any, Any]) -> RooflineLimit | None:
     ):
         return None
     architecture = _architecture(row["model"])
-    if architecture is None:
+    if architecture is None or not _is_plain(row, architecture):
         return None
     devices = max(int(row["gpu_count"]), 1)
     return closed_loop_limit(
@@ -48,6 +49,16 @@ def row_limit(row: Mapping[Any, Any]) -> RooflineLimit | None:
         row["concurrency"],
         row["ceiling_memory_bytes_per_s"] * devices,
         row["ceiling_flop_per_s"] * devices,
+    )
+
+
+def _is_plain(row: Mapping[Any, Any], architecture: Architecture) -> bool:
+    """Whether all weights and the cache are in the row's dtype, as the limit has them, and every prompt is computed."""
+    return (
+        row["quantization"] in (None, "none")
+        and row["kv_cache_dtype"] in (None, row["dtype"])
+        and architecture.checkpoint_format == "plain"
+        and not _positive(row["prefix_cache_hit_rate"])
     )
 
 

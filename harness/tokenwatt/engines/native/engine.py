@@ -13,12 +13,14 @@ import torch
 from tokenwatt import __version__
 from tokenwatt.architecture import Architecture
 from tokenwatt.clock import Clock
+from tokenwatt.engines.native.accounting import Accounting, StepLog, total
 from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights, find_tensors
 from tokenwatt.engines.native.graphs import graph_sizes
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.memory import Need, activation_bytes, weight_bytes
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import PagePool, pages_for
+from tokenwatt.engines.native.parallel import share_of
 from tokenwatt.engines.native.requirements import check_runs
 from tokenwatt.engines.native.runner import Launched, Runner
 from tokenwatt.engines.native.scheduler import Scheduler
@@ -52,6 +54,7 @@ class NativeEngine:
         if spec.weights != "random":
             find_tensors(Path(spec.weights))
         self._loaded: _Loaded | None = None
+        self._last_loop: _Loop | None = None
 
     @property
     def identity(self) -> EngineIdentity:
@@ -67,6 +70,9 @@ class NativeEngine:
             gpu_uuids=(f"GPU-{torch.cuda.get_device_properties(self._device).uuid}",) if on_gpu else (),
             torch_version=torch.__version__,
             triton_version=_version_of("triton") if on_gpu else None,
+            quantization=self._options.quantization,
+            kv_cache_dtype=self._kv_dtype,
+            tp=self._options.tensor_parallel,
         )
 
     def check(self, longest_context: int, vocabulary: int) -> None:
@@ -112,7 +118,7 @@ class NativeEngine:
 
         A request that cannot be served gets one event with the reason; the others go on.
         """
-        loop = _Loop(self._ready, requests, concurrency, clock)
+        loop = self._last_loop = _Loop(self._ready, requests, concurrency, clock)
         try:
             yield from loop.events()
         except torch.OutOfMemoryError as error:
@@ -121,12 +127,17 @@ class NativeEngine:
             loop.scheduler.abandon()
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
-        """What the steps had to do whose tokens came in (start_s, end_s]."""
-        return EngineReport()
+        """What the steps had to do whose tokens came in (start_s, end_s], and how many prompt tokens were shared."""
+        loop = self._last_loop
+        if loop is None:
+            return EngineReport()
+        work = total(loop.log.between(start_s, end_s).values())
+        hits = loop.scheduler.hits.rate if self._options.prefix_caching else None
+        return EngineReport(work.flop, work.bytes, hits)
 
     def close(self) -> None:
         """Drop weights and cache."""
-        self._loaded = None
+        self._loaded = self._last_loop = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -176,7 +187,11 @@ class NativeEngine:
         sizes = graph_sizes(max_concurrency) if options.cuda_graphs and self._device.type == "cuda" else ()
         runner = Runner(decoder, cache, table, max_step_tokens, sizes)
         runner.capture()
-        return _Loaded(architecture, options, runner, table, num_pages, max_step_tokens, longest_context)
+        share = share_of(architecture, options.tensor_parallel)
+        accounting = Accounting(
+            share, self._spec.dtype, options.quantization, self._kv_dtype, options.page_size, options.tensor_parallel
+        )
+        return _Loaded(architecture, options, runner, table, accounting, num_pages, max_step_tokens, longest_context)
 
     def _free_bytes(self) -> int:
         if self._device.type == "cuda":
@@ -193,6 +208,7 @@ class _Loaded:
     options: NativeOptions
     runner: Runner
     table: Table
+    accounting: Accounting
     num_pages: int
     max_step_tokens: int
     longest_context: int
@@ -229,6 +245,7 @@ class _Loop:
         self._concurrency = min(concurrency, loaded.table.rows)
         self._clock = clock
         self._in_flight = 0
+        self.log = StepLog()
         # Pages are handed out anew each time: what an earlier run has cached would spoil a measurement.
         self.scheduler = Scheduler(
             loaded.table, PagePool(loaded.num_pages), options.page_size, loaded.max_step_tokens, options.prefix_caching
@@ -255,6 +272,7 @@ class _Loop:
     def _postprocess(self, launched: Launched) -> Iterator[TokenEvent]:
         """The events of a step, and requests for the slots that are free now."""
         tokens, at_s, running = launched.tokens(), self._clock(), len(launched.step.rows)
+        self.log.note(at_s, self._loaded.accounting.of(launched.step))
         for sequence, token in zip(launched.step.sequences, tokens, strict=True):
             if sequence.is_over:  # by a stop token, when this step was launched already
                 continue

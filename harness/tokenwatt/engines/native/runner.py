@@ -47,8 +47,8 @@ class Launched:
 class Runner:
     """A decoder with its cache, and the newest tokens of `table`'s rows.
 
-    graph_sizes: numbers of decoding sequences for which a CUDA graph is captured; steps without prompts run the smallest
-        that holds them.
+    graph_sizes: numbers of decoding sequences for which a CUDA graph is captured; steps without prompts run the
+        smallest that holds them.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ class SamplingBatch:
 
     size: int
     is_greedy: bool
-    """Whether every row is."""
+    """Whether every row is; then it needs no groups."""
     penalty: Tensor | None
     """fp32 [B, 1]; None where every row's is 1."""
     groups: tuple[RowGroup, ...]
@@ -93,21 +93,21 @@ class SamplingBatch:
     @classmethod
     def of(cls, samplings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> SamplingBatch:
         """The batch of B samplings and as many seeds, each from 0 to 2^63 - 1."""
+        penalties = [sampling.repetition_penalty for sampling in samplings]
+        penalty = _column(penalties, torch.float32, device) if set(penalties) - {1.0} else None
+        if all(sampling.temperature == 0 for sampling in samplings):
+            return cls(len(samplings), True, penalty, (), None)
         every = list(zip(samplings, seeds, strict=True))
         ways = [Way.of(sampling) for sampling in samplings]
         split = {way: [row for row, its in enumerate(ways) if its is way] for way in Way if way in ways}
         order = [row for rows in split.values() for row in rows]
         places = sorted(range(len(order)), key=order.__getitem__)
         is_mixed = len(split) > 1
-        penalties = [sampling.repetition_penalty for sampling in samplings]
-        is_greedy = all(sampling.temperature == 0 for sampling in samplings)
         return cls(
             size=len(every),
-            is_greedy=is_greedy,
-            penalty=_column(penalties, torch.float32, device) if set(penalties) - {1.0} else None,
-            groups=()
-            if is_greedy  # which nothing more is copied for: a batch changes with every request that ends
-            else tuple(
+            is_greedy=False,
+            penalty=penalty,
+            groups=tuple(
                 RowGroup.of(way, rows if is_mixed else None, [every[row] for row in rows], device)
                 for way, rows in split.items()
             ),
