@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,33 +11,22 @@ import numpy as np
 import torch
 
 from tokenwatt import __version__
-from tokenwatt.architecture import Architecture
 from tokenwatt.clock import Clock
-from tokenwatt.engines.native.accounting import Accounting, StepLog, total
-from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights, find_tensors
-from tokenwatt.engines.native.graphs import graph_sizes
-from tokenwatt.engines.native.kv_cache import KvCache
-from tokenwatt.engines.native.memory import Need, activation_bytes, weight_bytes
+from tokenwatt.engines.native.accounting import total
+from tokenwatt.engines.native.checkpoint import find_tensors
+from tokenwatt.engines.native.followers import Followers
+from tokenwatt.engines.native.loading import Loader
 from tokenwatt.engines.native.options import NativeOptions
-from tokenwatt.engines.native.pages import PagePool, pages_for
-from tokenwatt.engines.native.parallel import share_of
 from tokenwatt.engines.native.requirements import check_runs
-from tokenwatt.engines.native.runner import Launched, Runner
-from tokenwatt.engines.native.scheduler import Scheduler
-from tokenwatt.engines.native.table import Table
-from tokenwatt.engines.native.weights import build_decoder
+from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.model_config import load_architecture
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
 
-MEMORY_SHARE = 0.95
-"""Share of the memory left after weights and activations that the KV cache may take; graphs and torch get the rest."""
 WARM_UP_STEPS = 32
 """Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
-ROW_MULTIPLE = 4
-"""Pages of a row of the block table come in such multiples, so that every row begins where kernels want it."""
 
 
 class NativeEngine:
@@ -53,8 +42,10 @@ class NativeEngine:
         check_runs(self._architecture, spec.dtype, self._options, self._device)
         if spec.weights != "random":
             find_tensors(Path(spec.weights))
-        self._loaded: _Loaded | None = None
-        self._last_loop: _Loop | None = None
+        self._loader = Loader(self._architecture, self._options, spec.dtype, spec.weights, spec.seed, self._device)
+        self._followers: Followers | None = None
+        self._loaded: Loaded | None = None
+        self._serving: Serving | None = None
 
     @property
     def identity(self) -> EngineIdentity:
@@ -67,11 +58,11 @@ class NativeEngine:
             dtype=self._spec.dtype,
             weights_source="random" if self._spec.weights == "random" else "safetensors",
             device="cuda" if on_gpu else "cpu",
-            gpu_uuids=(f"GPU-{torch.cuda.get_device_properties(self._device).uuid}",) if on_gpu else (),
+            gpu_uuids=tuple(map(_uuid, range(self._options.tensor_parallel))) if on_gpu else (),
             torch_version=torch.__version__,
             triton_version=_version_of("triton") if on_gpu else None,
             quantization=self._options.quantization,
-            kv_cache_dtype=self._kv_dtype,
+            kv_cache_dtype=self._loader.kv_dtype,
             tp=self._options.tensor_parallel,
         )
 
@@ -91,14 +82,13 @@ class NativeEngine:
             EngineError: weights, a step's activations and the cache of one request do not fit.
             UserError: the weights folder does not hold this architecture.
         """
-        need = self._need(max_concurrency, longest_context)
-        free = self._free_bytes()
-        if need.total > free:
-            raise EngineError(f"{self._architecture.name} needs {need}, {free / 1e9:.2f} GB are free")
-        try:
-            self._loaded = self._load(max_concurrency, longest_context, need)
-        except torch.OutOfMemoryError as error:
-            raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
+        if self._options.tensor_parallel == 1:
+            self._loaded = self._loader.load(max_concurrency, longest_context)
+            return
+        self._followers = Followers(self._loader)
+        self._followers.load(max_concurrency, longest_context)
+        self._loaded = replace(self._loader, group=self._followers.group).load(max_concurrency, longest_context)
+        self._followers.wait_loaded()
 
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens in every shape that the run will meet, so that kernels are compiled before it."""
@@ -118,182 +108,57 @@ class NativeEngine:
 
         A request that cannot be served gets one event with the reason; the others go on.
         """
-        loop = self._last_loop = _Loop(self._ready, requests, concurrency, clock)
+        loaded, followers = self._ready, self._followers
+        serving = self._serving = Serving(loaded)
+        concurrency = min(concurrency, loaded.table.rows)
+        if followers is not None:
+            followers.begin()
         try:
-            yield from loop.events()
+            while True:
+                taken = []
+                while serving.in_flight < concurrency and (request := next(requests, None)) is not None:
+                    refusal = loaded.refusal(request)
+                    if refusal is None:
+                        serving.add(request)
+                        taken.append(request)
+                    else:
+                        yield TokenEvent(request.index, clock(), 0, True, serving.scheduler.num_running, (), refusal)
+                if not serving.in_flight:
+                    return
+                if followers is not None:
+                    followers.advance(taken)
+                for request, token, is_last, at_s, running in serving.advance(clock):
+                    yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         finally:
-            loop.scheduler.abandon()
+            serving.abandon()
+            if followers is not None:
+                followers.abandon()
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What the steps had to do whose tokens came in (start_s, end_s], and how many prompt tokens were shared."""
-        loop = self._last_loop
-        if loop is None:
+        serving = self._serving
+        if serving is None:
             return EngineReport()
-        work = total(loop.log.between(start_s, end_s).values())
-        hits = loop.scheduler.hits.rate if self._options.prefix_caching else None
+        work = total(serving.log.between(start_s, end_s).values())
+        hits = serving.scheduler.hits.rate if self._options.prefix_caching else None
         return EngineReport(work.flop, work.bytes, hits)
 
     def close(self) -> None:
         """Drop weights and cache."""
-        self._loaded = self._last_loop = None
+        self._loaded = self._serving = None
+        if self._followers is not None:
+            self._followers.close()
+            self._followers = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     @property
-    def _ready(self) -> _Loaded:
+    def _ready(self) -> Loaded:
         if self._loaded is None:
             raise EngineError("the engine is not loaded; call load() first")
         return self._loaded
-
-    @property
-    def _kv_dtype(self) -> str:
-        return self._spec.dtype if self._options.kv_cache_dtype == "auto" else self._options.kv_cache_dtype
-
-    def _step_tokens(self, max_concurrency: int, longest_context: int) -> int:
-        """The token budget: the option's, but no more than ever come together, nor less than one for each slot."""
-        return max(min(self._options.max_step_tokens, max_concurrency * longest_context), max_concurrency)
-
-    def _need(self, max_concurrency: int, longest_context: int) -> Need:
-        architecture, dtype = self._architecture, self._spec.dtype
-        tokens = self._step_tokens(max_concurrency, longest_context)
-        pages = pages_for(longest_context, self._options.page_size)
-        return Need(
-            weights=weight_bytes(architecture, dtype, self._options.quantization),
-            activations=activation_bytes(architecture, dtype, tokens, max_concurrency, longest_context),
-            request_cache=pages * self._options.page_size * architecture.kv_bytes_per_token(self._kv_dtype),
-        )
-
-    def _load(self, max_concurrency: int, longest_context: int, need: Need) -> _Loaded:
-        architecture, options = self._architecture, self._options
-        dtype: torch.dtype = getattr(torch, self._spec.dtype)
-        if self._spec.weights == "random":
-            unit_offset = architecture.norm_unit_offset
-            source = RandomWeights(dtype, self._device, self._spec.seed, norm_unit_offset=unit_offset)
-        else:
-            source = SavedWeights(Path(self._spec.weights), dtype, self._device)
-        decoder = build_decoder(architecture, source, longest_context, options.quantization)
-        per_request = pages_for(longest_context, options.page_size)
-        page_bytes = options.page_size * architecture.kv_bytes_per_token(self._kv_dtype)
-        affordable = int(max(0.0, MEMORY_SHARE * (self._free_bytes() - need.activations)) // page_bytes)
-        num_pages = options.num_pages or min(affordable, max_concurrency * per_request)
-        if num_pages > affordable or affordable < per_request:
-            wanted, have = max(options.num_pages or 0, per_request) * page_bytes / 1e9, affordable * page_bytes / 1e9
-            raise EngineError(f"the KV cache needs {wanted:.2f} GB, {have:.2f} GB are left")
-        cache = KvCache.empty(architecture, num_pages, options.page_size, getattr(torch, self._kv_dtype), self._device)
-        table = Table(max_concurrency, -(-per_request // ROW_MULTIPLE) * ROW_MULTIPLE)
-        max_step_tokens = self._step_tokens(max_concurrency, longest_context)
-        sizes = graph_sizes(max_concurrency) if options.cuda_graphs and self._device.type == "cuda" else ()
-        runner = Runner(decoder, cache, table, max_step_tokens, sizes)
-        runner.capture()
-        share = share_of(architecture, options.tensor_parallel)
-        accounting = Accounting(
-            share, self._spec.dtype, options.quantization, self._kv_dtype, options.page_size, options.tensor_parallel
-        )
-        return _Loaded(architecture, options, runner, table, accounting, num_pages, max_step_tokens, longest_context)
-
-    def _free_bytes(self) -> int:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # what torch keeps for later counts as taken
-            return torch.cuda.mem_get_info(self._device)[0]
-        return _available_host_bytes()
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """What `load` made."""
-
-    architecture: Architecture
-    options: NativeOptions
-    runner: Runner
-    table: Table
-    accounting: Accounting
-    num_pages: int
-    max_step_tokens: int
-    longest_context: int
-
-    def refusal(self, request: Request) -> str | None:
-        """Why a request cannot be served; None if it can."""
-        prompt, name = request.prompt, self.architecture.name
-        if not len(prompt):
-            return "the prompt is empty; it needs at least one token"
-        if request.max_tokens < 1:
-            return f"max_tokens must be >= 1, got {request.max_tokens}"
-        if len(prompt) + request.max_tokens > self.longest_context:
-            return (
-                f"{len(prompt)} prompt tokens and {request.max_tokens} to come exceed the context that was loaded,"
-                f" {self.longest_context} tokens"
-            )
-        low, high = int(prompt.min()), int(prompt.max())
-        if low < 0 or high >= self.architecture.vocab_size:
-            outside = low if low < 0 else high
-            return f"token id {outside} is not in the vocabulary of {name}: 0 to {self.architecture.vocab_size - 1}"
-        pages = pages_for(len(prompt) + request.max_tokens - 1, self.options.page_size)
-        if pages > self.num_pages:
-            return f"the request needs {pages} pages of the KV cache, which has {self.num_pages}"
-        return None
-
-
-class _Loop:
-    """One call of `serve`: requests come in as others are answered, and steps go out."""
-
-    def __init__(self, loaded: _Loaded, requests: Iterator[Request], concurrency: int, clock: Clock) -> None:
-        options = loaded.options
-        self._loaded = loaded
-        self._requests = requests
-        self._concurrency = min(concurrency, loaded.table.rows)
-        self._clock = clock
-        self._in_flight = 0
-        self.log = StepLog()
-        # Pages are handed out anew each time: what an earlier run has cached would spoil a measurement.
-        self.scheduler = Scheduler(
-            loaded.table, PagePool(loaded.num_pages), options.page_size, loaded.max_step_tokens, options.prefix_caching
-        )
-
-    def events(self) -> Iterator[TokenEvent]:
-        """All events, until the requests have come to their end and are answered."""
-        yield from self._pull()
-        launched: Launched | None = None
-        while True:
-            before, launched = launched, self._launch()
-            if before is not None:
-                yield from self._postprocess(before)
-            if launched is not None and not self._loaded.options.overlap:
-                yield from self._postprocess(launched)
-                launched = None
-            if launched is before is None and not self._in_flight:
-                return
-
-    def _launch(self) -> Launched | None:
-        step = self.scheduler.schedule()
-        return None if step is None else self._loaded.runner.launch(step)
-
-    def _postprocess(self, launched: Launched) -> Iterator[TokenEvent]:
-        """The events of a step, and requests for the slots that are free now."""
-        tokens, at_s, running = launched.tokens(), self._clock(), len(launched.step.rows)
-        self.log.note(at_s, self._loaded.accounting.of(launched.step))
-        for sequence, token in zip(launched.step.sequences, tokens, strict=True):
-            if sequence.is_over:  # by a stop token, when this step was launched already
-                continue
-            self.scheduler.note_output(sequence, token)
-            request = sequence.request
-            is_last = len(sequence.output) == request.max_tokens or token in request.sampling.stop_token_ids
-            if is_last:
-                self.scheduler.finish(sequence)
-                self._in_flight -= 1
-            yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
-        yield from self._pull()
-
-    def _pull(self) -> Iterator[TokenEvent]:
-        """Send requests until `concurrency` are in flight; an event for each that cannot be served."""
-        while self._in_flight < self._concurrency and (request := next(self._requests, None)) is not None:
-            refusal = self._loaded.refusal(request)
-            if refusal is None:
-                self.scheduler.add(request)
-                self._in_flight += 1
-            else:
-                yield TokenEvent(request.index, self._clock(), 0, True, self.scheduler.num_running, (), refusal)
 
 
 def _choose_device(wanted: str) -> torch.device:
@@ -305,12 +170,8 @@ def _choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if available and wanted != "cpu" else torch.device("cpu")
 
 
-def _available_host_bytes() -> int:
-    """Memory that Linux could hand out without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise EngineError("/proc/meminfo has no MemAvailable line")
+def _uuid(index: int) -> str:
+    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def _version_of(package: str) -> str | None:

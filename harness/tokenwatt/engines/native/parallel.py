@@ -39,9 +39,17 @@ class Group:
         """All ranks' columns of x [B, N / size], side by side: [B, N]."""
         if self.size == 1:
             return x
-        parts = x.new_empty(self.size, *x.shape)
-        torch.distributed.all_gather_into_tensor(parts, x.contiguous(), group=self.ranks)
-        return parts.transpose(0, 1).flatten(1)
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, x.contiguous(), group=self.ranks)
+        return torch.cat(parts, dim=1)
+
+    def least(self, number: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return number
+        numbers = torch.tensor([number], dtype=torch.int64, device=device)
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN, group=self.ranks)
+        return int(numbers)
 
 
 ALONE = Group()

@@ -1,0 +1,130 @@
+"""From a spec to a model on a device: weights, pages, graphs, or the arithmetic that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tokenwatt.architecture import Architecture
+from tokenwatt.engines.native.accounting import Accounting
+from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights
+from tokenwatt.engines.native.graphs import graph_sizes
+from tokenwatt.engines.native.kv_cache import KvCache
+from tokenwatt.engines.native.memory import Need, activation_bytes, weight_bytes
+from tokenwatt.engines.native.options import NativeOptions
+from tokenwatt.engines.native.pages import pages_for
+from tokenwatt.engines.native.parallel import ALONE, Group, share_of
+from tokenwatt.engines.native.runner import Runner
+from tokenwatt.engines.native.serving import Loaded
+from tokenwatt.engines.native.table import Table
+from tokenwatt.engines.native.weights import Source, build_decoder
+from tokenwatt.errors import EngineError
+
+MEMORY_SHARE = 0.95
+"""Share of the memory left after weights and activations that the KV cache may take; graphs and torch get the rest."""
+ROW_MULTIPLE = 4
+"""Pages of a row of the block table come in such multiples, so that every row begins where kernels want it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """What is to be loaded; the same on every rank but for its device."""
+
+    architecture: Architecture
+    options: NativeOptions
+    dtype: str
+    weights: str
+    """`random`, or a folder."""
+    seed: int
+    device: torch.device
+    group: Group = ALONE
+
+    @property
+    def kv_dtype(self) -> str:
+        """Format of the cache."""
+        return self.dtype if self.options.kv_cache_dtype == "auto" else self.options.kv_cache_dtype
+
+    @property
+    def share(self) -> Architecture:
+        """What this rank holds."""
+        return share_of(self.architecture, self.group.size)
+
+    def load(self, max_concurrency: int, longest_context: int) -> Loaded:
+        """Make or read the weights, then reserve KV pages for every slot, or as many as fit.
+
+        Raises:
+            EngineError: weights, a step's activations and the cache of one request do not fit.
+            UserError: the weights folder does not hold this architecture.
+        """
+        step_tokens = self._step_tokens(max_concurrency, longest_context)
+        need = self.need(max_concurrency, longest_context)
+        free = free_bytes(self.device)
+        if need.total > free:
+            raise EngineError(f"{self.architecture.name} needs {need}, {free / 1e9:.2f} GB are free")
+        try:
+            decoder = build_decoder(
+                self.architecture, self._source(), longest_context, self.options.quantization, self.group
+            )
+            pages = self._pages(max_concurrency, longest_context, need)
+            size, cache_dtype = self.options.page_size, getattr(torch, self.kv_dtype)
+            cache = KvCache.empty(self.share, pages, size, cache_dtype, self.device)
+            per_request = pages_for(longest_context, size)
+            table = Table(max_concurrency, -(-per_request // ROW_MULTIPLE) * ROW_MULTIPLE)
+            has_graphs = self.options.cuda_graphs and self.device.type == "cuda"
+            runner = Runner(decoder, cache, table, step_tokens, graph_sizes(max_concurrency) if has_graphs else ())
+            runner.capture()
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
+        accounting = Accounting(self.share, self.dtype, self.options.quantization, self.kv_dtype, size, self.group.size)
+        return Loaded(self.architecture, self.options, runner, table, accounting, pages, step_tokens, longest_context)
+
+    def need(self, max_concurrency: int, longest_context: int) -> Need:
+        """What must fit on this rank's device."""
+        share, size = self.share, self.options.page_size
+        step_tokens = self._step_tokens(max_concurrency, longest_context)
+        return Need(
+            weights=weight_bytes(share, self.dtype, self.options.quantization),
+            activations=activation_bytes(share, self.dtype, step_tokens, max_concurrency, longest_context),
+            request_cache=pages_for(longest_context, size) * self._page_bytes,
+        )
+
+    @property
+    def _page_bytes(self) -> int:
+        return self.options.page_size * self.share.kv_bytes_per_token(self.kv_dtype)
+
+    def _step_tokens(self, max_concurrency: int, longest_context: int) -> int:
+        """The token budget: the option's, but no more than ever come together, nor less than one for each slot."""
+        return max(min(self.options.max_step_tokens, max_concurrency * longest_context), max_concurrency)
+
+    def _source(self) -> Source:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if self.weights == "random":
+            unit_offset = self.architecture.norm_unit_offset
+            return RandomWeights(dtype, self.device, self.seed, norm_unit_offset=unit_offset)
+        return SavedWeights(Path(self.weights), dtype, self.device)
+
+    def _pages(self, max_concurrency: int, longest_context: int, need: Need) -> int:
+        """Pages of the cache: as many on every rank as fit on each."""
+        per_request = pages_for(longest_context, self.options.page_size)
+        affordable = int(max(0.0, MEMORY_SHARE * (free_bytes(self.device) - need.activations)) // self._page_bytes)
+        affordable = self.group.least(affordable, self.device)
+        pages = self.options.num_pages or min(affordable, max_concurrency * per_request)
+        if pages > affordable or affordable < per_request:
+            wanted = max(pages, per_request) * self._page_bytes
+            raise EngineError(
+                f"the KV cache needs {wanted / 1e9:.2f} GB, {affordable * self._page_bytes / 1e9:.2f} GB are left"
+            )
+        return pages
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be taken now."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later counts as taken
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):  # what Linux could hand out without swapping
+            return int(line.split()[1]) * 1024
+    raise EngineError("/proc/meminfo has no MemAvailable line")

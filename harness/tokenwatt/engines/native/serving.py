@@ -1,0 +1,115 @@
+"""One run of an engine: requests come in, steps go out, tokens come back. All ranks of a shared model run the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tokenwatt.architecture import Architecture
+from tokenwatt.clock import Clock
+from tokenwatt.engines.native.accounting import Accounting, StepLog
+from tokenwatt.engines.native.options import NativeOptions
+from tokenwatt.engines.native.pages import PagePool, pages_for
+from tokenwatt.engines.native.runner import Launched, Runner
+from tokenwatt.engines.native.scheduler import Scheduler
+from tokenwatt.engines.native.table import Table
+from tokenwatt.workloads import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model on its device, with the memory and the limits that it was loaded for."""
+
+    architecture: Architecture
+    options: NativeOptions
+    runner: Runner
+    table: Table
+    accounting: Accounting
+    num_pages: int
+    max_step_tokens: int
+    longest_context: int
+
+    def refusal(self, request: Request) -> str | None:
+        """Why a request cannot be served; None if it can."""
+        prompt = request.prompt
+        if not len(prompt):
+            return "the prompt is empty; it needs at least one token"
+        if request.max_tokens < 1:
+            return f"max_tokens must be >= 1, got {request.max_tokens}"
+        if len(prompt) + request.max_tokens > self.longest_context:
+            return (
+                f"{len(prompt)} prompt tokens and {request.max_tokens} to come exceed the context that was loaded,"
+                f" {self.longest_context} tokens"
+            )
+        low, high, vocabulary = int(prompt.min()), int(prompt.max()), self.architecture.vocab_size
+        if low < 0 or high >= vocabulary:
+            outside = low if low < 0 else high
+            return f"token id {outside} is not in the vocabulary of {self.architecture.name}: 0 to {vocabulary - 1}"
+        pages = pages_for(len(prompt) + request.max_tokens - 1, self.options.page_size)
+        if pages > self.num_pages:
+            return f"the request needs {pages} pages of the KV cache, which has {self.num_pages}"
+        return None
+
+
+class Output(NamedTuple):
+    """A token of a request, on the host."""
+
+    request: Request
+    token: int
+    is_last: bool
+    at_s: float
+    running: int
+    """Sequences of the step that it came from."""
+
+
+class Serving:
+    """Sequences in flight over empty pages: what an earlier run has cached would spoil a measurement."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        options = loaded.options
+        self.in_flight = 0
+        """Requests whose last token is not on the host."""
+        self.log = StepLog()
+        self.scheduler = Scheduler(
+            loaded.table, PagePool(loaded.num_pages), options.page_size, loaded.max_step_tokens, options.prefix_caching
+        )
+        self._loaded = loaded
+        self._launched: Launched | None = None
+
+    def add(self, request: Request) -> None:
+        """Let a request take its turn; it must be one that is not refused."""
+        self.scheduler.add(request)
+        self.in_flight += 1
+
+    def advance(self, clock: Clock) -> list[Output]:
+        """Launch the next step, then wait for the tokens of the one before."""
+        before, self._launched = self._launched, self._launch()
+        outputs = [] if before is None else self._outputs(before, clock)
+        if self._launched is not None and not self._loaded.options.overlap:
+            outputs += self._outputs(self._launched, clock)
+            self._launched = None
+        return outputs
+
+    def abandon(self) -> None:
+        """Free what is in flight."""
+        self.scheduler.abandon()
+
+    def _launch(self) -> Launched | None:
+        step = self.scheduler.schedule()
+        return None if step is None else self._loaded.runner.launch(step)
+
+    def _outputs(self, launched: Launched, clock: Clock) -> list[Output]:
+        step, tokens, at_s = launched.step, launched.tokens(), clock()
+        self.log.note(at_s, self._loaded.accounting.of(step))
+        outputs = []
+        for sequence, token in zip(step.sequences, tokens, strict=True):
+            if sequence.is_over:  # by a stop token, when this step was launched already
+                continue
+            self.scheduler.note_output(sequence, token)
+            request = sequence.request
+            is_last = len(sequence.output) == request.max_tokens or token in request.sampling.stop_token_ids
+            if is_last:
+                self.scheduler.finish(sequence)
+                self.in_flight -= 1
+            outputs.append(Output(request, token, is_last, at_s, len(step.rows)))
+        return outputs
