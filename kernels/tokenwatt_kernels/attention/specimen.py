@@ -41,13 +41,14 @@ def make_specimen(
     absent = set(_absent(problem, dtype, descriptors=descriptors))
     names = [name for name in kernel.arg_names if name not in constexprs]
     signature = {name: _type(name, problem, dtype, kv_type, block_n) for name in names if name not in absent}
+    unaligned = UNALIGNED | {param.name for param in kernel.params if param.do_not_specialize_on_alignment}
     return Specimen(
         name=name,
         kernel=kernel,
         signature=signature,
         constexprs={**constexprs, **dict.fromkeys(name for name in names if name in absent)},
         aligned=frozenset(
-            name for name, kind in signature.items() if kind[0] == "*" or ("stride" in name and name not in UNALIGNED)
+            name for name, kind in signature.items() if name not in unaligned and (kind[0] == "*" or "stride" in name)
         ),
         num_warps=num_warps,
         num_stages=num_stages,

@@ -14,7 +14,7 @@ from tokenwatt import __version__
 from tokenwatt.clock import Clock
 from tokenwatt.engines.native.accounting import total
 from tokenwatt.engines.native.checkpoint import find_tensors
-from tokenwatt.engines.native.followers import Followers
+from tokenwatt.engines.native.followers import NOTICE_S, Followers
 from tokenwatt.engines.native.loading import Loader
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.requirements import check_runs
@@ -131,9 +131,14 @@ class NativeEngine:
                     yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
+        except RuntimeError:
+            ended = None if followers is None else followers.ended(NOTICE_S)
+            if ended is None:
+                raise
+            raise EngineError(f"a rank of the shared model is gone: {ended}") from None
         finally:
             serving.abandon()
-            if followers is not None:
+            if followers is not None and followers.ended() is None:
                 followers.abandon()
 
     def report(self, start_s: float, end_s: float) -> EngineReport:

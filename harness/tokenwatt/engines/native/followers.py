@@ -27,6 +27,8 @@ from tokenwatt.workloads import Request
 
 PATIENCE = timedelta(minutes=10)
 """For a sum of all ranks; loading may keep one of them that long."""
+NOTICE_S = 0.5
+"""How long the end of a process may take to be seen, after a sum with it has failed."""
 END_S = 10.0
 """How long a process may take to end."""
 
@@ -77,6 +79,14 @@ class Followers:
     def abandon(self) -> None:
         """Free what is in flight."""
         self._tell("abandon", None)
+
+    def ended(self, within_s: float = 0.0) -> str | None:
+        """Which process is no longer there, if any; then a sum that waits for it fails."""
+        for process in self._processes:
+            process.join(within_s)
+            if not process.is_alive():
+                return f"{process.name} ended with exit code {process.exitcode}"
+        return None
 
     def close(self) -> None:
         """End all processes."""

@@ -23,8 +23,9 @@ from tokenwatt_kernels.attention.prefill.tiles import MOST_DIMS_IN_REGISTERS, Pr
 from tokenwatt_kernels.targets import REGISTERS_PER_THREAD
 
 
-# The width of the block table and the window must not mean another compilation.
-@triton.jit(do_not_specialize=["table_stride_b", "window"])
+# The width of the block table and the window must not mean another compilation, nor the place in a batch where its
+# chunks begin.
+@triton.jit(do_not_specialize=["table_stride_b", "window"], do_not_specialize_on_alignment=["context_lens_ptr"])
 def prefill_kernel(
     q_ptr, k_ptr, v_ptr, k_desc, k_tail_desc, v_desc, out_ptr, log_sum_ptr, query_starts_ptr, key_starts_ptr,
     context_lens_ptr, table_ptr, sinks_ptr, q_scale_ptr, k_scale_ptr, v_scale_ptr, factor, cap, window, query_heads,
