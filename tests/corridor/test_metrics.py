@@ -26,7 +26,7 @@ EXPECTED = {
     "total_tokens_per_s": 200.0,  # 4000 / 20
     "output_tokens_per_s_per_gpu": 25.0,  # 50 / 2
     "output_tokens_per_s_per_user": 50.0,  # 1 / 0.02
-    "fraction_of_limit": 0.5,  # 8e13 / 4e12 = 20 s of two GPUs is more than 6e14 / 1e14 = 6 s; of the 40 s that they had
+    "fraction_of_limit": 0.5,  # 8e13 / 4e12 = 20 s is more than 6e14 / 1e14 = 6 s, of 2 x 20 s
     "gpu_power_w": 400.0,  # 8000 / 20
     "joules_per_output_token": 8.0,  # 8000 / 1000
     "marginal_joules_per_output_token": 5.0,  # (8000 - 150 x 20) / 1000

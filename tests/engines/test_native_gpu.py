@@ -1,0 +1,111 @@
+"""Engine `native` on a GPU: what only a GPU has (graphs, launches that nothing waits for), and 16 bits beside 32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.engines.families import CONFIGS, VOCABULARY, make
+from tests.engines.test_native_parity import prompts
+from transformers import PreTrainedModel
+
+from tokenwatt.engines.native.engine import NativeEngine
+from tokenwatt.engines.native.serving import Serving
+from tokenwatt.spec import BenchSpec
+from tokenwatt.workloads import Request, Sampling
+
+pytestmark = pytest.mark.gpu
+
+# A bfloat16 has 8 digits of which an engine that rounds at other places loses some in each of three layers: the largest
+# difference of a logit, as a share of the largest logit.
+BFLOAT16_SHARE = 0.04
+
+
+def engine_of(folder, longest: int = 96, concurrency: int = 4, **changes) -> NativeEngine:
+    settings = {"weights": str(folder), "dtype": "bfloat16", **changes}
+    spec = BenchSpec.model_validate(
+        {
+            "engine": "native", "model": str(folder), "device": "cuda", "workloads": ("chat",),
+            "concurrency": (concurrency,), **settings,
+        }
+    )  # fmt: skip
+    engine = NativeEngine(spec)
+    engine.load(max_concurrency=concurrency, longest_context=longest)
+    return engine
+
+
+def tokens_of(engine: NativeEngine, requests: list[Request], concurrency: int = 4) -> dict[int, list[int]]:
+    tokens: dict[int, list[int]] = {request.index: [] for request in requests}
+    for event in engine.serve(iter(requests), concurrency, clock=lambda: 0.0):
+        tokens[event.request_index] += event.token_ids
+    return tokens
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_logits_of_a_first_token_in_bfloat16(family, tmp_path, monkeypatch):
+    model: PreTrainedModel = make(family, tmp_path)
+    engine, seen = engine_of(tmp_path), []
+    runner = type(engine._ready.runner)
+    inner = runner._sample
+    monkeypatch.setattr(
+        runner, "_sample", lambda self, step, batch, logits: seen.append(logits.float().cpu()) or inner(self, step, batch, logits)
+    )  # fmt: skip
+    (request,) = prompts((40,), osl=1)
+    tokens_of(engine, [request])
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(request.prompt.astype(np.int64))[None]).logits[0, -1]
+    assert (seen[0][0] - expected).abs().max() <= BFLOAT16_SHARE * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt-oss", "deepseek-v3"])
+def test_graphs_change_no_token(family, tmp_path):
+    make(family, tmp_path)
+    requests = prompts((5, 40, 17, 33, 8, 2), osl=24)
+    with_graphs, without = (engine_of(tmp_path, options={"cuda_graphs": graphs}) for graphs in (True, False))
+    # A step of three runs in the graph of four, beside a row of nobody.
+    for concurrency in (1, 3, 4):
+        assert tokens_of(with_graphs, requests, concurrency) == tokens_of(without, requests, concurrency)
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek-v3"])
+def test_nothing_waits_while_a_step_is_launched(family, tmp_path):
+    make(family, tmp_path)
+    engine = engine_of(tmp_path, options={"page_size": 16})
+    tokens_of(engine, prompts((5, 40, 17), osl=4))  # kernels are compiled
+    serving = Serving(engine._ready)
+    for request in prompts((5, 40, 17), osl=12):
+        serving.add(request)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            step = serving.scheduler.schedule()
+            assert step is not None
+            engine._ready.runner.launch(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    serving.abandon()
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantization": "fp8"}, {"quantization": "int4"}, {"kv_cache_dtype": "float8_e4m3fn"}]
+)
+def test_other_formats_serve(options, tmp_path):
+    engine = engine_of(
+        tmp_path, longest=600, model="Qwen3-0.6B", weights="random", options={**options, "page_size": 64}
+    )
+    rng = np.random.default_rng(0)
+    requests = [Request(place, rng.integers(0, VOCABULARY, 300, dtype=np.int32), 20) for place in range(6)]
+    assert all(len(tokens) == 20 for tokens in tokens_of(engine, requests).values())
+
+
+def test_sampled_tokens_do_not_depend_on_the_batch(tmp_path):
+    make("llama", tmp_path)
+    engine = engine_of(tmp_path, dtype="float32")
+    sampling = Sampling(temperature=0.9, top_k=40, top_p=0.9, repetition_penalty=1.2)
+    requests = [
+        Request(place, request.prompt, 16, sampling, seed=place)
+        for place, request in enumerate(prompts((9, 30, 21), 16))
+    ]
+    together = tokens_of(engine, requests)
+    for request in requests:
+        assert tokens_of(engine, [request], 1)[request.index] == together[request.index]
