@@ -47,9 +47,12 @@ def test_logits_of_a_first_token_in_bfloat16(family, tmp_path, monkeypatch):
     engine, seen = engine_of(tmp_path), []
     runner = type(engine._ready.runner)
     inner = runner._sample
-    monkeypatch.setattr(
-        runner, "_sample", lambda self, step, batch, logits: seen.append(logits.float().cpu()) or inner(self, step, batch, logits)
-    )  # fmt: skip
+
+    def watched(self, step, batch, logits):
+        seen.append(logits.float().cpu())
+        return inner(self, step, batch, logits)
+
+    monkeypatch.setattr(runner, "_sample", watched)
     (request,) = prompts((40,), osl=1)
     tokens_of(engine, [request])
     with torch.inference_mode():
