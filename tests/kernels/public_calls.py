@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenwatt_kernels.fused.norm.call import rms_norm, rms_norm_quantised
+from tokenwatt_kernels.fused.norm.call import quantise_activations, rms_norm, rms_norm_quantised
 from tokenwatt_kernels.fused.rope.call import rotate_and_append
 from tokenwatt_kernels.fused.top_k.call import top_k
 from tokenwatt_kernels.matmul.call import matmul
@@ -93,6 +93,11 @@ def _quantised_norm(device: torch.device) -> Call:
     return Call(lambda: [part.float() for part in rms_norm_quantised(x, weight)[:2]], x)
 
 
+def _quantised(device: torch.device) -> Call:
+    x = _randn(device, 9, 512)
+    return Call(lambda: [part.float() for part in quantise_activations(x)], x)
+
+
 def _rope(device: torch.device) -> Call:
     q, k, v = _randn(device, 5, 8, 64), _randn(device, 5, 2, 64), _randn(device, 5, 2, 64)
     angles = torch.arange(16.0)[:, None] * 100.0 ** -(torch.arange(32) / 32)
@@ -128,6 +133,7 @@ CALLS: dict[str, Callable[[torch.device], Call]] = {
     "mxfp4 experts": partial(_experts, True),
     "norm": _norm,
     "norm to float8": _quantised_norm,
+    "activations to float8": _quantised,
     "rope and append": _rope,
     "top-k": _top_k,
 }

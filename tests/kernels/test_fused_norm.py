@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenwatt_kernels import contests
 from tokenwatt_kernels.fused.norm import tiles
-from tokenwatt_kernels.fused.norm.call import rms_norm, rms_norm_quantised
+from tokenwatt_kernels.fused.norm.call import quantise_activations, rms_norm, rms_norm_quantised
 from tokenwatt_kernels.fused.norm.contest import contest
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.tiles import NormKey, NormTile
@@ -80,6 +80,17 @@ def test_scales_follow_the_rule_of_the_format(scales):
     assert scale[1:].flatten().unique().tolist() == [pytest.approx(2.0**-100 / 448), 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scales", ["token", "block"])
+def test_activations_are_quantised_as_weights_are(scales, dtype):
+    x = torch.randn(3, 256, dtype=dtype)
+    x[1] = 0.0
+    out, scale = quantise_activations(x, scales=scales)
+    wanted, wanted_scale = float8.quantise_rows(x) if scales == "token" else float8.quantise_blocks(x)
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(out.float(), wanted.float())
+
+
 def test_scales_per_block_look_at_128_elements_each():
     x = torch.ones(1, 384)
     x[:, 128:256] = 0.0
@@ -146,6 +157,7 @@ def test_compilers_take_the_operators_whole():
     torch.library.opcheck(OPERATORS["rms_norm"], (x, weight, torch.randn(3, 128)), {"eps": 1e-5})
     torch.library.opcheck(OPERATORS["rms_norm"], (x, weight))
     torch.library.opcheck(OPERATORS["rms_norm_quantised"], (x, weight, torch.randn(3, 128)), {"scales": "block"})
+    torch.library.opcheck(OPERATORS["quantise_activations"], (x,), {"scales": "block"})
 
     def layer(x, residual):
         residual = residual * 1.0

@@ -83,12 +83,7 @@ def _fake_rms_norm_quantised(
 ) -> tuple[Tensor, Tensor]:
     check_tensor("x", x, ("T", "H"))
     _check(x, weight, residual, eps)
-    if scales not in ("token", "block"):
-        raise ValueError(f"scales must be token or block, got {scales}")
-    if scales == "block" and x.shape[1] % SCALE_WIDTH:
-        raise ValueError(f"x must have H in multiples of {SCALE_WIDTH} for scales of blocks, got {x.shape[1]}")
-    shape = (x.shape[0],) if scales == "token" else (x.shape[0], x.shape[1] // SCALE_WIDTH)
-    return x.new_empty(x.shape, dtype=FLOAT8), x.new_empty(shape, dtype=torch.float32)
+    return _new_quantised(x, scales)
 
 
 @operator(_fake_rms_norm_quantised, writes=("residual",))
@@ -112,18 +107,58 @@ def rms_norm_quantised(
     out, scale = _fake_rms_norm_quantised(x, weight, residual, scales=scales, eps=eps, unit_offset=unit_offset)
     if x.device.type == "cpu":
         normed = _on_cpu(x, weight, residual, eps=eps, unit_offset=unit_offset)
-        found = scales_reference(normed, x.shape[1] if scales == "token" else SCALE_WIDTH)
-        scale.copy_(found.view(scale.shape))
-        return out.copy_(quantised_reference(normed, found)), scale
+        return _quantised_on_cpu(normed, out, scale)
     _launch(x, weight, residual, out, scale, "token" if scales == "token" else "block", eps, unit_offset=unit_offset)
     return out, scale
+
+
+def _fake_quantise_activations(x: Tensor, *, scales: str = "token") -> tuple[Tensor, Tensor]:
+    check_tensor("x", x, ("T", "H"))
+    _check_width(x)
+    return _new_quantised(x, scales)
+
+
+@operator(_fake_quantise_activations)
+def quantise_activations(x: Tensor, *, scales: str = "token") -> tuple[Tensor, Tensor]:
+    """x [T, H] as float8 e4m3 with its own scales, without a norm: for what a norm does not come before.
+
+    x: float32, float16 or bfloat16, contiguous along H, which is from 1 to 16,384. scales: as in rms_norm_quantised.
+
+    Returns float8 [T, H] and fp32 [T] or [T, H / 128].
+    Raises TypeError or ValueError, before any launch, for arguments other than these.
+    """
+    out, scale = _fake_quantise_activations(x, scales=scales)
+    if x.device.type == "cpu":
+        return _quantised_on_cpu(x.float(), out, scale)
+    _launch(x, None, None, out, scale, "token" if scales == "token" else "block", 0.0, unit_offset=False)
+    return out, scale
+
+
+def _new_quantised(x: Tensor, scales: str) -> tuple[Tensor, Tensor]:
+    """Room for x [T, H] in float8 and for its scales."""
+    if scales not in ("token", "block"):
+        raise ValueError(f"scales must be token or block, got {scales}")
+    if scales == "block" and x.shape[1] % SCALE_WIDTH:
+        raise ValueError(f"x must have H in multiples of {SCALE_WIDTH} for scales of blocks, got {x.shape[1]}")
+    shape = (x.shape[0],) if scales == "token" else (x.shape[0], x.shape[1] // SCALE_WIDTH)
+    return x.new_empty(x.shape, dtype=FLOAT8), x.new_empty(shape, dtype=torch.float32)
+
+
+def _quantised_on_cpu(numbers: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    found = scales_reference(numbers, numbers.shape[1] if scale.dim() == 1 else SCALE_WIDTH)
+    scale.copy_(found.view(scale.shape))
+    return out.copy_(quantised_reference(numbers, found)), scale
+
+
+def _check_width(x: Tensor) -> None:
+    if not 1 <= x.shape[-1] <= MAX_WIDTH:
+        raise ValueError(f"x must have H from 1 to {MAX_WIDTH}, got {x.shape[-1]}")
 
 
 def _check(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> None:
     axes = ("T", "heads", "H") if isinstance(x, Tensor) and x.dim() == 3 else ("T", "H")
     check_tensor("x", x, axes)
-    if not 1 <= x.shape[-1] <= MAX_WIDTH:
-        raise ValueError(f"x must have H from 1 to {MAX_WIDTH}, got {x.shape[-1]}")
+    _check_width(x)
     check_tensor("weight", weight, ("H",))
     check_matches("weight", weight, "x", x)
     check_size("weight", "H", weight.shape[0], x.shape[-1])
@@ -144,7 +179,7 @@ def _on_cpu(x: Tensor, weight: Tensor, residual: Tensor | None, *, eps: float, u
 
 def _launch(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     residual: Tensor | None,
     out: Tensor,
     scale: Tensor | None,

@@ -1,4 +1,4 @@
-"""RMS normalisation against torch's own, after an addition where there is a residual."""
+"""RMS normalisation against torch's own, after an addition where there is a residual; float8 of rows as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import rms_norm as torch_rms_norm
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
 from tokenwatt_kernels.contests import OURS, Contender, Contest, compiled
-from tokenwatt_kernels.fused.norm.call import SCALE_WIDTH, rms_norm, rms_norm_quantised, tile_for
+from tokenwatt_kernels.fused.norm.call import SCALE_WIDTH, quantise_activations, rms_norm, rms_norm_quantised, tile_for
 from tokenwatt_kernels.fused.norm.problems import NormProblem
 from tokenwatt_kernels.fused.norm.reference import dequantised, quantised_reference, scales_reference
 from tokenwatt_kernels.fused.norm.tiles import FAMILY, make_key
@@ -57,6 +57,8 @@ def contest(problem: NormProblem, dtype_name: str, device: torch.device) -> Cont
 def _ours(
     problem: NormProblem, x: Tensor, weight: Tensor, residual: Tensor | None, scale: Tensor
 ) -> Callable[[], Tensor | tuple[Tensor, Tensor]]:
+    if not problem.has_norm:
+        return lambda: quantise_activations(x, scales=problem.scales)
     options = {"eps": EPS, "unit_offset": problem.unit_offset}
     if problem.scales in ("token", "block"):
         return lambda: rms_norm_quantised(x, weight, residual, scales=problem.scales, **options)
@@ -72,7 +74,7 @@ def _by_torch(
 
     def run() -> Tensor | tuple[Tensor, Tensor]:
         rows = x if residual is None else residual.add_(x)
-        normed = torch_rms_norm(rows, factors.shape, factors, EPS)
+        normed = torch_rms_norm(rows, factors.shape, factors, EPS) if problem.has_norm else rows
         if problem.scales == "none":
             return normed
         if problem.scales == "tensor":

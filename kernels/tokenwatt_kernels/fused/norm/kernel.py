@@ -5,7 +5,8 @@ Shapes
     x, residual, out [T, HEADS, H]: a row is one head of a token; HEADS is 1 where a token is one row
 
 A residual is summed in fp32, rounded to its dtype and stored, and what was stored is normed. Statistics, weight and
-scale are applied in fp32, and the answer is rounded once.
+scale are applied in fp32, and the answer is rounded once. Without a weight nothing is normed: rows become float8 as
+they are.
 """
 
 from __future__ import annotations
@@ -47,9 +48,6 @@ def norm_kernel(
 
     x_ptrs = x_ptr + (token * x_stride_t + head * x_stride_h)[:, None] + columns[None, :]
     x = tl.load(x_ptrs, mask=is_real, other=0.0).to(tl.float32)  # [R, H]
-    weight = tl.load(weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
-    if UNIT_OFFSET:
-        weight += 1.0
     if residual_ptr is not None:
         residual_ptrs = (
             residual_ptr + (token * residual_stride_t + head * residual_stride_h)[:, None] + columns[None, :]
@@ -58,8 +56,13 @@ def norm_kernel(
         stored = x.to(residual_ptr.dtype.element_ty)
         tl.store(residual_ptrs, stored, mask=is_real)
         x = stored.to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)
-    y = x * inverse[:, None] * weight[None, :]
+    y = x
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+        if UNIT_OFFSET:
+            weight += 1.0
+        inverse = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)
+        y = x * inverse[:, None] * weight[None, :]
 
     if SCALES == "tensor":
         y = y / tl.load(scale_ptr)
@@ -81,7 +84,7 @@ def norm_kernel(
 
 def launch(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     residual: Tensor | None,
     out: Tensor,
     scale: Tensor | None,

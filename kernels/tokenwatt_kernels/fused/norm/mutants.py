@@ -28,6 +28,12 @@ MUTANTS = (
         "scale = _scale_of(tl.max(y, 1))",
     ),
     Mutant(
+        "norms what has no weight",
+        "quantised_tokens",
+        "    y = x\n",
+        "    y = x * tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)[:, None]\n",
+    ),
+    Mutant(
         "stores one block's scale for the next",
         "block_scales",
         "[:, None] + block[None, :]",

@@ -17,7 +17,10 @@ ADDITIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class NormProblem:
-    """Rows [rows, width] or, with heads, [rows, heads, width], as a part of longer rows."""
+    """Rows [rows, width] or, with heads, [rows, heads, width], as a part of longer rows.
+
+    has_norm: without one rows are quantised as they are.
+    """
 
     name: str
     rows: int
@@ -26,6 +29,7 @@ class NormProblem:
     has_residual: bool = False
     unit_offset: bool = False
     scales: Scales = "none"
+    has_norm: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,6 +60,8 @@ GATE_PROBLEMS = (
     NormProblem("no_rows_token_scales", 0, 72, scales="token"),
     NormProblem("block_scales", 3, 384, scales="block"),
     NormProblem("block_scales_residual", 2, 256, scales="block", has_residual=True, unit_offset=True),
+    NormProblem("quantised_tokens", 5, 72, scales="token", has_norm=False),
+    NormProblem("quantised_blocks", 3, 384, scales="block", has_norm=False),
     NormProblem("widest", 1, 16_384),
 )
 
@@ -66,6 +72,7 @@ GPU_GATE_PROBLEMS = (
     NormProblem("width_7168_block", 37, 7168, has_residual=True, scales="block"),
     NormProblem("width_16384", 9, 16_384, has_residual=True, scales="tensor"),
     NormProblem("qwen3_heads", 1000, 128, heads=40),
+    NormProblem("quantised_width_14336", 300, 14_336, scales="token", has_norm=False),
 )
 
 BENCH_PROBLEMS = (
@@ -77,6 +84,10 @@ BENCH_PROBLEMS = (
     NormProblem("llama3.1-8b_t4096_fp8_token", 4096, 4096, has_residual=True, scales="token"),
     NormProblem("llama3.1-70b_t4096_fp8_block", 4096, 8192, has_residual=True, scales="block"),
     NormProblem("qwen3_heads_t4096", 4096, 128, heads=40),
+    *(
+        NormProblem(f"llama3.1-8b_down_t{rows}_fp8_token", rows, 14_336, scales="token", has_norm=False)
+        for rows in (64, 4096)
+    ),
 )
 
 

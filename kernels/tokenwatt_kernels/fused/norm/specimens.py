@@ -20,6 +20,7 @@ PROBLEMS = (
     NormProblem("heads of 128", 1, 128, heads=40),
     NormProblem("4096 residual fp8 token", 1, 4096, has_residual=True, scales="token"),
     NormProblem("7168 residual fp8 block", 1, 7168, has_residual=True, scales="block"),
+    NormProblem("14336 to fp8 token", 1, 14_336, scales="token", has_norm=False),
 )
 WIDTHS = (128, 1024, 2560, 5120, 16_384)
 SCALES: tuple[Scales, ...] = ("none", "tensor", "token", "block")
@@ -34,6 +35,10 @@ def _combined(width: int, has_residual: bool, unit_offset: bool, scales: Scales)
 
 
 COMBINATIONS = (
+    *(
+        NormProblem(f"{WIDTHS[-1]} to fp8 {scales}", 1, WIDTHS[-1], scales=scales, has_norm=False)
+        for scales in SCALES[2:]
+    ),
     *(_combined(WIDTHS[-1], *options) for options in every_pair((False, True), (False, True), SCALES)),
     *(_combined(width, True, True, scales) for width in WIDTHS for scales in SCALES),
 )
@@ -70,7 +75,7 @@ def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile) -> Specimen
     pointers = {
         "x_ptr": f"*{kind}",
         "residual_ptr": f"*{kind}" if problem.has_residual else None,
-        "weight_ptr": f"*{kind}",
+        "weight_ptr": f"*{kind}" if problem.has_norm else None,
         "out_ptr": "*fp8e4nv" if is_quantised else f"*{kind}",
         "scale_ptr": "*fp32" if is_quantised else None,
     }
