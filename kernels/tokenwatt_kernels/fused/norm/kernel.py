@@ -48,6 +48,10 @@ def norm_kernel(
 
     x_ptrs = x_ptr + (token * x_stride_t + head * x_stride_h)[:, None] + columns[None, :]
     x = tl.load(x_ptrs, mask=is_real, other=0.0).to(tl.float32)  # [R, H]
+    if weight_ptr is not None:  # asked for here, so that it comes while the rows do
+        weight = tl.load(weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+        if UNIT_OFFSET:
+            weight += 1.0
     if residual_ptr is not None:
         residual_ptrs = (
             residual_ptr + (token * residual_stride_t + head * residual_stride_h)[:, None] + columns[None, :]
@@ -58,9 +62,6 @@ def norm_kernel(
         x = stored.to(tl.float32)
     y = x
     if weight_ptr is not None:
-        weight = tl.load(weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
-        if UNIT_OFFSET:
-            weight += 1.0
         inverse = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)
         y = x * inverse[:, None] * weight[None, :]
 
