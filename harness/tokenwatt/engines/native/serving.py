@@ -13,6 +13,7 @@ from tokenwatt.engines.native.pages import PagePool, pages_for
 from tokenwatt.engines.native.runner import Launched, Runner
 from tokenwatt.engines.native.scheduler import Scheduler
 from tokenwatt.engines.native.table import Table
+from tokenwatt.errors import EngineError
 from tokenwatt.workloads import Request
 
 
@@ -84,6 +85,8 @@ class Serving:
     def advance(self, clock: Clock) -> list[Output]:
         """Launch the next step, then wait for the tokens of the one before."""
         before, self._launched = self._launched, self._launch()
+        if before is self._launched is None and self.in_flight:
+            raise EngineError(f"{self.in_flight} requests are in flight, and none of them can run: please report this")
         outputs = [] if before is None else self._outputs(before, clock)
         if self._launched is not None and not self._loaded.options.overlap:
             outputs += self._outputs(self._launched, clock)
