@@ -84,7 +84,8 @@ class Stage:
     """The host's side of the copy: pinned for a GPU. It may be filled again once the copy of the last fill is done."""
 
     def __init__(self, rows: int, tokens: int, max_pages: int, device: torch.device) -> None:
-        words = rows * (max_pages + 5) + 3 * tokens + PARTS * ALIGNMENT
+        # Most where all sequences have chunks and all prompts end: pages, and six numbers for each of them.
+        words = rows * (max_pages + 6) + 3 * tokens + PARTS * ALIGNMENT
         self._host = torch.empty(words, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._array = self._host.numpy()
         self._device = device
