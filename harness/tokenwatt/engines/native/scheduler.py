@@ -4,9 +4,9 @@ Requests start in the order in which they came, and the one that came last gives
 freed, and it starts again later, its own output being part of its prompt (preemption by recompute). So the oldest
 always goes on, and nobody starves.
 
-Steps are launched before the tokens of the step before are on the host. All that a step changes is therefore known when
-it is scheduled, but for the tokens themselves, which wait on the device, and for a stop token, which ends a sequence one
-step late.
+Steps are launched before the tokens of the step before are on the host. All that a step changes is therefore known
+when it is scheduled, but for the tokens themselves, which wait on the device, and for a stop token, which ends a
+sequence one step late.
 """
 
 from __future__ import annotations
