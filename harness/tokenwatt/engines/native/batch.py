@@ -74,7 +74,7 @@ class Layout:
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
         """The arrays in a buffer of this layout."""
-        pieces = buffer.split(self.sizes)[::2]
+        pieces = buffer.split_with_sizes(self.sizes)[::2]
         return [
             piece if len(shape) == 1 else piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)
         ]
@@ -84,7 +84,8 @@ class Stage:
     """The host's side of the copy: pinned for a GPU. It may be filled again once the copy of the last fill is done."""
 
     def __init__(self, rows: int, tokens: int, max_pages: int, device: torch.device) -> None:
-        words = rows * (max_pages + 5) + 3 * tokens + PARTS * ALIGNMENT
+        # Most where all sequences have chunks and all prompts end: pages, and six numbers for each of them.
+        words = rows * (max_pages + 6) + 3 * tokens + PARTS * ALIGNMENT
         self._host = torch.empty(words, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._array = self._host.numpy()
         self._device = device
@@ -92,9 +93,9 @@ class Stage:
     def fill(self, *parts: np.ndarray) -> tuple[torch.Tensor, Layout]:
         """The parts behind each other, on the host."""
         layout, end = Layout.of(parts), 0
-        for part, gap in zip(parts, layout.sizes[1::2], strict=True):
-            self._array[end : end + part.size].reshape(part.shape)[...] = part
-            end += part.size + gap
+        for part, size, gap in zip(parts, layout.sizes[::2], layout.sizes[1::2], strict=True):
+            self._array[end : end + size] = part.ravel()
+            end += size + gap
         return self._host[:end], layout
 
     def send(self, *parts: np.ndarray) -> list[torch.Tensor]:
@@ -121,11 +122,11 @@ def decode_parts(step: Step | None, table: Table, page_size: int, size: int) -> 
     contexts, positions = np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32)
     slots = np.full(size, NOT_STORED, dtype=np.int32)
     if step is not None:
-        pages[:count] = table.pages[step.rows]
+        pages[:count] = table.pages.take(step.rows, axis=0)
         rows[:count] = step.rows
         positions[:count] = step.starts
         contexts[:count] = step.starts + 1
-        slots[:count] = pages[np.arange(count), step.starts // page_size] * page_size + step.starts % page_size
+        slots[:count] = table.slots(step.rows, step.starts, page_size)
     return [rows, contexts, np.arange(size + 1, dtype=np.int32), pages, positions, slots]
 
 
@@ -138,17 +139,16 @@ def decode_batch(parts: Sequence[torch.Tensor]) -> Batch:
 
 def _mixed(step: Step, table: Table, page_size: int, stage: Stage, wants_contexts: bool) -> Batch:
     bounds = _bounds(step.counts)
-    positions = np.arange(bounds[-1], dtype=np.int32) + np.repeat(step.starts - bounds[:-1], step.counts)
-    of_token = np.repeat(step.rows, step.counts)
-    slots = table.pages[of_token, positions // page_size] * page_size + positions % page_size
+    positions = np.arange(step.tokens, dtype=np.int32) + (step.starts - bounds[:-1]).repeat(step.counts)
+    slots = table.slots(step.rows.repeat(step.counts), positions, page_size)
     contexts = step.starts + step.counts
-    chunks = zip(step.chunks, step.starts[step.decodes :], contexts[step.decodes :], strict=True)
-    prompts = np.concatenate([sequence.tokens(start, stop) for sequence, start, stop in chunks])
-    last = bounds[step.sampled + 1] - 1
+    spans = zip(step.starts[step.decodes :].tolist(), contexts[step.decodes :].tolist(), strict=True)
+    prompts = [sequence.tokens(*span) for sequence, span in zip(step.chunks, spans, strict=True)]
+    last = bounds[1:].take(step.sampled) - 1
     context_bounds = _bounds(contexts[step.decodes :])
     *sent, context_bounds_there = stage.send(
-        step.rows, contexts, bounds, table.pages[step.rows], positions, slots, prompts, last, step.sampled,
-        context_bounds,
+        step.rows, contexts, bounds, table.pages.take(step.rows, axis=0), positions, slots, np.concatenate(prompts),
+        last, step.sampled, context_bounds,
     )  # fmt: skip
     batch = Batch(*sent, decodes=step.decodes, longest_chunk=int(step.counts[step.decodes :].max()))
     if not wants_contexts:
@@ -170,4 +170,6 @@ def _context_slots(batch: Batch, bounds: torch.Tensor, total: int, page_size: in
 
 
 def _bounds(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    bounds = np.zeros(len(counts) + 1, dtype=np.int32)
+    counts.cumsum(out=bounds[1:])
+    return bounds

@@ -4,9 +4,9 @@ Requests start in the order in which they came, and the one that came last gives
 freed, and it starts again later, its own output being part of its prompt (preemption by recompute). So the oldest
 always goes on, and nobody starves.
 
-Steps are launched before the tokens of the step before are on the host. All that a step changes is therefore known when
-it is scheduled, but for the tokens themselves, which wait on the device, and for a stop token, which ends a sequence one
-step late.
+Steps are launched before the tokens of the step before are on the host. All that a step changes is therefore known
+when it is scheduled, but for the tokens themselves, which wait on the device, and for a stop token, which ends a
+sequence one step late.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Scheduler:
     def _grow(self) -> None:
         """A page for each sequence whose next token begins one; the last to come give way if there is none."""
         rows, table = self._decode_rows, self.table
-        is_full = table.computed[rows] >= table.num_pages[rows] * self.page_size
+        is_full = table.computed.take(rows) >= table.num_pages.take(rows) * self.page_size
         for sequence in [self._decoding[place] for place in np.flatnonzero(is_full)]:
             while sequence.row != NO_ROW:  # it may give way itself
                 pages = self.pool.take(1)
@@ -192,7 +192,8 @@ class Scheduler:
     def _growing(self) -> int:
         """Running sequences whose pages do not hold all that they may become. The last token is never stored."""
         rows = np.concatenate([self._decode_rows, _integers([sequence.row for sequence in self._prefilling])])
-        return int(np.count_nonzero(self.table.num_pages[rows] * self.page_size < self.table.end[rows] - 1))
+        has_page_to_come = self.table.num_pages.take(rows) * self.page_size < self.table.end.take(rows) - 1
+        return int(np.count_nonzero(has_page_to_come))
 
     def _shared_pages(self, sequence: Sequence) -> list[int]:
         """Pages of its tokens that are in the cache; its last token is computed in any case, for the one after it."""
@@ -213,15 +214,17 @@ class Scheduler:
     def _publish(self, sequence: Sequence, computed: int) -> None:
         """Let others share the whole pages among the first `computed` tokens."""
         whole = computed // self.page_size
+        if whole <= sequence.published:
+            return
         self._digest(sequence, whole)
         for place in range(sequence.published, whole):
             self.pool.publish(sequence.pages[place], sequence.digests[place])
-        sequence.published = max(sequence.published, whole)
+        sequence.published = whole
 
     def _decode_step(self) -> Step:
         rows = self._decode_rows
         count = len(rows)
-        return Step(rows, self.table.computed[rows], _ones(count), count, [], _count_up(count), [*self._decoding])
+        return Step(rows, self.table.computed.take(rows), _ones(count), count, [], _count_up(count), [*self._decoding])
 
     def _mixed_step(self, chunks: list[tuple[Sequence, int]]) -> Step:
         decodes = len(self._decoding)
@@ -229,7 +232,7 @@ class Scheduler:
         ends = [place for place, (sequence, count) in enumerate(chunks) if count == self._missing(sequence)]
         return Step(
             rows=rows,
-            starts=self.table.computed[rows],
+            starts=self.table.computed.take(rows),
             counts=np.concatenate([_ones(decodes), _integers([count for _, count in chunks])]),
             decodes=decodes,
             chunks=[sequence for sequence, _ in chunks],
@@ -240,7 +243,7 @@ class Scheduler:
     def _advance(self, step: Step) -> None:
         """Count the step as done; sequences whose budget is spent leave, since later steps come after it on the GPU."""
         table = self.table
-        table.computed[step.rows] += step.counts
+        table.computed[step.rows] = step.starts + step.counts
         if self.caches_prefixes:
             for sequence in step.chunks:
                 self._publish(sequence, int(table.computed[sequence.row]))
@@ -249,8 +252,8 @@ class Scheduler:
             self._prefilling = self._prefilling[len(begun) :]
             self._decoding += begun
             self._decode_rows = np.concatenate([self._decode_rows, step.rows[step.sampled[step.decodes :]]])
-        rows = step.rows[step.sampled]
-        for place in np.flatnonzero(table.computed[rows] + 1 >= table.end[rows]):
+        rows = step.rows.take(step.sampled)
+        for place in np.flatnonzero(table.computed.take(rows) + 1 >= table.end.take(rows)):
             self._leave(step.sequences[place])
 
     def _leave(self, sequence: Sequence) -> None:
@@ -260,7 +263,7 @@ class Scheduler:
         else:
             place = self._decoding.index(sequence)
             del self._decoding[place]
-            self._decode_rows = np.delete(self._decode_rows, place)
+            self._decode_rows = np.concatenate([self._decode_rows[:place], self._decode_rows[place + 1 :]])
         self.pool.release(sequence.pages)
         sequence.pages = []
         self.table.free(sequence)

@@ -27,6 +27,11 @@ class Table:
         """Whether a row is free."""
         return bool(self._free)
 
+    def slots(self, rows: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:
+        """int32 [T], where the cache keeps a token at each position of the sequence in each row."""
+        pages, places = np.divmod(positions, page_size)
+        return self.pages.ravel().take(rows * self.pages.shape[1] + pages) * page_size + places
+
     def seat(self, sequence: Sequence, computed: int) -> None:
         """Give a sequence, which has pages, a row."""
         row = sequence.row = self._free.pop()
