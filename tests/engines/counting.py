@@ -13,13 +13,14 @@ from typing import cast
 import numpy as np
 import torch
 
+from tokenwatt.engines.native.accounting import Accounting
 from tokenwatt.engines.native.batch import Stage, prepare
-from tokenwatt.engines.native.engine import _Loaded, _Loop
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import pages_for
 from tokenwatt.engines.native.runner import Launched, Runner
 from tokenwatt.engines.native.scheduler import Scheduler, Step
 from tokenwatt.engines.native.sequence import Sequence
+from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.native.table import Table
 from tokenwatt.model_config import load_architecture
 from tokenwatt.workloads import Request
@@ -206,16 +207,18 @@ def play(workload: Workload) -> Played:
     options = NativeOptions.model_construct(
         page_size=workload.page_size, prefix_caching=workload.prefix_caching, overlap=workload.overlap
     )
-    loaded = _Loaded(
-        load_architecture("SmolLM2-135M"), options, cast("Runner", runner), table, workload.num_pages,
-        workload.max_step_tokens, workload.longest,
+    model = load_architecture("SmolLM2-135M")
+    loaded = Loaded(
+        model, options, cast("Runner", runner), table,
+        Accounting(model, "float32", "none", "float32", workload.page_size),
+        workload.num_pages, workload.max_step_tokens, workload.longest,
     )  # fmt: skip
-    loop = _Loop(loaded, iter(workload.requests), workload.rows, clock=lambda: 0.0)
-    scheduler = loop.scheduler = WatchedScheduler(
-        table, loop.scheduler.pool, workload.page_size, workload.max_step_tokens, workload.prefix_caching
+    serving = Serving(loaded)
+    scheduler = serving.scheduler = WatchedScheduler(
+        table, serving.scheduler.pool, workload.page_size, workload.max_step_tokens, workload.prefix_caching
     )
     outputs: dict[int, list[int]] = {}
-    for event in loop.events():
+    for event in serving.closed_loop(iter(workload.requests), workload.rows, clock=lambda: 0.0):
         assert event.refusal is None
         outputs.setdefault(event.request_index, []).extend(event.token_ids)
     return Played(scheduler, table, outputs)

@@ -110,25 +110,10 @@ class NativeEngine:
         """
         loaded, followers = self._ready, self._followers
         serving = self._serving = Serving(loaded)
-        concurrency = min(concurrency, loaded.table.rows)
         if followers is not None:
             followers.begin()
         try:
-            while True:
-                taken = []
-                while serving.in_flight < concurrency and (request := next(requests, None)) is not None:
-                    refusal = loaded.refusal(request)
-                    if refusal is None:
-                        serving.add(request)
-                        taken.append(request)
-                    else:
-                        yield TokenEvent(request.index, clock(), 0, True, serving.scheduler.num_running, (), refusal)
-                if not serving.in_flight:
-                    return
-                if followers is not None:
-                    followers.advance(taken)
-                for request, token, is_last, at_s, running in serving.advance(clock):
-                    yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
+            yield from serving.closed_loop(requests, concurrency, clock, followers and followers.advance)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         except RuntimeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from tokenwatt.engines.native.pages import PagePool, pages_for
 from tokenwatt.engines.native.runner import Launched, Runner
 from tokenwatt.engines.native.scheduler import Scheduler
 from tokenwatt.engines.native.table import Table
+from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.workloads import Request
 
@@ -76,6 +78,35 @@ class Serving:
         )
         self._loaded = loaded
         self._launched: Launched | None = None
+
+    def closed_loop(
+        self,
+        requests: Iterator[Request],
+        concurrency: int,
+        clock: Clock,
+        tell: Callable[[list[Request]], None] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Events of requests, of which `concurrency` are kept in flight, until all are answered.
+
+        A request that cannot be served has one event, with the reason; the others go on.
+        tell: is called before each step with the requests that it is the first to see.
+        """
+        concurrency = min(concurrency, self._loaded.table.rows)
+        while True:
+            taken = []
+            while self.in_flight < concurrency and (request := next(requests, None)) is not None:
+                refusal = self._loaded.refusal(request)
+                if refusal is None:
+                    self.add(request)
+                    taken.append(request)
+                else:
+                    yield TokenEvent(request.index, clock(), 0, True, self.scheduler.num_running, (), refusal)
+            if not self.in_flight:
+                return
+            if tell is not None:
+                tell(taken)
+            for request, token, is_last, at_s, running in self.advance(clock):
+                yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
 
     def add(self, request: Request) -> None:
         """Let a request take its turn; it must be one that is not refused."""
