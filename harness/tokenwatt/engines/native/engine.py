@@ -15,8 +15,9 @@ from tokenwatt.architecture import Architecture
 from tokenwatt.clock import Clock
 from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights, find_tensors
 from tokenwatt.engines.native.graphs import graph_sizes
+from tokenwatt.engines.native.hub import find_architecture, find_weights
 from tokenwatt.engines.native.kv_cache import KvCache
-from tokenwatt.engines.native.memory import Need, activation_bytes, weight_bytes
+from tokenwatt.engines.native.memory import GB, Need, activation_bytes, weight_bytes
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import PagePool, pages_for
 from tokenwatt.engines.native.requirements import check_runs
@@ -26,9 +27,9 @@ from tokenwatt.engines.native.table import Table
 from tokenwatt.engines.native.weights import build_decoder
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
 from tokenwatt.errors import EngineError, UserError
-from tokenwatt.model_config import load_architecture
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
+from tokenwatt_kernels.device import capability
 
 MEMORY_SHARE = 0.95
 """Share of the memory left after weights and activations that the KV cache may take; graphs and torch get the rest."""
@@ -43,14 +44,14 @@ class NativeEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._options = validate(spec.options, NativeOptions, where="options of engine 'native'")
-        if spec.model is None:
-            raise UserError("engine 'native' needs a model: the name of a folder under workloads/models/, or a path")
-        self._architecture = load_architecture(spec.model)
         self._device = _choose_device(spec.device)
+        self._architecture = find_architecture(spec.model, spec.weights)
         self._spec = spec
-        check_runs(self._architecture, spec.dtype, self._options, self._device)
-        if spec.weights != "random":
-            find_tensors(Path(spec.weights))
+        check_runs(self._architecture, spec.dtype, self._options, _capability_of(self._device))
+        # Weights come last: what cannot run is not fetched.
+        self._folder = None if spec.weights == "random" else find_weights(spec.weights)
+        if self._folder is not None:
+            find_tensors(self._folder)
         self._loaded: _Loaded | None = None
 
     @property
@@ -88,7 +89,7 @@ class NativeEngine:
         need = self._need(max_concurrency, longest_context)
         free = self._free_bytes()
         if need.total > free:
-            raise EngineError(f"{self._architecture.name} needs {need}, {free / 1e9:.2f} GB are free")
+            raise EngineError(f"{self._architecture.name} needs {need}, {free / GB:.2f} GB are free")
         try:
             self._loaded = self._load(max_concurrency, longest_context, need)
         except torch.OutOfMemoryError as error:
@@ -157,19 +158,23 @@ class NativeEngine:
     def _load(self, max_concurrency: int, longest_context: int, need: Need) -> _Loaded:
         architecture, options = self._architecture, self._options
         dtype: torch.dtype = getattr(torch, self._spec.dtype)
-        if self._spec.weights == "random":
+        if self._folder is None:
             unit_offset = architecture.norm_unit_offset
             source = RandomWeights(dtype, self._device, self._spec.seed, norm_unit_offset=unit_offset)
         else:
-            source = SavedWeights(Path(self._spec.weights), dtype, self._device)
+            source = SavedWeights(self._folder, dtype, self._device)
         decoder = build_decoder(architecture, source, longest_context, options.quantization)
         per_request = pages_for(longest_context, options.page_size)
         page_bytes = options.page_size * architecture.kv_bytes_per_token(self._kv_dtype)
         affordable = int(max(0.0, MEMORY_SHARE * (self._free_bytes() - need.activations)) // page_bytes)
         num_pages = options.num_pages or min(affordable, max_concurrency * per_request)
         if num_pages > affordable or affordable < per_request:
-            wanted, have = max(options.num_pages or 0, per_request) * page_bytes / 1e9, affordable * page_bytes / 1e9
-            raise EngineError(f"the KV cache needs {wanted:.2f} GB, {have:.2f} GB are left")
+            wanted = max(options.num_pages or 0, per_request)
+            raise EngineError(
+                f"{architecture.name}: {wanted} pages of the KV cache need {wanted * page_bytes / GB:.2f} GB,"
+                f" {affordable * page_bytes / GB:.2f} GB are left beside weights and activations; lower num_pages or"
+                " the length of requests"
+            )
         cache = KvCache.empty(architecture, num_pages, options.page_size, getattr(torch, self._kv_dtype), self._device)
         table = Table(max_concurrency, -(-per_request // ROW_MULTIPLE) * ROW_MULTIPLE)
         max_step_tokens = self._step_tokens(max_concurrency, longest_context)
@@ -285,6 +290,11 @@ def _choose_device(wanted: str) -> torch.device:
             "device 'cuda' was asked for, but torch finds no GPU; use device = \"cpu\" or run `tokenwatt doctor`"
         )
     return torch.device("cuda", 0) if available and wanted != "cpu" else torch.device("cpu")
+
+
+def _capability_of(device: torch.device) -> int | None:
+    """Compute capability as major * 10 + minor; None for a processor."""
+    return capability(device) if device.type == "cuda" else None
 
 
 def _available_host_bytes() -> int:
