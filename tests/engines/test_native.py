@@ -182,7 +182,7 @@ def test_weights_of_another_model_are_named(folder):
 
 def test_a_model_that_does_not_fit_says_how_much_is_missing(folder, monkeypatch):
     engine = NativeEngine(spec(folder))
-    monkeypatch.setattr(engine, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr("tokenwatt.engines.native.loading.free_bytes", lambda device: 1000)
     with pytest.raises(EngineError, match=r"needs weights 0.00 GB \+ .* = 0.00 GB, 0.00 GB are free"):
         engine.load(1, 16)
 

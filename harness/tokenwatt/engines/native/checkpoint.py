@@ -16,8 +16,13 @@ INIT_STD = 0.02
 """Spread of random weights; speed and nearly all of the power do not depend on it."""
 MXFP4_SCALE_CODE = 120
 """Of random mxfp4 weights: 2^-7 times numbers of up to 6 has about the spread of the others."""
-OUTER_PREFIX = "language_model."
-"""What stands before the names of a language model inside a model that also sees."""
+LAYOUTS = (
+    ("model.", "lm_head."),
+    ("language_model.model.", "language_model.lm_head."),
+    ("model.language_model.", "lm_head."),
+)
+"""How the names of decoder and head begin: alone; inside a model that also sees, as Gemma 3 was published; and there as
+transformers 5 has them in memory."""
 
 
 class RandomWeights:
@@ -53,7 +58,8 @@ class SavedWeights:
         self._dtype = dtype
         self._files = find_tensors(folder)
         self._handles = {path: _open(path, device) for path in sorted(set(self._files.values()))}
-        self._prefix = OUTER_PREFIX if any(name.startswith(OUTER_PREFIX) for name in self._files) else ""
+        found = (layout for layout in LAYOUTS if f"{layout[0]}embed_tokens.weight" in self._files)
+        self._layout = next(found, LAYOUTS[0])
 
     def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor by name.
@@ -61,24 +67,36 @@ class SavedWeights:
         Raises:
             UserError: it is not there, or has another shape.
         """
-        name = self._prefix + name
+        name = self._name_here(name)
         if name not in self._files:
-            raise UserError(f"{self._folder}: no tensor {name!r}, which config.json demands")
+            raise UserError(
+                f"{self._folder}: no tensor {name!r} among its {len(self._files)}, but the config.json demands it; take"
+                " weights and config.json of one model"
+            )
         tensor = self._handles[self._files[name]].get_tensor(name)
         if tuple(tensor.shape) != shape:
             found = tuple(tensor.shape)
-            raise UserError(f"{self._folder}: tensor {name!r} has shape {found}, config.json demands {shape}")
+            raise UserError(
+                f"{self._folder}: tensor {name!r} has shape {found}, the config.json demands {shape}; take weights and"
+                " config.json of one model"
+            )
         return tensor.to(dtype or self._dtype)
+
+    def _name_here(self, name: str) -> str:
+        for usual, here in zip(LAYOUTS[0], self._layout, strict=True):
+            if name.startswith(usual):
+                return here + name.removeprefix(usual)
+        return name
 
 
 def find_tensors(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file; opens nothing large.
+    """Tensor name -> file; of the files themselves only the headers are read.
 
     Raises:
-        UserError: no such folder, no weights in it, a damaged index or single file, a shard that is not there.
+        UserError: no such folder, no weights in it, a damaged index, a shard that is missing, damaged or cut short.
     """
     if not folder.is_dir():
-        raise UserError(f"no such weights folder: {folder}; allowed: 'random', a folder with *.safetensors, a hub id")
+        raise UserError(f"no such weights folder: {folder}")
     if find_spec("safetensors") is None:
         raise UserError("reading weights needs safetensors; install it with: pip install 'tokenwatt[bench]'")
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
@@ -91,15 +109,21 @@ def find_tensors(folder: Path) -> dict[str, Path]:
 
 def _from_index(folder: Path, index: Path) -> dict[str, Path]:
     try:
-        files = {
-            name: folder / file for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: damaged ({error}); download it again") from None
-    missing = sorted({path.name for path in files.values() if not path.is_file()})
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {name: folder / file for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{index}: damaged ({type(error).__name__}: {error}); it must hold a weight_map, download it again"
+        ) from None
+    shards = sorted(set(files.values()))
+    missing = [path.name for path in shards if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{folder}: shard {missing[0]}{more} of {index.name} is missing; download it again")
+    held = {path: set(_open(path, torch.device("cpu")).keys()) for path in shards}
+    astray = next((name for name, path in files.items() if name not in held[path]), None)
+    if astray is not None:
+        raise UserError(f"{index}: says that {astray!r} is in {files[astray].name}, which has no such tensor")
     return files
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +14,17 @@ from tokenwatt.clock import Clock
 from tokenwatt.engines.native.accounting import total
 from tokenwatt.engines.native.checkpoint import find_tensors
 from tokenwatt.engines.native.followers import NOTICE_S, Followers
+from tokenwatt.engines.native.hub import find_architecture, find_weights
 from tokenwatt.engines.native.loading import Loader
 from tokenwatt.engines.native.options import NativeOptions
+from tokenwatt.engines.native.parallel import share_of
 from tokenwatt.engines.native.requirements import check_runs
 from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
 from tokenwatt.errors import EngineError, UserError
-from tokenwatt.model_config import load_architecture
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
+from tokenwatt_kernels.device import capability
 
 WARM_UP_STEPS = 32
 """Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
@@ -34,15 +35,16 @@ class NativeEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._options = validate(spec.options, NativeOptions, where="options of engine 'native'")
-        if spec.model is None:
-            raise UserError("engine 'native' needs a model: the name of a folder under workloads/models/, or a path")
-        self._architecture = load_architecture(spec.model)
-        self._device = _choose_device(spec.device)
+        self._device = _choose_device(spec.device, self._options.tensor_parallel)
+        self._architecture = find_architecture(spec.model, spec.weights)
         self._spec = spec
-        check_runs(self._architecture, spec.dtype, self._options, self._device)
-        if spec.weights != "random":
-            find_tensors(Path(spec.weights))
-        self._loader = Loader(self._architecture, self._options, spec.dtype, spec.weights, spec.seed, self._device)
+        check_runs(self._architecture, spec.dtype, self._options, _capability_of(self._device))
+        share_of(self._architecture, self._options.tensor_parallel)
+        # Weights come last: what cannot run is not fetched.
+        folder = None if spec.weights == "random" else find_weights(spec.weights)
+        if folder is not None:
+            find_tensors(folder)
+        self._loader = Loader(self._architecture, self._options, spec.dtype, folder, spec.seed, self._device)
         self._followers: Followers | None = None
         self._loaded: Loaded | None = None
         self._serving: Serving | None = None
@@ -151,17 +153,27 @@ class NativeEngine:
         return self._loaded
 
 
-def _choose_device(wanted: str) -> torch.device:
+def _choose_device(wanted: str, count: int) -> torch.device:
+    """The device, or the first of `count` GPUs."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(
             "device 'cuda' was asked for, but torch finds no GPU; use device = \"cpu\" or run `tokenwatt doctor`"
         )
-    return torch.device("cuda", 0) if available and wanted != "cpu" else torch.device("cpu")
+    if not available or wanted == "cpu":
+        return torch.device("cpu")
+    if count > torch.cuda.device_count():
+        raise UserError(f"tensor_parallel is {count}, and torch finds {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", 0)
 
 
 def _uuid(index: int) -> str:
     return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+
+
+def _capability_of(device: torch.device) -> int | None:
+    """Compute capability as major * 10 + minor; None for a processor."""
+    return capability(device) if device.type == "cuda" else None
 
 
 def _version_of(package: str) -> str | None:

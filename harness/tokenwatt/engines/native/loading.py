@@ -12,7 +12,7 @@ from tokenwatt.engines.native.accounting import Accounting
 from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights
 from tokenwatt.engines.native.graphs import graph_sizes
 from tokenwatt.engines.native.kv_cache import KvCache
-from tokenwatt.engines.native.memory import Need, activation_bytes, weight_bytes
+from tokenwatt.engines.native.memory import GB, Need, activation_bytes, weight_bytes
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import pages_for
 from tokenwatt.engines.native.parallel import ALONE, Group, share_of
@@ -35,8 +35,8 @@ class Loader:
     architecture: Architecture
     options: NativeOptions
     dtype: str
-    weights: str
-    """`random`, or a folder."""
+    weights: Path | None
+    """A folder; None for random ones."""
     seed: int
     device: torch.device
     group: Group = ALONE
@@ -62,7 +62,7 @@ class Loader:
         need = self.need(max_concurrency, longest_context)
         free = free_bytes(self.device)
         if need.total > free:
-            raise EngineError(f"{self.architecture.name} needs {need}, {free / 1e9:.2f} GB are free")
+            raise EngineError(f"{self.architecture.name} needs {need}, {free / GB:.2f} GB are free")
         try:
             decoder = build_decoder(
                 self.architecture, self._source(), longest_context, self.options.quantization, self.group
@@ -100,10 +100,10 @@ class Loader:
 
     def _source(self) -> Source:
         dtype: torch.dtype = getattr(torch, self.dtype)
-        if self.weights == "random":
+        if self.weights is None:
             unit_offset = self.architecture.norm_unit_offset
             return RandomWeights(dtype, self.device, self.seed, norm_unit_offset=unit_offset)
-        return SavedWeights(Path(self.weights), dtype, self.device)
+        return SavedWeights(self.weights, dtype, self.device)
 
     def _pages(self, max_concurrency: int, longest_context: int, need: Need) -> int:
         """Pages of the cache: as many on every rank as fit on each."""
@@ -112,9 +112,11 @@ class Loader:
         affordable = self.group.least(affordable, self.device)
         pages = self.options.num_pages or min(affordable, max_concurrency * per_request)
         if pages > affordable or affordable < per_request:
-            wanted = max(pages, per_request) * self._page_bytes
+            wanted, size = max(pages, per_request), self._page_bytes
             raise EngineError(
-                f"the KV cache needs {wanted / 1e9:.2f} GB, {affordable * self._page_bytes / 1e9:.2f} GB are left"
+                f"{self.architecture.name}: {wanted} pages of the KV cache need {wanted * size / GB:.2f} GB,"
+                f" {affordable * size / GB:.2f} GB are left beside weights and activations; lower num_pages or the"
+                " length of requests"
             )
         return pages
 

@@ -1,15 +1,16 @@
-"""How much memory a decoder takes: weights, activations of a step, cache. Arithmetic alone, before anything is loaded."""
+"""How much memory a decoder takes: weights, activations of a step, cache; arithmetic, before anything is loaded."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, GroupedAttention, LatentAttention, MixtureOfExperts
 
 FLOAT32_BYTES = 4
-NUMBER_BYTES = {"fp8": 1.0, "int4": 0.5 + FLOAT32_BYTES / 128, "mxfp4": 0.5 + FLOAT32_BYTES / 128}
-"""Bytes of a number in a quantised weight; 4 bits have an int32 of scales for every 128. An fp8 weight has one scale
-for each output channel, which is little beside thousands of numbers."""
+CHUNK = 128
+CHUNK_BYTES = CHUNK // 2 + 4
+"""128 numbers of 4 bits and the int32 with their scales; the end of a row is padded (`matmul.packed.weights`)."""
 GB = 1e9
 
 
@@ -17,13 +18,13 @@ GB = 1e9
 class Need:
     """What must fit, in bytes."""
 
-    weights: float
-    activations: float
-    request_cache: float
+    weights: int
+    activations: int
+    request_cache: int
     """KV cache of the longest request."""
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """All of it."""
         return self.weights + self.activations + self.request_cache
 
@@ -34,42 +35,98 @@ class Need:
         )
 
 
-def weight_bytes(architecture: Architecture, dtype: str, quantisation: str) -> float:
+@dataclass(frozen=True, slots=True)
+class QuantisedWeight:
+    """`count` weights [rows, terms] that a quantisation applies to."""
+
+    name: str
+    count: int
+    rows: int
+    """Output channels."""
+    terms: int
+    """Width of what they are multiplied by."""
+    is_expert: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all of them."""
+        return self.count * self.rows * self.terms
+
+    def bytes(self, number_format: str, size: int) -> int:
+        """Memory of all of them; number_format: none (then a number has `size` bytes), fp8, int4 or mxfp4."""
+        if number_format == "none":
+            return self.parameters * size
+        if number_format == "fp8":
+            return self.parameters + self.count * self.rows * FLOAT32_BYTES
+        return self.count * self.rows * -(-self.terms // CHUNK) * CHUNK_BYTES
+
+
+def weight_bytes(architecture: Architecture, dtype: str, quantisation: str) -> int:
     """Memory of all weights; quantisation: none, fp8 or int4, of projections and MLPs."""
     size = BYTES_PER_ELEMENT[dtype]
-    quantised_size = NUMBER_BYTES.get(quantisation, size)
-    expert_size = NUMBER_BYTES["mxfp4"] if architecture.checkpoint_format == "mxfp4_experts" else quantised_size
-    quantised, experts = _quantised_parameters(architecture), _expert_parameters(architecture)
-    others = architecture.parameters - quantised - experts
-    return others * size + quantised * quantised_size + experts * expert_size
+    expert_format = "mxfp4" if architecture.checkpoint_format == "mxfp4_experts" else quantisation
+    weights = quantised_weights(architecture)
+    quantised = sum(weight.bytes(expert_format if weight.is_expert else quantisation, size) for weight in weights)
+    others = architecture.parameters - sum(weight.parameters for weight in weights)
+    return quantised + others * size + _float32_parameters(architecture) * (FLOAT32_BYTES - size)
 
 
-def _expert_parameters(architecture: Architecture) -> int:
-    mlps = (layer.mlp for layer in architecture.layers)
-    return sum(
-        mlp.num_experts * mlp.expert_parameters(architecture.hidden_size)
-        for mlp in mlps
-        if isinstance(mlp, MixtureOfExperts)
-    )
+def quantised_weights(architecture: Architecture) -> list[QuantisedWeight]:
+    """What a quantisation applies to: projections and MLPs, no embedding, head or router."""
+    h, attention, layers = architecture.hidden_size, architecture.attention, architecture.num_hidden_layers
+    if isinstance(attention, GroupedAttention):
+        weights = [
+            QuantisedWeight("qkv_proj", layers, attention.q_size + 2 * attention.kv_size, h),
+            QuantisedWeight("o_proj", layers, h, attention.q_size),
+        ]
+    else:
+        weights = _latent_weights(attention, layers, h)
+    for mlp, count in Counter(layer.mlp for layer in architecture.layers).items():
+        if isinstance(mlp, MixtureOfExperts):
+            weights += _mlp_weights("experts", count * mlp.num_experts, h, mlp.intermediate_size, is_expert=True)
+            if mlp.shared_intermediate_size:
+                weights += _mlp_weights("shared_experts", count, h, mlp.shared_intermediate_size)
+        else:
+            weights += _mlp_weights("mlp", count, h, mlp.intermediate_size)
+    return weights
 
 
-def _quantised_parameters(architecture: Architecture) -> int:
-    """Weights outside experts that a quantisation applies to."""
-    h, attention = architecture.hidden_size, architecture.attention
-    projections = attention.matmul_parameters(h)
-    if isinstance(attention, LatentAttention):  # the up-projection is kept, since decoding multiplies it by queries
-        expanded = attention.qk_nope_head_dim + attention.v_head_dim
-        projections -= attention.kv_lora_rank * attention.num_attention_heads * expanded
-    total = architecture.num_hidden_layers * projections
+def _latent_weights(attention: LatentAttention, layers: int, h: int) -> list[QuantisedWeight]:
+    """Without the up-projection of latents, which is kept as it is, since decoding multiplies it by queries."""
+    heads, rank = attention.num_attention_heads, attention.q_lora_rank
+    q_size = heads * attention.qk_head_dim
+    if rank is None:
+        queries = [QuantisedWeight("q_proj", layers, q_size, h)]
+    else:
+        queries = [QuantisedWeight("q_a_proj", layers, rank, h), QuantisedWeight("q_b_proj", layers, q_size, rank)]
+    return [
+        *queries,
+        QuantisedWeight("kv_a_proj_with_mqa", layers, attention.cached_size, h),
+        QuantisedWeight("o_proj", layers, h, heads * attention.v_head_dim),
+    ]
+
+
+def _mlp_weights(name: str, count: int, h: int, intermediate: int, *, is_expert: bool = False) -> list[QuantisedWeight]:
+    return [
+        QuantisedWeight(f"{name}.gate_up_proj", count, 2 * intermediate, h, is_expert),
+        QuantisedWeight(f"{name}.down_proj", count, h, intermediate, is_expert),
+    ]
+
+
+def _float32_parameters(architecture: Architecture) -> int:
+    """What is fp32 whatever the dtype: sinks, and, where scores are sigmoids, the router and its correction."""
+    attention = architecture.attention
+    total = 0
+    if isinstance(attention, GroupedAttention) and attention.has_sinks:
+        total += architecture.num_hidden_layers * attention.num_attention_heads
     for layer in architecture.layers:
-        mlp = layer.mlp
-        total += 3 * h * mlp.shared_intermediate_size if isinstance(mlp, MixtureOfExperts) else mlp.matmul_parameters(h)
+        if isinstance(layer.mlp, MixtureOfExperts) and layer.mlp.score == "sigmoid":
+            router = architecture.hidden_size + layer.mlp.has_correction_bias
+            total += layer.mlp.num_experts * router
     return total
 
 
-def activation_bytes(
-    architecture: Architecture, dtype: str, tokens: int, sequences: int, longest_context: int
-) -> float:
+def activation_bytes(architecture: Architecture, dtype: str, tokens: int, sequences: int, longest_context: int) -> int:
     """Memory that a step may need at once: every intermediate of its largest layer, none freed early, and the logits.
 
     tokens: of the step. sequences: those that get an output token. longest_context: tokens, which latent attention
@@ -81,7 +138,8 @@ def activation_bytes(
         elements = 3 * (attention.q_size + 2 * attention.kv_size)
     else:
         elements = 4 * attention.num_attention_heads * attention.qk_head_dim
-    per_token = 6 * architecture.hidden_size + elements + max(map(_mlp_elements, {l.mlp for l in architecture.layers}))
+    widest = max(_mlp_elements(mlp) for mlp in {layer.mlp for layer in architecture.layers})
+    per_token = 6 * architecture.hidden_size + elements + widest
     logits = sequences * architecture.vocab_size * (size + 2 * FLOAT32_BYTES)
     return tokens * per_token * size + logits + _expanded_bytes(architecture, size, tokens + longest_context)
 

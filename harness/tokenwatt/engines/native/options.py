@@ -14,11 +14,12 @@ class NativeOptions(Spec):
 
     quantization: Literal["none", "fp8", "int4"] = "none"
     """Format of projections and MLPs, made at load. fp8: e4m3 with a scale for each channel, activations with one for
-    each token. int4: weights alone, symmetric, in groups of 128."""
+    each token; of dtype bfloat16, which its products have. int4: weights alone, symmetric, in groups of 128."""
     kv_cache_dtype: Literal["auto", "float8_e4m3fn"] = "auto"
     """Format of keys and values; auto is that of the activations."""
     max_step_tokens: PositiveInt = 8192
-    """Token budget of a step: longer prompts are computed in chunks, beside the sequences that decode."""
+    """Token budget of a step: longer prompts are computed in chunks, beside the sequences that decode. Each of those
+    takes a token in every step, so a budget below the concurrency counts as the concurrency."""
     page_size: Literal[16, 32, 64, 128] = 64
     """Tokens of a page of the KV cache."""
     num_pages: PositiveInt | None = None

@@ -23,8 +23,7 @@ from tokenwatt.engines.native.rotary import rotary_tables
 from tokenwatt.errors import UserError
 from tokenwatt_kernels.attention.options import Options
 from tokenwatt_kernels.matmul.activations import interleave
-from tokenwatt_kernels.matmul.packed.weights import arrange_int4, arrange_mxfp4
-from tokenwatt_kernels.number_formats.int4 import GROUP as INT4_GROUP
+from tokenwatt_kernels.matmul.packed.weights import PackedWeight, arrange_int4, arrange_mxfp4
 from tokenwatt_kernels.number_formats.int4 import pack_int4
 from tokenwatt_kernels.number_formats.mxfp4 import Mxfp4
 
@@ -52,7 +51,7 @@ def build_decoder(
     """A decoder of this rank's share of the tensors that `get` gives, for contexts of up to `positions` tokens.
 
     Raises:
-        UserError: from `get`, or for a width that the quantisation does not take.
+        UserError: from `get`, or for numbers that a format of 4 bits does not take.
     """
     return _Builder(architecture, share_of(architecture, group.size), get, quantisation, group).decoder(positions)
 
@@ -76,7 +75,8 @@ class _Builder:
         is_shared = self.group.size > 1 and whole.vocab_size % self.group.size == 0
         rotaries = dict.fromkeys(layer.rotary for layer in whole.layers)
         return Decoder(
-            self.share, self.group, embedding, layers, norm, Linear(self.cut(head, 0) if is_shared else head), is_shared,
+            self.share, self.group, embedding, layers, norm,
+            Linear(self.cut(head, 0) if is_shared else head), is_shared,
             {rotary: rotary_tables(rotary, positions, embedding.device) for rotary in rotaries},
         )  # fmt: skip
 
@@ -183,11 +183,13 @@ class _Builder:
         def of(expert: int, name: str, *shape: int) -> Tensor:
             return self.get(f"{prefix}.experts.{expert}.{name}.weight", *shape)
 
-        gate_up, down = [], []
-        for expert in range(whole.num_experts):
+        def gate_up(expert: int) -> Weight:
             gate, up = self.cut(of(expert, gate_name, i, h), 0), self.cut(of(expert, up_name, i, h), 0)
-            gate_up.append(interleave(gate, up))
-            down.append(self.cut(of(expert, down_name, h, i), 1))
+            return self.kept(interleave(gate, up), f"{prefix}.experts.{expert}")
+
+        def down(expert: int) -> Weight:
+            return self.kept(self.cut(of(expert, down_name, h, i), 1), f"{prefix}.experts.{expert}")
+
         shared = None
         if whole.shared_intermediate_size:
             shared = self.dense(f"{prefix}.shared_experts", whole.shared_intermediate_size)
@@ -200,8 +202,8 @@ class _Builder:
             router=self.get(f"{prefix}.gate.weight", whole.num_experts, h, dtype=router_dtype),
             router_bias=None,
             correction_bias=correction,
-            gate_up=self.kept(torch.stack(gate_up), f"{prefix}.experts"),
-            down=self.kept(torch.stack(down), f"{prefix}.experts"),
+            gate_up=_stacked(whole.num_experts, gate_up),
+            down=_stacked(whole.num_experts, down),
             gate_up_bias=None,
             down_bias=None,
             shared=shared,
@@ -215,10 +217,8 @@ class _Builder:
             gate_up = self.mxfp4(f"{prefix}.experts.gate_up_proj", 0, e, 2 * i, h)
             down = self.mxfp4(f"{prefix}.experts.down_proj", 1, e, h, i)
         else:
-            gate_up = self.cut(self.get(f"{prefix}.experts.gate_up_proj", e, h, 2 * i).mT, 1)
-            down = self.cut(self.get(f"{prefix}.experts.down_proj", e, i, h).mT, 2)
-            gate_up = self.kept(gate_up.contiguous(), f"{prefix}.experts")
-            down = self.kept(down.contiguous(), f"{prefix}.experts")
+            gate_up = self.turned(f"{prefix}.experts.gate_up_proj", 0, e, 2 * i, h)
+            down = self.turned(f"{prefix}.experts.down_proj", 1, e, h, i)
         return Experts(
             shape=share,
             router=self.get(f"{prefix}.router.weight", e, h),
@@ -232,23 +232,30 @@ class _Builder:
             activation=self.whole.activation,
         )
 
+    def turned(self, name: str, axis: int, experts: int, n: int, k: int) -> Weight:
+        """Experts [E, N, K] that a checkpoint has as [E, K, N], cut along an axis of one expert."""
+        whole = self.get(name, experts, k, n)
+        return _stacked(experts, lambda expert: self.kept(self.cut(whole[expert].mT, axis).contiguous(), name))
+
     def mxfp4(self, name: str, axis: int, experts: int, n: int, k: int) -> Weight:
         """Experts [E, N, K] as a checkpoint has them: blocks [E, N, K / 32, 16] of two codes a byte, and scales."""
         codes = self.get(f"{name}_blocks", experts, n, k // 32, 16, dtype=torch.uint8)
         scales = self.get(f"{name}_scales", experts, n, k // 32, dtype=torch.uint8)
         cut = self.cut(codes, axis + 1).flatten(2).contiguous(), self.cut(scales, axis + 1).contiguous()
-        return arrange_mxfp4(Mxfp4(*cut))
+        try:
+            return arrange_mxfp4(Mxfp4(*cut))
+        except ValueError as error:
+            raise UserError(f"{name}: damaged ({error}); download it again") from None
 
     def kept(self, weight: Tensor, name: str) -> Weight:
         """A weight [..., N, K] in the format that the spec asks for."""
         if self.quantisation == "fp8":
             return Float8.of(weight)
         if self.quantisation == "int4":
-            if weight.shape[-1] % INT4_GROUP:
-                raise UserError(
-                    f"{name}: int4 takes widths in multiples of {INT4_GROUP}, got {weight.shape[-1]}; use fp8 or none"
-                )
-            return arrange_int4(pack_int4(weight))
+            try:
+                return arrange_int4(pack_int4(weight))
+            except ValueError as error:
+                raise UserError(f"{name}: cannot be kept in int4 ({error})") from None
         return weight
 
     def cut(self, tensor: Tensor, axis: int) -> Tensor:
@@ -265,3 +272,16 @@ class _Builder:
 
 LATENT_NORM_EPS = 1e-6
 """Of the norms of latents, whatever the model's own is: the default of DeepseekV3RMSNorm in transformers."""
+
+
+def _stacked(count: int, make: Callable[[int], Weight]) -> Weight:
+    """`count` weights [N, K] as one; each is in its place before the next is made, so that only one is there twice."""
+    room: list[Tensor] = []
+    for place in range(count):
+        weight = make(place)
+        assert not isinstance(weight, PackedWeight)
+        parts = [weight.codes, weight.scales] if isinstance(weight, Float8) else [weight]
+        room = room or [part.new_empty(count, *part.shape) for part in parts]
+        for whole, part in zip(room, parts, strict=True):
+            whole[place] = part
+    return Float8(*room) if len(room) == 2 else room[0]
