@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -25,7 +26,7 @@ from transformers.masking_utils import eager_mask
 from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
 VOCABULARY = 512
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 96,
     "intermediate_size": 160,
@@ -54,16 +55,21 @@ YARN = {
     "beta_slow": 1.0,
     "original_max_position_embeddings": 64,
 }
-EXPERTS = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.0}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.0}
+
+
+def _config(kind: Any, **changes: Any) -> PretrainedConfig:
+    return kind(**{**SHAPE, **changes})
+
 
 CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SHAPE, head_dim=16, tie_word_embeddings=False),
-    "llama-tied-scaled-rope": LlamaConfig(**SHAPE, head_dim=16, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
-    "qwen2": Qwen2Config(**{**SHAPE, "num_attention_heads": 6}, tie_word_embeddings=True),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),
-    "mistral": MistralConfig(**SHAPE, head_dim=16, sliding_window=24),
-    "gemma3": Gemma3TextConfig(
-        **SHAPE,
+    "llama": _config(LlamaConfig, head_dim=16, tie_word_embeddings=False),
+    "llama-tied-scaled-rope": _config(LlamaConfig, head_dim=16, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
+    "qwen2": _config(Qwen2Config, tie_word_embeddings=True),
+    "qwen3": _config(Qwen3Config, head_dim=32, tie_word_embeddings=True),
+    "mistral": _config(MistralConfig, head_dim=16, sliding_window=24),
+    "gemma3": _config(
+        Gemma3TextConfig,
         head_dim=32,
         sliding_window=16,
         query_pre_attn_scalar=24,
@@ -71,18 +77,28 @@ CONFIGS: dict[str, PretrainedConfig] = {
         attn_logit_softcapping=20.0,
         final_logit_softcapping=15.0,
     ),
-    "mixtral": MixtralConfig(**SHAPE, **EXPERTS, head_dim=16, num_local_experts=4),
-    "qwen3-moe": Qwen3MoeConfig(
-        **SHAPE, **EXPERTS, head_dim=16, num_experts=8, moe_intermediate_size=48, mlp_only_layers=[1],
+    "mixtral": _config(MixtralConfig, **EXPERTS, head_dim=16, num_local_experts=4),
+    "qwen3-moe": _config(
+        Qwen3MoeConfig,
+        **EXPERTS,
+        head_dim=16,
+        num_experts=8,
+        moe_intermediate_size=48,
+        mlp_only_layers=[1],
         norm_topk_prob=True,
     ),
-    "gpt-oss": GptOssConfig(
-        **SHAPE, **EXPERTS, head_dim=32, num_local_experts=4, sliding_window=16,
+    "gpt-oss": _config(
+        GptOssConfig,
+        **EXPERTS,
+        head_dim=32,
+        num_local_experts=4,
+        sliding_window=16,
         rope_parameters={**YARN, "truncate": False},
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
-    "deepseek-v3": DeepseekV3Config(
-        **{**SHAPE, "num_key_value_heads": 6},
+    "deepseek-v3": _config(
+        DeepseekV3Config,
+        num_key_value_heads=6,
         num_experts_per_tok=3,
         first_k_dense_replace=1,
         n_routed_experts=16,
@@ -97,7 +113,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         v_head_dim=24,
         rope_parameters={**YARN, "mscale": 1.0, "mscale_all_dim": 0.8},
     ),
-}  # fmt: skip
+}
 
 
 def with_softcap(module, *args, **kwargs):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listed
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,11 +41,12 @@ DENSE = Architecture(
 )
 
 
-def accounting(architecture: Architecture = DENSE, quantization: str = "none", **changes) -> Accounting:
-    return Accounting(architecture, "bfloat16", quantization, **{"kv_dtype": "bfloat16", "page_size": 16, **changes})
+def accounting(architecture: Architecture = DENSE, quantization: str = "none", **changes: Any) -> Accounting:
+    settings: dict[str, Any] = {"kv_dtype": "bfloat16", "page_size": 16, **changes}
+    return Accounting(architecture, "bfloat16", quantization, **settings)
 
 
-def step(decodes: list[int], chunks: list[tuple[int, int]] = (), sampled: int | None = None) -> Step:
+def step(decodes: list[int], chunks: Listed[tuple[int, int]] = (), sampled: int | None = None) -> Step:
     """Contexts before the step of those that decode, (context before, new tokens) of chunks."""
     starts = np.array([*decodes, *(start for start, _ in chunks)], dtype=np.int32)
     counts = np.array([*(1 for _ in decodes), *(count for _, count in chunks)], dtype=np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def watch(engine: NativeEngine, requests: list[Request], concurrency: int, monke
     return seen
 
 
-def engine_of(folder: Path, kind: str, concurrency: int, longest: int, **options) -> NativeEngine:
+def engine_of(folder: Path, kind: Any, concurrency: int, longest: int, **options) -> NativeEngine:
     spec = BenchSpec(
         engine="native", model=str(folder), weights=str(folder), dtype="float32", device=kind, workloads=("chat",),
         concurrency=(concurrency,), options=options,

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma3TextConfig,
     GptOssConfig,
+    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3MoeConfig,
@@ -37,7 +39,7 @@ from tokenwatt_kernels.number_formats.int4 import dequantise_int4, pack_int4
 from tokenwatt_kernels.number_formats.mxfp4 import pack_mxfp4
 
 # int4 takes groups of 128 along every width that is summed over.
-WIDE = {
+WIDE: dict[str, Any] = {
     **SHAPE,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -45,7 +47,7 @@ WIDE = {
     "num_attention_heads": 4,
     "initializer_range": 0.05,
 }
-LATENT = {
+LATENT: dict[str, Any] = {
     **WIDE,
     "num_key_value_heads": 4,
     "q_lora_rank": 128,
@@ -62,20 +64,24 @@ LATENT = {
     "topk_group": 1,
     "moe_intermediate_size": 128,
 }
-EVERY_EXPERT = {"num_experts_per_tok": 4, "router_aux_loss_coef": 0.0}
+EVERY_EXPERT: dict[str, Any] = {"num_experts_per_tok": 4, "router_aux_loss_coef": 0.0}
+
+
+def config_of(kind: Any, **settings: Any) -> PretrainedConfig:
+    return kind(**settings)
+
 
 DENSE = {
-    "biases": Qwen2Config(**WIDE),
-    "sandwich": Gemma3TextConfig(
-        **WIDE, head_dim=32, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
+    "biases": config_of(Qwen2Config, **WIDE),
+    "sandwich": config_of(
+        Gemma3TextConfig, **WIDE, head_dim=32, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
     ),
-    "latent": DeepseekV3Config(**LATENT, first_k_dense_replace=2),
+    "latent": config_of(DeepseekV3Config, **LATENT, first_k_dense_replace=2),
 }
 EXPERTS = {
-    "experts": Qwen3MoeConfig(**WIDE, **EVERY_EXPERT, head_dim=32, num_experts=4, moe_intermediate_size=128),
-    "latent-experts": DeepseekV3Config(**LATENT, first_k_dense_replace=1),
-    "fused-experts": GptOssConfig(
-        **WIDE, **EVERY_EXPERT, head_dim=32, num_local_experts=4, sliding_window=16,
+    "experts": config_of(Qwen3MoeConfig, **WIDE, **EVERY_EXPERT, head_dim=32, num_experts=4, moe_intermediate_size=128),
+    "latent-experts": config_of(DeepseekV3Config, **LATENT, first_k_dense_replace=1),
+    "fused-experts": config_of(GptOssConfig, **WIDE, **EVERY_EXPERT, head_dim=32, num_local_experts=4, sliding_window=16,
         rope_parameters={**YARN, "truncate": False}, layer_types=["sliding_attention", "full_attention"],
     ),
 }  # fmt: skip
@@ -138,7 +144,7 @@ def round_activations(model: PreTrainedModel, experts: bool = True) -> None:
 
 
 def served(
-    folder: Path, monkeypatch, dtype: str = "float32", weights: str | None = None, **options
+    folder: Path, monkeypatch, dtype: Any = "float32", weights: str | None = None, **options
 ) -> tuple[list[Request], Watched]:
     requests = prompts((5, 30, 17), osl=8)
     spec = BenchSpec(

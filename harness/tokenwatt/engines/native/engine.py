@@ -112,10 +112,12 @@ class NativeEngine:
         """
         loaded, followers = self._ready, self._followers
         serving = self._serving = Serving(loaded)
+        tell = None
         if followers is not None:
             followers.begin()
+            tell = followers.advance
         try:
-            yield from serving.closed_loop(requests, concurrency, clock, followers and followers.advance)
+            yield from serving.closed_loop(requests, concurrency, clock, tell)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         except RuntimeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ class DecodeGraphs:
         graph.graph.replay()
         return replace(graph.batch, sampled=graph.batch.sampled[: step.decodes]), self._logits[: step.decodes]
 
-    def _captured(self, size: int, pool: object) -> _Graph:
+    def _captured(self, size: int, pool: Any) -> _Graph:
         nobody = decode_parts(None, self._table, self._page_size, size)
         layout = Layout.of(nobody)
         buffer = torch.zeros(layout.words, dtype=torch.int32, device=self._device)
@@ -91,8 +92,7 @@ class DecodeGraphs:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(WARM_UP_RUNS):
-                logits = self._forward(batch)
+            logits = [self._forward(batch) for _ in range(WARM_UP_RUNS)][-1]
         torch.cuda.current_stream().wait_stream(aside)
         if self._logits is None:
             self._logits = torch.empty_like(logits)
