@@ -81,10 +81,17 @@ DENSE = {
 EXPERTS = {
     "experts": config_of(Qwen3MoeConfig, **WIDE, **EVERY_EXPERT, head_dim=32, num_experts=4, moe_intermediate_size=128),
     "latent-experts": config_of(DeepseekV3Config, **LATENT, first_k_dense_replace=1),
-    "fused-experts": config_of(GptOssConfig, **WIDE, **EVERY_EXPERT, head_dim=32, num_local_experts=4, sliding_window=16,
-        rope_parameters={**YARN, "truncate": False}, layer_types=["sliding_attention", "full_attention"],
+    "fused-experts": config_of(
+        GptOssConfig,
+        **WIDE,
+        **EVERY_EXPERT,
+        head_dim=32,
+        num_local_experts=4,
+        sliding_window=16,
+        rope_parameters={**YARN, "truncate": False},
+        layer_types=["sliding_attention", "full_attention"],
     ),
-}  # fmt: skip
+}
 
 
 def build(config, folder: Path) -> PreTrainedModel:
