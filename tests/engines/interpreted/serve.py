@@ -51,7 +51,7 @@ from tokenwatt_kernels.moe.route import kernel as route_kernel
 from tokenwatt_kernels.moe.route.options import Choice
 
 PROMPTS, BUDGET, OUTPUT = (3, 90, 17), 70, 3
-"""The second prompt comes in two chunks; its first step has 70 tokens, more than `skinny` takes."""
+"""The second prompt comes in two chunks. A step of 70 tokens has more than `skinny` takes, the others have less."""
 
 launches: Counter[str] = Counter()
 
