@@ -125,7 +125,10 @@ class Serving:
         return outputs
 
     def abandon(self) -> None:
-        """Free what is in flight."""
+        """Free what is in flight, once the device is done with it."""
+        if self._launched is not None:
+            self._launched.tokens()
+            self._launched = None
         self.scheduler.abandon()
 
     def _launch(self) -> Launched | None:

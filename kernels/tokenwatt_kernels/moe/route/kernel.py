@@ -115,7 +115,9 @@ def choose_kernel(
         if bias_ptr is not None:
             ranked += tl.load(bias_ptr + columns, mask=is_expert, other=0.0)[None, :]
         if GROUPS > 1:
-            ranked = _in_top_groups(ranked, GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_E)
+            if BLOCK_E > EXPERTS:  # then the tile has more groups of that size, which must not be among the best
+                ranked = tl.where(is_expert[None, :], ranked, float("-inf"))
+            ranked = _in_top_groups(ranked, GROUPS * (BLOCK_E // EXPERTS), TOP_GROUPS, BLOCK_T, BLOCK_E)
         keys = tl.where(is_expert[None, :], _keys(ranked, columns[None, :], BLOCK_E), LEAST_KEY)
         experts = tl.zeros([BLOCK_T, BLOCK_K], tl.int32)
         is_taken = tl.zeros([BLOCK_T, BLOCK_E], tl.int32)

@@ -63,6 +63,7 @@ GATE_PROBLEMS = (
     sigmoid("sigmoid", 13, 20, 3, has_bias=False, renormalize=False),
     sigmoid("deepseek", 11, 32, 5, groups=8, top_groups=4, scale=2.5),
     sigmoid("groups_with_ties", 10, 16, 4, groups=4, top_groups=2, logits="ties"),
+    sigmoid("fewer_experts_than_a_tile", 20, 8, 3, groups=2, top_groups=1),
 )
 
 GPU_GATE_PROBLEMS = (
