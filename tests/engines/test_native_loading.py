@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from tests.engines.test_native_parity import TOLERANCE, assert_same, engine_of, 
 from tests.engines.test_native_quantised import DENSE, EXPERTS
 from torch import Tensor
 
-from tokenwatt.architecture import Architecture, LatentAttention
+from tokenwatt.architecture import Architecture, GroupedAttention, LatentAttention
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.native.checkpoint import RandomWeights
 from tokenwatt.engines.native.hub import is_hub_id
@@ -31,7 +32,7 @@ from tokenwatt.engines.native.memory import quantised_weights, weight_bytes
 from tokenwatt.engines.native.model import Decoder
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.requirements import check_runs
-from tokenwatt.engines.native.weights import build_decoder
+from tokenwatt.engines.native.weights import Quantisation, build_decoder
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.model_config import load_architecture
 from tokenwatt.spec import BenchSpec
@@ -193,7 +194,7 @@ def runs(architecture: Architecture, dtype: str, capability: int | None, **optio
     ("model", "dtype", "capability", "options", "message"),
     [
         ("Qwen3-8B", "bfloat16", 75, {}, "needs a GPU of sm_80 or newer, for its bfloat16 tensor cores, this GPU is"),
-        ("Qwen3-8B", "bfloat16", 80, FP8, "fp8 needs a GPU of sm_89 or newer, this GPU is sm_80; allowed here: none, i"),
+        ("Qwen3-8B", "bfloat16", 80, FP8, "fp8 needs a GPU of sm_89 or newer, this GPU is sm_80; allowed here: none"),
         ("Qwen3-8B", "bfloat16", 89, FP8_CACHE, "needs a GPU of sm_90 or newer, this GPU is sm_89; allowed here: auto"),
         ("Qwen3-8B", "float16", 90, FP8, "fp8 takes dtype bfloat16, which its products have, got 'float16'"),
         ("Qwen3-8B", "float32", None, FP8, "fp8 takes dtype bfloat16, which its products have, got 'float32'"),
@@ -227,6 +228,7 @@ def test_formats_with_a_kernel_run(model, dtype, capability, options):
 
 def test_heads_without_a_kernel_are_refused():
     qwen, latent = load_architecture("Qwen3-8B"), load_architecture("DeepSeek-V3")
+    assert isinstance(qwen.attention, GroupedAttention)
     assert isinstance(latent.attention, LatentAttention)
     for head_dim in (80, 64 + 32, 256):  # 64 + 16, 64 + 32, and one power
         runs(replace(qwen, attention=replace(qwen.attention, head_dim=head_dim)), "bfloat16", None)
@@ -367,7 +369,7 @@ def hub_at_work(hub: Hub) -> Iterator[str]:
             if self.command == "GET":
                 self.wfile.write(content)
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -531,9 +533,9 @@ def allocated_bytes(decoder: Decoder) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
-def allowed(architecture: Architecture, dtype: str) -> list[str]:
+def allowed(architecture: Architecture, dtype: str) -> list[Quantisation]:
     kept = []
-    for quantisation in ("none", "fp8", "int4"):
+    for quantisation in get_args(Quantisation):
         try:
             runs(architecture, dtype, None, quantization=quantisation)
         except UserError:

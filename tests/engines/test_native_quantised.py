@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ from tokenwatt_kernels.number_formats.int4 import dequantise_int4, pack_int4
 from tokenwatt_kernels.number_formats.mxfp4 import pack_mxfp4
 
 # int4 takes groups of 128 along every width that is summed over.
-WIDE = {
+WIDE: dict[str, Any] = {
     **SHAPE,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -45,7 +46,7 @@ WIDE = {
     "num_attention_heads": 4,
     "initializer_range": 0.05,
 }
-LATENT = {
+LATENT: dict[str, Any] = {
     **WIDE,
     "num_key_value_heads": 4,
     "q_lora_rank": 128,
@@ -62,7 +63,7 @@ LATENT = {
     "topk_group": 1,
     "moe_intermediate_size": 128,
 }
-EVERY_EXPERT = {"num_experts_per_tok": 4, "router_aux_loss_coef": 0.0}
+EVERY_EXPERT: dict[str, Any] = {"num_experts_per_tok": 4, "router_aux_loss_coef": 0.0}
 
 DENSE = {
     "biases": Qwen2Config(**WIDE),
@@ -138,7 +139,7 @@ def round_activations(model: PreTrainedModel, experts: bool = True) -> None:
 
 
 def served(
-    folder: Path, monkeypatch, dtype: str = "float32", weights: str | None = None, **options
+    folder: Path, monkeypatch, dtype: Literal["float32", "bfloat16"] = "float32", weights: str | None = None, **options
 ) -> tuple[list[Request], Watched]:
     requests = prompts((5, 30, 17), osl=8)
     spec = BenchSpec(
