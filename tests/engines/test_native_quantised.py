@@ -73,7 +73,7 @@ DENSE = {
     "latent": DeepseekV3Config(**LATENT, first_k_dense_replace=2),
 }
 EXPERTS = {
-    "experts": Qwen3MoeConfig(**WIDE, **EVERY_EXPERT, head_dim=32, num_experts=4, moe_intermediate_size=128),
+    "experts": Qwen3MoeConfig(**WIDE, **EVERY_EXPERT, num_experts=4, moe_intermediate_size=128),
     "latent-experts": DeepseekV3Config(**LATENT, first_k_dense_replace=1),
     "fused-experts": GptOssConfig(
         **WIDE, **EVERY_EXPERT, head_dim=32, num_local_experts=4, sliding_window=16,
