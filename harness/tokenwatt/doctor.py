@@ -15,6 +15,7 @@ OPTIONAL = {
     "triton": "bench",
     "pynvml": "bench",
     "safetensors": "bench",
+    "huggingface_hub": "bench",
     "plotly": "report",
     "jinja2": "report",
 }

@@ -200,7 +200,8 @@ class Measurement(MeteredWindow):
     engine_version: str
     """Version of the engine."""
     model: str | None
-    """Architecture: a model of the library, or the folder of its config.json; null for an engine without one."""
+    """Architecture: a model of the library, the folder of its config.json, or its hub id; null for an engine without
+    one."""
     weights_source: Literal["random", "safetensors", "none"]
     """Where the weights came from."""
     dtype: Literal["float32", "bfloat16", "float16"] | None

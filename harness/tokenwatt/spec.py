@@ -23,9 +23,11 @@ class BenchSpec(Spec):
     engine: str
     """Engine name; `tokenwatt doctor` lists them."""
     model: str | None = None
-    """Name of a folder under workloads/models/, or the path of a folder that holds a config.json."""
+    """Name of a folder under workloads/models/, the path of a folder that holds a config.json, or a Hugging Face hub
+    id; by default what the saved weights are of."""
     weights: str = "random"
-    """`random` (made on the device from the architecture and the seed) or the path of a safetensors folder."""
+    """`random` (made on the device from the architecture and the seed), the path of a safetensors folder, or a Hugging
+    Face hub id, which is fetched."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of weights, activations and KV cache."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

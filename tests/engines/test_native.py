@@ -1,9 +1,10 @@
-"""Engine `native` at its edges: what it refuses, and that it serves a closed loop."""
+"""Engine `native` at its edges: that it serves a closed loop, and which requests it refuses while others go on."""
 
 import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from tokenwatt.engines import open_engine
-from tokenwatt.engines.native.checkpoint import RandomWeights
+from tokenwatt.engines.native.checkpoint import INIT_STD, RandomWeights
 from tokenwatt.engines.native.engine import NativeEngine
+from tokenwatt.engines.native.mlp import GatedMlp
+from tokenwatt.engines.native.model import Decoder
 from tokenwatt.engines.native.weights import build_decoder
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.model_config import load_architecture
@@ -44,8 +47,23 @@ def spec(folder, **changes) -> BenchSpec:
     return BenchSpec.model_validate({"engine": "native", "workloads": ("chat",), **settings})
 
 
-def requests(count: int, isl: int = 5, osl: int = 4):
+def loaded(folder, concurrency: int = 2, longest: int = 16, **options) -> NativeEngine:
+    engine = NativeEngine(spec(folder, options=options))
+    engine.load(max_concurrency=concurrency, longest_context=longest)
+    return engine
+
+
+def requests(count: int, isl: int = 5, osl: int = 4) -> list[Request]:
     return [Request(index, np.full(isl, index, dtype=np.int32), osl) for index in range(count)]
+
+
+def tokens_of(engine: NativeEngine, asked: list[Request], concurrency: int = 2) -> dict[int, list[int]]:
+    """Every request's tokens; no request may be refused."""
+    tokens = defaultdict(list)
+    for event in engine.serve(iter(asked), concurrency, clock=lambda: 0.0):
+        assert event.refusal is None
+        tokens[event.request_index] += event.token_ids
+    return dict(tokens)
 
 
 def test_a_closed_loop_answers_everything_and_never_runs_more_than_its_slots(folder):
@@ -60,22 +78,26 @@ def test_a_closed_loop_answers_everything_and_never_runs_more_than_its_slots(fol
 
 @pytest.mark.parametrize("longest_context", [9, 17, 64])
 def test_warm_up_stays_within_the_longest_context(folder, longest_context):
-    engine = open_engine(spec(folder))
-    engine.load(max_concurrency=2, longest_context=longest_context)
-    engine.warm_up(requests(2), 2, clock=lambda: 0.0)
+    loaded(folder, longest=longest_context).warm_up(requests(2), 2, clock=lambda: 0.0)
 
 
-def test_an_abandoned_run_leaves_room_for_the_next(folder):
-    engine = NativeEngine(spec(folder))
-    engine.load(max_concurrency=2, longest_context=16)
+def test_an_abandoned_run_gives_its_slots_and_pages_back(folder):
+    engine = loaded(folder)
+    expected = tokens_of(engine, requests(3))
     stream = engine.serve(iter(requests(9)), 2, clock=lambda: 0.0)
     next(stream)
-    assert engine._loaded is not None
-    assert not engine._loaded.table.has_room
     stream.close()
-    assert engine._loaded.table.has_room
-    events = list(engine.serve(iter(requests(5)), 2, clock=lambda: 0.0))
-    assert len(events) == 5 * 4
+    assert tokens_of(engine, requests(3)) == expected
+
+
+def test_an_engine_serves_only_while_it_is_loaded(folder):
+    engine = NativeEngine(spec(folder))
+    with pytest.raises(EngineError, match="the engine is not loaded; call load"):
+        next(engine.serve(iter(requests(1)), 1, clock=lambda: 0.0))
+    engine.load(max_concurrency=1, longest_context=16)
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is not loaded; call load"):
+        next(engine.serve(iter(requests(1)), 1, clock=lambda: 0.0))
 
 
 EVERY_MODEL = {"attention.decode", "attention.prefill", "fused.norm", "fused.rope", "fused.top_k", "matmul.skinny"}
@@ -136,55 +158,85 @@ def test_the_triton_kernels_give_the_logits_of_their_references(tmp_path, family
     assert outcome["error"] < 1e-5 * outcome["largest"]
 
 
+def down_of(decoder: Decoder) -> torch.Tensor:
+    """The last projection of the second layer."""
+    mlp = decoder.layers[1].mlp
+    assert isinstance(mlp, GatedMlp)
+    assert isinstance(mlp.down.weight, torch.Tensor)
+    return mlp.down.weight
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(folder):
     architecture, cpu = load_architecture(str(folder)), torch.device("cpu")
     first, again, other = (
-        build_decoder(architecture, RandomWeights(torch.float32, cpu, seed), 64, "none") for seed in (0, 0, 1)
+        build_decoder(architecture, RandomWeights(torch.float32, cpu, seed), 16) for seed in (0, 0, 1)
     )
-    assert torch.equal(first.embedding, again.embedding)
-    assert not torch.equal(first.embedding, other.embedding)
+    assert torch.equal(down_of(first), down_of(again))
+    assert not torch.equal(down_of(first), down_of(other))
+    assert torch.equal(first.layers[1].mlp_norm, torch.ones(32))
     # 128 x 32 draws: the spread is known to 1 / sqrt(2 x 4096) = 1.1 %.
-    assert first.embedding.std().item() == pytest.approx(0.02, rel=0.05)
+    assert first.embedding.std().item() == pytest.approx(INIT_STD, rel=0.05)
 
 
-def test_what_cannot_work_is_refused_before_loading(folder):
-    with pytest.raises(UserError, match="needs a model"):
-        open_engine(spec(folder, model=None))
-    with pytest.raises(UserError, match="no such weights folder: absent; allowed: 'random', a folder"):
-        open_engine(spec(folder, weights="absent"))
-    with pytest.raises(UserError, match="holds neither model.safetensors nor"):
-        open_engine(spec(folder, weights=str(folder)))
+GOOD = np.arange(5, dtype=np.int32)
+
+REFUSED = {
+    "empty": (np.zeros(0, dtype=np.int32), 4, "the prompt is empty; it needs at least one token"),
+    "long": (np.zeros(20, dtype=np.int32), 1, "20 prompt tokens and 1 to come exceed the context that was loaded, 20"),
+    "budget": (GOOD, 16, "5 prompt tokens and 16 to come exceed the context that was loaded, 20 tokens"),
+    "none to come": (GOOD, 0, "max_tokens must be >= 1, got 0"),
+    "fewer to come": (GOOD, -3, "max_tokens must be >= 1, got -3"),
+    "negative": (np.array([3, -1], dtype=np.int32), 4, "token id -1 is not in the vocabulary of "),
+    "beyond": (np.array([3, 128], dtype=np.int32), 4, ": 0 to 127"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_request_that_cannot_be_served_is_refused_and_the_others_are_answered(case, folder):
+    prompt, max_tokens, reason = REFUSED[case]
+    engine = loaded(folder, longest=20)
+    good = requests(4)
+    expected = tokens_of(engine, good)
+    asked = [good[0], Request(9, prompt, max_tokens), *good[1:3], Request(8, prompt, max_tokens), good[3]]
+    events = list(engine.serve(iter(asked), 2, clock=lambda: 7.0))
+    refused = [event for event in events if event.refusal is not None]
+    assert [event.request_index for event in refused] == [9, 8]
+    for event in refused:
+        assert (event.at_s, event.tokens, event.is_last, event.token_ids) == (7.0, 0, True, ())
+        assert reason in str(event.refusal)
+    tokens = {index: [event.token_ids[0] for event in events if event.request_index == index] for index in range(4)}
+    assert tokens == expected
+    assert max(event.running for event in events) == 2
+
+
+def test_requests_that_are_all_refused_end_the_run(folder):
+    events = list(loaded(folder).serve(iter(requests(7, isl=40)), 2, clock=lambda: 0.0))
+    assert [event.request_index for event in events] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(event.refusal for event in events)
+
+
+def test_a_request_that_can_never_have_its_pages_is_refused(folder):
+    # Two pages of 16 hold 32 tokens, and the last token is never stored: 33 are served, 34 are not.
+    engine = loaded(folder, longest=64, page_size=16, num_pages=2)
+    fits, too_long = Request(0, np.zeros(30, dtype=np.int32), 3), Request(1, np.zeros(30, dtype=np.int32), 4)
+    events = list(engine.serve(iter([too_long, fits]), 2, clock=lambda: 0.0))
+    assert events[0].refusal == "the request needs 3 pages of the KV cache, which has 2"
+    assert [event.request_index for event in events] == [1, 0, 0, 0]
+
+
+def test_a_budget_below_the_concurrency_counts_as_the_concurrency(folder):
+    # Three that decode take a token each in every step, and prompts one by one whatever is left of three.
+    expected = tokens_of(loaded(folder, concurrency=3), requests(6), 3)
+    assert tokens_of(loaded(folder, concurrency=3, max_step_tokens=1), requests(6), 3) == expected
+
+
+def test_what_the_model_cannot_serve_is_refused_before_loading(folder):
     engine = open_engine(spec(folder))
     with pytest.raises(UserError, match="a request may reach 65 tokens, .* allows 64"):
         engine.check(longest_context=65, vocabulary=128)
     with pytest.raises(UserError, match="workload vocabulary is 129, .* knows 128 tokens"):
         engine.check(longest_context=64, vocabulary=129)
-
-
-def test_damaged_weights_are_named(folder):
-    (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00")
-    with pytest.raises(UserError, match="damaged or cut short"):
-        open_engine(spec(folder, weights=str(folder)))
-
-
-def test_weights_of_another_model_are_named(folder):
-    from safetensors.torch import save_file
-
-    save_file({"model.embed_tokens.weight": torch.zeros(7, 32)}, folder / "model.safetensors")
-    engine = open_engine(spec(folder, weights=str(folder)))
-    with pytest.raises(UserError, match=r"embed_tokens.weight' has shape \(7, 32\), config.json demands \(128, 32\)"):
-        engine.load(1, 16)
-    save_file({"model.embed_tokens.weight": torch.zeros(128, 32)}, folder / "model.safetensors")
-    engine = open_engine(spec(folder, weights=str(folder)))
-    with pytest.raises(UserError, match=r"no tensor 'model.layers.0.self_attn.q_proj.weight'"):
-        engine.load(1, 16)
-
-
-def test_a_model_that_does_not_fit_says_how_much_is_missing(folder, monkeypatch):
-    engine = NativeEngine(spec(folder))
-    monkeypatch.setattr("tokenwatt.engines.native.loading.free_bytes", lambda device: 1000)
-    with pytest.raises(EngineError, match=r"needs weights 0.00 GB \+ .* = 0.00 GB, 0.00 GB are free"):
-        engine.load(1, 16)
+    engine.check(longest_context=64, vocabulary=128)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

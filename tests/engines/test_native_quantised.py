@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,7 +21,6 @@ from transformers import (
     DeepseekV3Config,
     Gemma3TextConfig,
     GptOssConfig,
-    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3MoeConfig,
@@ -66,32 +65,21 @@ LATENT: dict[str, Any] = {
 }
 EVERY_EXPERT: dict[str, Any] = {"num_experts_per_tok": 4, "router_aux_loss_coef": 0.0}
 
-
-def config_of(kind: Any, **settings: Any) -> PretrainedConfig:
-    return kind(**settings)
-
-
 DENSE = {
-    "biases": config_of(Qwen2Config, **WIDE),
-    "sandwich": config_of(
-        Gemma3TextConfig, **WIDE, head_dim=32, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
+    "biases": Qwen2Config(**WIDE),
+    "sandwich": Gemma3TextConfig(
+        **WIDE, head_dim=32, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
     ),
-    "latent": config_of(DeepseekV3Config, **LATENT, first_k_dense_replace=2),
+    "latent": DeepseekV3Config(**LATENT, first_k_dense_replace=2),
 }
 EXPERTS = {
-    "experts": config_of(Qwen3MoeConfig, **WIDE, **EVERY_EXPERT, head_dim=32, num_experts=4, moe_intermediate_size=128),
-    "latent-experts": config_of(DeepseekV3Config, **LATENT, first_k_dense_replace=1),
-    "fused-experts": config_of(
-        GptOssConfig,
-        **WIDE,
-        **EVERY_EXPERT,
-        head_dim=32,
-        num_local_experts=4,
-        sliding_window=16,
-        rope_parameters={**YARN, "truncate": False},
-        layer_types=["sliding_attention", "full_attention"],
+    "experts": Qwen3MoeConfig(**WIDE, **EVERY_EXPERT, num_experts=4, moe_intermediate_size=128),
+    "latent-experts": DeepseekV3Config(**LATENT, first_k_dense_replace=1),
+    "fused-experts": GptOssConfig(
+        **WIDE, **EVERY_EXPERT, head_dim=32, num_local_experts=4, sliding_window=16,
+        rope_parameters={**YARN, "truncate": False}, layer_types=["sliding_attention", "full_attention"],
     ),
-}
+}  # fmt: skip
 
 
 def build(config, folder: Path) -> PreTrainedModel:
@@ -151,7 +139,7 @@ def round_activations(model: PreTrainedModel, experts: bool = True) -> None:
 
 
 def served(
-    folder: Path, monkeypatch, dtype: Any = "float32", weights: str | None = None, **options
+    folder: Path, monkeypatch, dtype: Literal["float32", "bfloat16"] = "float32", weights: str | None = None, **options
 ) -> tuple[list[Request], Watched]:
     requests = prompts((5, 30, 17), osl=8)
     spec = BenchSpec(
