@@ -25,10 +25,13 @@ class Float8:
     @classmethod
     def of(cls, x: Tensor) -> Float8:
         """x [..., K], rounded; without a look at its values, for which a host would have to wait."""
-        if x.dim() == 2 and x.shape[1] <= MAX_WIDTH:
-            return cls(*quantise_activations(x))
         scales = scale_of(x.abs().amax(-1))
         return cls(to_float8(x, scales[..., None]), scales)
+
+    @classmethod
+    def of_tokens(cls, x: Tensor) -> Float8:
+        """The same of activations [T, K]: in one launch, where a program can hold a row."""
+        return cls(*quantise_activations(x)) if x.shape[1] <= MAX_WIDTH else cls.of(x)
 
 
 Weight = Tensor | Float8 | PackedWeight
@@ -53,7 +56,7 @@ class Linear:
         """[T, N], or [T, N / 2] of a gated activation, for x [T, K]."""
         weight = self.weight
         if isinstance(weight, Float8):
-            rows = x if isinstance(x, Float8) else Float8.of(x)
+            rows = x if isinstance(x, Float8) else Float8.of_tokens(x)
             return matmul(
                 rows.codes, weight.codes, self.bias, residual, rows.scales, weight.scales, activation=self.activation
             )

@@ -80,12 +80,12 @@ class Experts:
         )  # fmt: skip
 
     def _in_float8(self, x: Tensor, routing: Routing, gate_up: Float8, down: Float8, residual: Tensor | None) -> Tensor:
-        rows = Float8.of(x)
+        rows = Float8.of_tokens(x)
         inner = grouped_matmul(
             rows.codes, gate_up.codes, routing.offsets, routing.order, self.gate_up_bias, rows.scales, gate_up.scales,
             activation=self.activation,
         )  # fmt: skip
-        rows = Float8.of(inner)
+        rows = Float8.of_tokens(inner)
         return grouped_matmul_combine(
             rows.codes, down.codes, routing.offsets, routing.order, routing.weights, self.down_bias, residual,
             rows.scales, down.scales,
