@@ -156,7 +156,15 @@ def test_latents_are_read_once_and_expanded_for_chunks():
 
 def test_ranks_count_together():
     one, two = (by_family(accounting(size=size).of(step([5])))["matmul"] for size in (1, 2))
-    assert two == Work(2 * one.flop, 2 * one.bytes)
+    # But for the head, of which each has one half.
+    head, half = (matmul_work(MatmulProblem("", 1, rows, 256), "bfloat16") for rows in (1000, 500))
+    assert two == Work(2 * (one.flop - head.flop + half.flop), 2 * (one.bytes - head.bytes + half.bytes))
+
+
+def test_a_chunk_that_does_not_end_a_prompt_reads_no_head():
+    with_head, without = (by_family(accounting().of(step([], [(0, 9)], sampled)))["matmul"] for sampled in (1, 0))
+    head = matmul_work(MatmulProblem("", 1, 1000, 256), "bfloat16")
+    assert with_head == Work(without.flop + head.flop, without.bytes + head.bytes)
 
 
 def test_a_log_adds_up_what_ended_in_a_stretch():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections import defaultdict
 from pathlib import Path
 
@@ -88,6 +89,36 @@ def test_an_abandoned_run_gives_its_slots_and_pages_back(folder):
     next(stream)
     stream.close()
     assert tokens_of(engine, requests(3)) == expected
+
+
+def test_a_second_run_waits_for_the_end_of_the_first(folder):
+    engine = loaded(folder)
+    first = engine.serve(iter(requests(3)), 2, clock=lambda: 0.0)
+    next(first)
+    with pytest.raises(EngineError, match="a run is under way; close it before the next begins"):
+        next(engine.serve(iter(requests(3)), 2, clock=lambda: 0.0))
+    first.close()
+    assert len(tokens_of(engine, requests(3))) == 3
+
+
+def test_close_gives_the_memory_back(folder):
+    engine = loaded(folder)
+    tokens_of(engine, requests(3))
+    runner = weakref.ref(engine._ready.runner)
+    engine.close()
+    assert runner() is None
+
+
+def test_after_an_error_in_a_step_the_engine_wants_a_new_load(folder, monkeypatch):
+    engine = loaded(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory is left")))
+        with pytest.raises(EngineError, match="out of GPU memory: no memory is left"):
+            tokens_of(engine, requests(3))
+    with pytest.raises(EngineError, match="the engine is not loaded; call load"):
+        tokens_of(engine, requests(3))
+    engine.load(2, 16)
+    assert len(tokens_of(engine, requests(3))) == 3
 
 
 def test_an_engine_serves_only_while_it_is_loaded(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,15 +79,16 @@ def test_nothing_waits_while_a_step_is_launched(family, tmp_path):
     tokens_of(engine, prompts((5, 40, 17), osl=4))  # kernels are compiled
     serving = Serving(engine._ready)
     for request in prompts((5, 40, 17), osl=12):
-        serving.add(request)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(8):
-            step = serving.scheduler.schedule()
-            assert step is not None
-            engine._ready.runner.launch(step)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        serving.add(replace(request, sampling=Sampling(temperature=0.9, repetition_penalty=1.2)))
+    for _ in range(8):
+        step = serving.scheduler.schedule()
+        assert step is not None
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            launched = engine._ready.runner.launch(step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        launched.tokens()  # a stage must not be filled before its last copy is done
     serving.abandon()
 
 

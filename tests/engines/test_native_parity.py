@@ -68,13 +68,16 @@ def watch(engine: NativeEngine, requests: list[Request], concurrency: int, monke
     return seen
 
 
-def engine_of(folder: Path, kind: Any, concurrency: int, longest: int, **options) -> NativeEngine:
+def engine_of(
+    folder: Path, kind: Any, concurrency: int, longest: int, *, loads: bool = True, **options
+) -> NativeEngine:
     spec = BenchSpec(
         engine="native", model=str(folder), weights=str(folder), dtype="float32", device=kind, workloads=("chat",),
         concurrency=(concurrency,), options=options,
     )  # fmt: skip
     engine = NativeEngine(spec)
-    engine.load(max_concurrency=concurrency, longest_context=longest)
+    if loads:
+        engine.load(max_concurrency=concurrency, longest_context=longest)
     return engine
 
 

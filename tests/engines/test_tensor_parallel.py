@@ -101,3 +101,12 @@ def test_two_gpus_give_the_tokens_of_one(family, tmp_path):
         assert tokens_of(shared, requests) == tokens_of(alone, requests)
     finally:
         shared.close()
+
+
+def test_a_rank_that_cannot_load_is_named_and_nobody_waits_for_it(tmp_path):
+    make("llama", tmp_path)
+    shared = engine_of(tmp_path, "cpu", 2, 96, loads=False, page_size=16, tensor_parallel=2)
+    (tmp_path / "model.safetensors").unlink()  # it was there when the engine was opened
+    with pytest.raises((EngineError, UserError), match="could not load|model.safetensors"):
+        shared.load(2, 96)
+    shared.close()

@@ -34,7 +34,7 @@ class EngineReport:
     bytes: float | None = None
     """Bytes to and from memory that its steps could not avoid."""
     prefix_cache_hit_rate: float | None = None
-    """Share of prompt tokens that were in the cache already."""
+    """Share of prompt tokens, since the run began, that were in the cache already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ batch       a step as tensors, in one copy to the device
 runner      launches steps and waits for none; `graphs` makes one launch of a step that only decodes
 model       the decoder, made of `attention`, `mlp`, `linear` and `rotary`; `kv_cache` is what it remembers
 sampling    from logits to tokens; `sampling_batch` and `noise` are what it is told and what it draws from
+hub         finds models and weights by name
 loading     from a spec to a model on a device: `weights` names the tensors, `checkpoint` reads or makes them, `memory`
             says beforehand what they take, `requirements` what there are kernels for
 parallel    the share of a rank, `followers` the processes of the others

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from tokenwatt.architecture import (
     MixtureOfExperts,
 )
 from tokenwatt.engines.native.scheduler import Step
-from tokenwatt_kernels.fused.norm.problems import NormProblem
+from tokenwatt_kernels.fused.norm.problems import NormProblem, Scales
 from tokenwatt_kernels.fused.norm.work import work as norm_work
 from tokenwatt_kernels.fused.rope.problems import RopeProblem
 from tokenwatt_kernels.fused.rope.work import work as rope_work
@@ -63,7 +62,7 @@ def total(works: Iterable[Work]) -> Work:
     return Work(flop, bytes_)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accounting:
     """Works of steps of one model on one device; of several that share it, `size` times a device's."""
 
@@ -74,25 +73,28 @@ class Accounting:
     kv_dtype: str
     page_size: int
     size: int = 1
+    _known: dict[tuple[int, int], tuple[Work, Work, Work]] = field(default_factory=dict, repr=False)
 
     def of(self, step: Step) -> tuple[Work, ...]:
         """The work of a step, for each of FAMILIES."""
         tokens, sampled = step.tokens, len(step.sequences)
         attention, expanding = self._attention(step)
-        matmul, moe, fused = self._of_rows(tokens, sampled)
+        if (tokens, sampled) not in self._known:
+            self._known[tokens, sampled] = self._of_rows(tokens, sampled)
+        matmul, moe, fused = self._known[tokens, sampled]
         return tuple(self._everywhere(work) for work in (attention, total([matmul, expanding]), moe, fused))
 
     def _everywhere(self, work: Work) -> Work:
         return Work(self.size * work.flop, self.size * work.bytes)
 
-    @lru_cache(maxsize=1024)  # noqa: B019
     def _of_rows(self, tokens: int, sampled: int) -> tuple[Work, Work, Work]:
         """Products, experts, and what lies between them, for steps with so many tokens and sequences that get one."""
         architecture = self.architecture
         kinds: dict[Layer, int] = {}
         for layer in architecture.layers:
             kinds[layer] = kinds.get(layer, 0) + 1
-        matmul, moe = [self._product(sampled, architecture.vocab_size, architecture.hidden_size, "none")], []
+        head_rows = architecture.vocab_size // (1 if architecture.vocab_size % self.size else self.size)
+        matmul, moe = [self._product(sampled, head_rows, architecture.hidden_size, "none")], []
         fused = [self._norm(sampled, architecture.hidden_size), self._embedding(tokens)]
         for layer, count in kinds.items():
             products, experts, others = self._of_layer(layer, tokens)
@@ -103,8 +105,10 @@ class Accounting:
 
     def _of_layer(self, layer: Layer, tokens: int) -> tuple[list[Work], list[Work], list[Work]]:
         h, attention = self.architecture.hidden_size, self.architecture.attention
-        norms = 4 if self.architecture.has_sandwich_norms else 2
-        products, fused = self._projections(tokens), norms * [self._norm(tokens, h)]
+        is_sandwich, is_float8 = self.architecture.has_sandwich_norms, self.quantization == "fp8"
+        before = self._norm(tokens, h, has_residual=is_sandwich, scales="token" if is_float8 else "none")
+        fused = [before, before, *(2 * [self._norm(tokens, h)] if is_sandwich else [])]
+        products = self._projections(tokens)
         if isinstance(attention, GroupedAttention):
             rope = RopeProblem(
                 "", tokens, attention.num_attention_heads, attention.num_key_value_heads, attention.head_dim,
@@ -120,7 +124,8 @@ class Accounting:
         fused.append(rope_work(rope, self.dtype))
         if isinstance(layer.mlp, DenseMlp):
             return products + self._gated(tokens, layer.mlp.intermediate_size), [], fused
-        products.append(self._product(tokens, layer.mlp.num_experts, h, "none"))
+        router_bytes = 4 if layer.mlp.score == "sigmoid" else 0
+        products.append(self._product(tokens, layer.mlp.num_experts, h, "none", element_bytes=router_bytes))
         if layer.mlp.shared_intermediate_size:
             products += self._gated(tokens, layer.mlp.shared_intermediate_size)
         return products, [self._experts(layer.mlp, tokens)], fused
@@ -147,14 +152,27 @@ class Accounting:
         return [gate_up, self._product(tokens, h, intermediate, q, has_residual=True)]
 
     def _product(
-        self, m: int, n: int, k: int, number_format: str, *, is_gated: bool = False, has_residual: bool = False
+        self,
+        m: int,
+        n: int,
+        k: int,
+        number_format: str,
+        *,
+        is_gated: bool = False,
+        has_residual: bool = False,
+        element_bytes: int = 0,
     ) -> Work:
-        """As the `work` of matmul.dense and matmul.packed: operands once, output once, residual once."""
-        size = BYTES_PER_ELEMENT[self.dtype]
+        """As the `work` of matmul.dense and matmul.packed: operands once, output once, residual once.
+
+        element_bytes: 0 means those of the dtype.
+        """
+        if m == 0:
+            return Work(0, 0)
+        size = element_bytes or BYTES_PER_ELEMENT[self.dtype]
         a_size = 1 if number_format == "fp8" else size
         ends = m * (n // 2 if is_gated else n) * (2 if has_residual else 1)
         scales = 4 * (m + n) if number_format == "fp8" else 0
-        weight = self._weight_bytes(n, k, number_format)
+        weight = n * k * element_bytes or self._weight_bytes(n, k, number_format)
         return Work(2 * m * n * k, m * k * a_size + weight + ends * size + scales)
 
     def _weight_bytes(self, n: int, k: int, number_format: str) -> int:
@@ -173,8 +191,8 @@ class Accounting:
         moved = math.ceil(mlp.touched(tokens) * weight) + (tokens * h + 2 * rows * i + 2 * tokens * h) * size
         return Work(2 * rows * 3 * h * i, moved + numbers * INDEX_BYTES)
 
-    def _norm(self, rows: int, width: int) -> Work:
-        return norm_work(NormProblem("", rows, width), self.dtype)
+    def _norm(self, rows: int, width: int, *, has_residual: bool = False, scales: Scales = "none") -> Work:
+        return norm_work(NormProblem("", rows, width, has_residual=has_residual, scales=scales), self.dtype)
 
     def _embedding(self, tokens: int) -> Work:
         return Work(0, 2 * tokens * self.architecture.hidden_size * BYTES_PER_ELEMENT[self.dtype])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,10 @@ WARM_UP_STEPS = 32
 """Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
 
 
+LEAST_VOCABULARY = 64
+"""Token ids below it are in any vocabulary."""
+
+
 class NativeEngine:
     """A decoder with continuous batching: Triton kernels on CUDA, their plain-torch references on CPU."""
 
@@ -48,6 +53,7 @@ class NativeEngine:
         self._followers: Followers | None = None
         self._loaded: Loaded | None = None
         self._serving: Serving | None = None
+        self._is_serving = False
 
     @property
     def identity(self) -> EngineIdentity:
@@ -94,15 +100,19 @@ class NativeEngine:
 
     def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens in every shape that the run will meet, so that kernels are compiled before it."""
-        longest_prompt = self._ready.longest_context - 1
+        longest_prompt, step_tokens = self._ready.longest_context - 1, self._ready.max_step_tokens
         together = [
             replace(request, max_tokens=min(request.max_tokens, 2 + min(place, WARM_UP_STEPS)))
             for place, request in enumerate(requests)
         ]
         lengths = [2**power for power in range(longest_prompt.bit_length())]
-        alone = [Request(place, np.zeros(length, dtype=np.int32), 1) for place, length in enumerate(lengths)]
-        for rounds, slots in ((together, concurrency), (alone, 1)):
-            for _ in self.serve(iter(rounds), slots, clock):
+        alone = [_prompt(place, length) for place, length in enumerate(lengths)]
+        rounds = [(together, concurrency), (alone, 1)]
+        if self._device.type == "cuda":  # the longest prompt, and as many as fill a step: nothing is compiled on a CPU
+            full = [_prompt(place, longest_prompt) for place in range(-(-step_tokens // longest_prompt))]
+            rounds += [(full, 1), (full, concurrency)]
+        for asked, slots in rounds:
+            for _ in self.serve(iter(asked), slots, clock):
                 pass
 
     def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
@@ -111,24 +121,35 @@ class NativeEngine:
         A request that cannot be served gets one event with the reason; the others go on.
         """
         loaded, followers = self._ready, self._followers
-        serving = self._serving = Serving(loaded)
-        tell = None
-        if followers is not None:
-            followers.begin()
-            tell = followers.advance
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before the next begins")
+        serving = self._serving = Serving(loaded, None if followers is None else followers.check)
+        self._is_serving = True
         try:
+            if followers is not None:
+                followers.begin()
+            tell = None if followers is None else followers.advance
             yield from serving.closed_loop(requests, concurrency, clock, tell)
+        # Not in `finally`: after an error the ranks may stand at different steps, and must not wait for each other.
+        except GeneratorExit:
+            self._end(serving)
+            raise
         except torch.OutOfMemoryError as error:
+            self._break()
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
-        except RuntimeError:
+        except RuntimeError as error:
             ended = None if followers is None else followers.ended(NOTICE_S)
+            self._break()
             if ended is None:
                 raise
-            raise EngineError(f"a rank of the shared model is gone: {ended}") from None
+            raise EngineError(f"a rank of the shared model is gone: {ended}") from error
+        except (EngineError, KeyboardInterrupt):
+            self._break()
+            raise
+        else:
+            self._end(serving)
         finally:
-            serving.abandon()
-            if followers is not None and followers.ended() is None:
-                followers.abandon()
+            self._is_serving = False
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What the steps had to do whose tokens came in (start_s, end_s], and how many prompt tokens were shared."""
@@ -145,14 +166,33 @@ class NativeEngine:
         if self._followers is not None:
             self._followers.close()
             self._followers = None
+        gc.collect()  # a graph and the runner that it was captured from hold each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _end(self, serving: Serving) -> None:
+        """Free what a run leaves in flight, on every rank."""
+        serving.abandon()
+        if self._followers is not None:
+            self._followers.abandon()
+
+    def _break(self) -> None:
+        """After an error in a step nothing on the device can be relied on: the next run wants a new load."""
+        self._loaded = None
+        if self._followers is not None:
+            self._followers.kill()
+            self._followers = None
 
     @property
     def _ready(self) -> Loaded:
         if self._loaded is None:
             raise EngineError("the engine is not loaded; call load() first")
         return self._loaded
+
+
+def _prompt(place: int, length: int) -> Request:
+    """A prompt that begins like no other, so that none finds its pages in the cache."""
+    return Request(place, np.arange(place, place + length, dtype=np.int32) % LEAST_VOCABULARY, 1)
 
 
 def _choose_device(wanted: str, count: int) -> torch.device:

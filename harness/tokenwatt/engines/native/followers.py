@@ -6,8 +6,10 @@ stay in step without exchanging more than requests and sums.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import signal
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -88,6 +90,18 @@ class Followers:
                 return f"{process.name} ended with exit code {process.exitcode}"
         return None
 
+    def check(self) -> None:
+        """Raise EngineError if a process is no longer there."""
+        ended = self.ended()
+        if ended is not None:
+            raise EngineError(f"a rank of the shared model is gone: {ended}")
+
+    def kill(self) -> None:
+        """End all processes at once, whatever they wait for."""
+        for process in self._processes:
+            process.kill()
+        self.close()
+
     def close(self) -> None:
         """End all processes."""
         for pipe in self._pipes:
@@ -119,6 +133,7 @@ def _join(rank: int, size: int, meeting: str, device: torch.device) -> Group:
 
 def _follow(loader: Loader, rank: int, size: int, meeting: str, pipe: Connection) -> None:
     """The life of a rank: what it is told, in order, until it is told to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the first decides
     if loader.device.type == "cuda":
         torch.cuda.set_device(loader.device)
     else:
@@ -140,6 +155,8 @@ def _follow(loader: Loader, rank: int, size: int, meeting: str, pipe: Connection
             serving.abandon()
         elif what == "close":
             break
+    loaded = serving = None  # graphs that sum over ranks go before the group does
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

@@ -65,9 +65,9 @@ class DecodeGraphs:
         """Capture a graph for each size."""
         if not self._sizes:
             return
-        pool = torch.cuda.graph_pool_handle()
+        pool, aside = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         for size in reversed(self._sizes):
-            self._graphs[size] = self._captured(size, pool)
+            self._graphs[size] = self._captured(size, pool, aside)
 
     def hold(self, sequences: int) -> bool:
         """Whether a graph holds so many."""
@@ -82,14 +82,14 @@ class DecodeGraphs:
         graph.graph.replay()
         return replace(graph.batch, sampled=graph.batch.sampled[: step.decodes]), self._logits[: step.decodes]
 
-    def _captured(self, size: int, pool: Any) -> _Graph:
+    def _captured(self, size: int, pool: Any, aside: torch.cuda.Stream) -> _Graph:
+        """aside: the stream to warm up on, one for all, since libraries keep memory for every stream."""
         nobody = decode_parts(None, self._table, self._page_size, size)
         layout = Layout.of(nobody)
         buffer = torch.zeros(layout.words, dtype=torch.int32, device=self._device)
         for view, part in zip(layout.views(buffer), nobody, strict=True):
             view.copy_(torch.from_numpy(part))
         batch = decode_batch(layout.views(buffer))
-        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             logits = [self._forward(batch) for _ in range(WARM_UP_RUNS)][-1]

@@ -13,6 +13,7 @@ from tokenwatt.engines.native.checkpoint import RandomWeights, SavedWeights
 from tokenwatt.engines.native.graphs import graph_sizes
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.memory import GB, Need, activation_bytes, weight_bytes
+from tokenwatt.engines.native.model import Decoder
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import pages_for
 from tokenwatt.engines.native.parallel import ALONE, Group, share_of
@@ -24,6 +25,8 @@ from tokenwatt.errors import EngineError
 
 MEMORY_SHARE = 0.95
 """Share of the memory left after weights and activations that the KV cache may take; graphs and torch get the rest."""
+CANNOT_LOAD = -1
+"""Pages that fit on a rank which cannot even load its weights."""
 ROW_MULTIPLE = 4
 """Pages of a row of the block table come in such multiples, so that every row begins where kernels want it."""
 
@@ -59,15 +62,9 @@ class Loader:
             UserError: the weights folder does not hold this architecture.
         """
         step_tokens = self._step_tokens(max_concurrency, longest_context)
-        need = self.need(max_concurrency, longest_context)
-        free = free_bytes(self.device)
-        if need.total > free:
-            raise EngineError(f"{self.architecture.name} needs {need}, {free / GB:.2f} GB are free")
         try:
-            decoder = build_decoder(
-                self.architecture, self._source(), longest_context, self.options.quantization, self.group
-            )
-            pages = self._pages(max_concurrency, longest_context, need)
+            decoder, affordable = self._with_weights(max_concurrency, longest_context)
+            pages = self._pages(max_concurrency, longest_context, affordable)
             size, cache_dtype = self.options.page_size, getattr(torch, self.kv_dtype)
             cache = KvCache.empty(self.share, pages, size, cache_dtype, self.device)
             per_request = pages_for(longest_context, size)
@@ -79,6 +76,24 @@ class Loader:
             raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
         accounting = Accounting(self.share, self.dtype, self.options.quantization, self.kv_dtype, size, self.group.size)
         return Loaded(self.architecture, self.options, runner, table, accounting, pages, step_tokens, longest_context)
+
+    def _with_weights(self, max_concurrency: int, longest_context: int) -> tuple[Decoder, int]:
+        """The decoder, and the pages that fit beside it on every rank; if one cannot load, none goes on."""
+        affordable = CANNOT_LOAD
+        try:
+            need, free = self.need(max_concurrency, longest_context), free_bytes(self.device)
+            if need.total > free:
+                raise EngineError(f"{self.architecture.name} needs {need}, {free / GB:.2f} GB are free")
+            decoder = build_decoder(
+                self.architecture, self._source(), longest_context, self.options.quantization, self.group
+            )
+            left = MEMORY_SHARE * (free_bytes(self.device) - need.activations)
+            affordable = max(0, int(left // self._page_bytes))
+        finally:
+            least = self.group.least(affordable, self.device)
+        if least == CANNOT_LOAD:
+            raise EngineError("another rank could not load its share")
+        return decoder, least
 
     def need(self, max_concurrency: int, longest_context: int) -> Need:
         """What must fit on this rank's device."""
@@ -105,11 +120,9 @@ class Loader:
             return RandomWeights(dtype, self.device, self.seed, norm_unit_offset=unit_offset)
         return SavedWeights(self.weights, dtype, self.device)
 
-    def _pages(self, max_concurrency: int, longest_context: int, need: Need) -> int:
-        """Pages of the cache: as many on every rank as fit on each."""
+    def _pages(self, max_concurrency: int, longest_context: int, affordable: int) -> int:
+        """Pages of the cache, of which so many are affordable."""
         per_request = pages_for(longest_context, self.options.page_size)
-        affordable = int(max(0.0, MEMORY_SHARE * (free_bytes(self.device) - need.activations)) // self._page_bytes)
-        affordable = self.group.least(affordable, self.device)
         pages = self.options.num_pages or min(affordable, max_concurrency * per_request)
         if pages > affordable or affordable < per_request:
             wanted, size = max(pages, per_request), self._page_bytes

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from tokenwatt.architecture import BYTES_PER_ELEMENT, Architecture, GroupedAttention, LatentAttention, MixtureOfExperts
+from tokenwatt.architecture import (
+    BYTES_PER_ELEMENT,
+    Architecture,
+    DenseMlp,
+    GroupedAttention,
+    LatentAttention,
+    MixtureOfExperts,
+)
 
 FLOAT32_BYTES = 4
 CHUNK = 128
 CHUNK_BYTES = CHUNK // 2 + 4
 """128 numbers of 4 bits and the int32 with their scales; the end of a row is padded (`matmul.packed.weights`)."""
+SAMPLING_BYTES = 50
+"""Of a logit, where tokens are sampled from the whole vocabulary with top-p and a penalty: what `sample` was seen to
+hold at once beside the logits. Greedy sampling holds next to nothing."""
 GB = 1e9
 
 
@@ -138,16 +148,17 @@ def activation_bytes(architecture: Architecture, dtype: str, tokens: int, sequen
         elements = 3 * (attention.q_size + 2 * attention.kv_size)
     else:
         elements = 4 * attention.num_attention_heads * attention.qk_head_dim
-    widest = max(_mlp_elements(mlp) for mlp in {layer.mlp for layer in architecture.layers})
+    widest = max(_mlp_elements(mlp, architecture.hidden_size) for mlp in {layer.mlp for layer in architecture.layers})
     per_token = 6 * architecture.hidden_size + elements + widest
-    logits = sequences * architecture.vocab_size * (size + 2 * FLOAT32_BYTES)
+    logits = sequences * architecture.vocab_size * (2 * size + SAMPLING_BYTES)
     return tokens * per_token * size + logits + _expanded_bytes(architecture, size, tokens + longest_context)
 
 
-def _mlp_elements(mlp: object) -> int:
+def _mlp_elements(mlp: DenseMlp | MixtureOfExperts, hidden_size: int) -> int:
+    """Of a token; that of experts has a row for each of them, before they are added up."""
     if isinstance(mlp, MixtureOfExperts):
-        return 2 * mlp.top_k * mlp.intermediate_size + 3 * mlp.shared_intermediate_size
-    return 3 * getattr(mlp, "intermediate_size", 0)
+        return mlp.top_k * (2 * mlp.intermediate_size + hidden_size) + 3 * mlp.shared_intermediate_size
+    return 3 * mlp.intermediate_size
 
 
 def _expanded_bytes(architecture: Architecture, size: int, tokens: int) -> int:

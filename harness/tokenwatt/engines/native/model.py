@@ -46,6 +46,8 @@ class Decoder:
     head: Linear
     """[vocab_size, H], or this rank's rows of it."""
     head_is_shared: bool
+    embedding_scale: float
+    """As the dtype of the weights has it, which is how transformers multiplies."""
     tables: dict[Rotary, Tables]
 
     @torch.inference_mode()
@@ -53,8 +55,8 @@ class Decoder:
         """Logits [S, vocab_size] of token_ids [T]; keys and values of all T tokens go into `cache`."""
         architecture = self.architecture
         hidden = torch.nn.functional.embedding(token_ids, self.embedding)  # [T, H]
-        if architecture.embedding_scale != 1:
-            hidden = hidden * architecture.embedding_scale
+        if self.embedding_scale != 1:
+            hidden = hidden * self.embedding_scale
         stream = Stream(hidden, architecture.rms_norm_eps, architecture.norm_unit_offset, self.group)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             x = stream.normed(layer.attention_norm, in_float8=layer.attention.takes_float8)

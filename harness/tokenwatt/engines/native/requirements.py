@@ -8,6 +8,9 @@ from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.parallel import share_of
 from tokenwatt.errors import UserError
 from tokenwatt_kernels.attention.heads import MIN_PART, is_key_dim, key_parts, value_block
+from tokenwatt_kernels.fused.norm.tiles import MAX_WIDTH
+from tokenwatt_kernels.fused.top_k.call import MAX_VOCABULARY
+from tokenwatt_kernels.moe.route.options import Choice
 from tokenwatt_kernels.number_formats.int4 import GROUP as INT4_GROUP
 from tokenwatt_kernels.number_formats.mxfp4 import GROUP as MXFP4_GROUP
 from tokenwatt_kernels.targets import TARGETS
@@ -25,6 +28,7 @@ def check_runs(architecture: Architecture, dtype: str, options: NativeOptions, c
     """
     if capability is not None:
         _check_gpu(architecture, dtype, options, capability)
+    _check_sizes(architecture)
     _check_head_dims(architecture)
     _check_quantisation(architecture, dtype, options)
     if architecture.checkpoint_format == "mxfp4_experts":
@@ -66,6 +70,23 @@ def _check_quantisation(architecture: Architecture, dtype: str, options: NativeO
                 f"{architecture.name}: int4 takes widths in multiples of {INT4_GROUP}, {weight.name} has"
                 f" {weight.terms}; allowed: quantization = none, fp8"
             )
+
+
+def _check_sizes(architecture: Architecture) -> None:
+    """What norms, the choice of tokens and routing have kernels for."""
+    for name, found, most in (
+        ("hidden_size", architecture.hidden_size, MAX_WIDTH),
+        ("vocab_size", architecture.vocab_size, MAX_VOCABULARY),
+    ):
+        if found > most:
+            raise UserError(f"{architecture.name}: {name} {found} has no kernel; allowed: up to {most}")
+    for mlp in {layer.mlp for layer in architecture.layers}:
+        if isinstance(mlp, MixtureOfExperts):
+            choice = Choice(mlp.top_k, mlp.score, mlp.renormalize, mlp.groups, mlp.top_groups, mlp.scale)
+            try:
+                choice.check(mlp.num_experts)
+            except ValueError as error:
+                raise UserError(f"{architecture.name}: its experts have no kernel: {error}") from None
 
 
 def _check_head_dims(architecture: Architecture) -> None:

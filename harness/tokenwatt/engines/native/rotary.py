@@ -12,7 +12,7 @@ from tokenwatt.architecture import LinearScaling, Llama3Scaling, Rotary, YarnSca
 def rotary_tables(rotary: Rotary, positions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin, fp32 [positions, dim / 2] each."""
     half = rotary.dim // 2
-    # Angles of long contexts lose digits in fp32; the powers are taken as transformers takes them.
+    # As transformers takes them, digit by digit: angles of long contexts have few left in fp32.
     exponents = torch.arange(half, dtype=torch.float32, device=device) / half
     frequencies = 1.0 / rotary.theta**exponents
     factor = 1.0

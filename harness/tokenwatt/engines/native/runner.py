@@ -6,6 +6,8 @@ tokens, some time after it has launched the next one.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 
@@ -25,8 +27,9 @@ from tokenwatt.engines.native.sequence import Sequence
 from tokenwatt.engines.native.table import Table
 
 STAGES = 2
-"""Copies to the device that may be under way: a step is prepared while the one before runs, and that one before it,
-whose tokens the host has seen by then, is done."""
+"""Copies to the device that may be under way: a step is prepared while the one before runs, and the one before that is
+done, because `Serving` has waited for its tokens by then."""
+POLL_S = 50e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,12 @@ class Launched:
     _tokens: Tensor
     _arrived: torch.cuda.Event | None
 
-    def tokens(self) -> list[int]:
-        """One for each of `step.sequences`; waits until they are there."""
+    def tokens(self, check: Callable[[], None] | None = None) -> list[int]:
+        """One for each of `step.sequences`; waits until they are there, and meanwhile calls `check` now and then."""
         if self._arrived is not None:
+            while check is not None and not self._arrived.query():
+                check()
+                time.sleep(POLL_S)
             self._arrived.synchronize()
         return self._tokens.tolist()
 
@@ -90,7 +96,7 @@ class Runner:
         rows = batch.rows.index_select(0, batch.sampled).long()
         positions = batch.context_lens.index_select(0, batch.sampled).long()
         sampling = self._sampling.of(step.sequences, self._device)
-        seen = self._seen_by(step, rows)
+        seen = None if sampling.penalty is None else self._seen_by(step, rows)
         tokens = sample(logits, sampling, positions, seen)
         self._newest.index_copy_(0, rows, tokens)
         if self._seen is not None:
@@ -106,10 +112,8 @@ class Runner:
         arrived.record()
         return on_host, arrived
 
-    def _seen_by(self, step: Step, rows: Tensor) -> Tensor | None:
-        """bool [S, vocab_size]: tokens of each sequence so far, if any of the step has a repetition penalty."""
-        if all(sequence.request.sampling.repetition_penalty == 1 for sequence in step.sequences):
-            return None
+    def _seen_by(self, step: Step, rows: Tensor) -> Tensor:
+        """bool [S, vocab_size]: tokens of each sequence so far, right for those that have a repetition penalty."""
         if self._seen is None:
             vocabulary = self._decoder.architecture.vocab_size
             self._seen = torch.zeros(self._table.rows + 1, vocabulary, dtype=torch.bool, device=self._device)
@@ -117,8 +121,10 @@ class Runner:
             sequence, row = step.sequences[place], int(step.rows[step.sampled[place]])
             if sequence.request.sampling.repetition_penalty != 1:
                 known = torch.from_numpy(sequence.tokens(0, sequence.known_len).astype(np.int64))
+                if self._device.type == "cuda":  # from pinned memory, or the copy would wait for the step
+                    known = known.pin_memory().to(self._device, non_blocking=True)
                 self._seen[row] = False
-                self._seen[row].index_fill_(0, known.to(self._device), True)
+                self._seen[row].index_fill_(0, known, True)
         return self._seen.index_select(0, rows)
 
 

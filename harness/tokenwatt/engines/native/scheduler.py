@@ -11,6 +11,7 @@ sequence one step late.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -69,6 +70,9 @@ class Scheduler:
     max_step_tokens: int
     """The token budget; at least the table's rows."""
     caches_prefixes: bool = False
+    enough_contexts: float = math.inf
+    """No prompt is begun in a step whose chunks have contexts of so many tokens together: where a step makes keys and
+    values of all of them, they must fit into memory."""
     hits: PrefixHits = field(default_factory=PrefixHits)
     _waiting: deque[Sequence] = field(default_factory=deque)
     _decoding: list[Sequence] = field(default_factory=list)
@@ -148,16 +152,18 @@ class Scheduler:
 
     def _chunks(self, budget: int) -> list[tuple[Sequence, int]]:
         """Sequences with as many prompt tokens as the budget has room for: those under way first, then new ones."""
-        chunks = []
+        chunks, contexts = [], 0
         for sequence in self._prefilling:
             count = min(budget, self._missing(sequence))
             if count:
                 chunks.append((sequence, count))
                 budget -= count
-        while budget and (sequence := self._admit()) is not None:
+                contexts += int(self.table.computed[sequence.row]) + count
+        while budget and contexts < self.enough_contexts and (sequence := self._admit()) is not None:
             count = min(budget, self._missing(sequence))
             chunks.append((sequence, count))
             budget -= count
+            contexts += int(self.table.computed[sequence.row]) + count
         return chunks
 
     def _missing(self, sequence: Sequence) -> int:

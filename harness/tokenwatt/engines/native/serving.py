@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenwatt.architecture import Architecture
+from tokenwatt.architecture import Architecture, LatentAttention
 from tokenwatt.clock import Clock
 from tokenwatt.engines.native.accounting import Accounting, StepLog
 from tokenwatt.engines.native.options import NativeOptions
@@ -68,15 +69,19 @@ class Output(NamedTuple):
 class Serving:
     """Sequences in flight over empty pages: what an earlier run has cached would spoil a measurement."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, check: Callable[[], None] | None = None) -> None:
+        """check: raises an error if tokens that are waited for will not come; None where they always do."""
         options = loaded.options
         self.in_flight = 0
         """Requests whose last token is not on the host."""
         self.log = StepLog()
+        is_latent = isinstance(loaded.architecture.attention, LatentAttention)
         self.scheduler = Scheduler(
-            loaded.table, PagePool(loaded.num_pages), options.page_size, loaded.max_step_tokens, options.prefix_caching
-        )
+            loaded.table, PagePool(loaded.num_pages), options.page_size, loaded.max_step_tokens,
+            options.prefix_caching, loaded.max_step_tokens if is_latent else math.inf,
+        )  # fmt: skip
         self._loaded = loaded
+        self._check = check
         self._launched: Launched | None = None
 
     def closed_loop(
@@ -116,7 +121,7 @@ class Serving:
     def advance(self, clock: Clock) -> list[Output]:
         """Launch the next step, then wait for the tokens of the one before."""
         before, self._launched = self._launched, self._launch()
-        if before is self._launched is None and self.in_flight:
+        if before is None and self._launched is None and self.in_flight:
             raise EngineError(f"{self.in_flight} requests are in flight, and none of them can run: please report this")
         outputs = [] if before is None else self._outputs(before, clock)
         if self._launched is not None and not self._loaded.options.overlap:
@@ -127,7 +132,7 @@ class Serving:
     def abandon(self) -> None:
         """Free what is in flight, once the device is done with it."""
         if self._launched is not None:
-            self._launched.tokens()
+            self._launched.tokens(self._check)
             self._launched = None
         self.scheduler.abandon()
 
@@ -136,7 +141,7 @@ class Serving:
         return None if step is None else self._loaded.runner.launch(step)
 
     def _outputs(self, launched: Launched, clock: Clock) -> list[Output]:
-        step, tokens, at_s = launched.step, launched.tokens(), clock()
+        step, tokens, at_s = launched.step, launched.tokens(self._check), clock()
         self.log.note(at_s, self._loaded.accounting.of(step))
         outputs = []
         for sequence, token in zip(step.sequences, tokens, strict=True):

@@ -77,6 +77,7 @@ class _Builder:
         return Decoder(
             self.share, self.group, embedding, layers, norm,
             Linear(self.cut(head, 0) if is_shared else head), is_shared,
+            float(torch.tensor(whole.embedding_scale, dtype=embedding.dtype)),
             {rotary: rotary_tables(rotary, positions, embedding.device) for rotary in rotaries},
         )  # fmt: skip
 
