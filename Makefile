@@ -64,7 +64,7 @@ silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel 
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
 	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu -W default tests
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
-	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu --benchmark-enable --benchmark-only -k mixed tests/kernels
+	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu --benchmark-enable --benchmark-only -k "mixed or engines" tests/kernels tests/engines
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype bfloat16
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype float8_e4m3fn
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench matmul moe --dtype float8_e4m3fn

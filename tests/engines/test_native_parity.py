@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenwatt.engines.native.engine import NativeEngine
 from tokenwatt.engines.native.runner import Runner
 from tokenwatt.engines.native.scheduler import Step
 from tokenwatt.spec import BenchSpec
-from tokenwatt.workloads import Request
+from tokenwatt.workloads import Request, Sampling
 
 # Largest difference of a logit in fp32: a GPU sums in another order.
 TOLERANCE = {"cpu": 2e-4, "cuda": 1e-3}
@@ -149,3 +149,52 @@ def test_tokens_without_overlap_are_the_same(saved, monkeypatch):
         runs.append(watch(engine, requests, 2, monkeypatch).tokens)
         monkeypatch.undo()
     assert runs[0] == runs[1]
+
+
+SAMPLINGS = {
+    "top-k and top-p": Sampling(temperature=0.9, top_k=40, top_p=0.9),
+    "whole": Sampling(temperature=0.7, min_p=0.02),
+    "top-p": Sampling(temperature=1.2, top_p=0.95),
+    "penalty": Sampling(temperature=0.9, top_k=20, repetition_penalty=1.3),
+}
+
+
+def test_a_sampled_request_gets_the_same_tokens_in_any_batch(tmp_path):
+    make("llama", tmp_path)
+    kinds = list(SAMPLINGS.values())
+    requests = [
+        replace(request, sampling=kinds[place % len(kinds)], seed=place)
+        for place, request in enumerate(prompts((30, 9, 28, 40, 26, 3), osl=30))
+    ]
+    greedy = prompts((30, 9, 28, 40, 26, 3), osl=30)
+    served: list[dict[int, list[int]]] = []
+    # Alone; together with others, among them greedy ones; and so that some give way and go on later.
+    for concurrency, asked, options in (
+        (1, requests, {}),
+        (4, [*requests, *(replace(request, index=9 + request.index) for request in greedy)], {}),
+        (4, requests[::-1], {"num_pages": 9}),
+        (4, requests, {"overlap": False, "max_step_tokens": 16}),
+    ):
+        engine, tokens = engine_of(tmp_path, "cpu", concurrency, 96, page_size=16, **options), {}
+        for event in engine.serve(iter(asked), concurrency, clock=lambda: 0.0):
+            tokens.setdefault(event.request_index, []).extend(event.token_ids)
+        served.append({request.index: tokens[request.index] for request in requests})
+    assert served[0] == served[1] == served[2] == served[3]
+    # Another seed, other tokens; and none of them those of a greedy request.
+    (other,) = [replace(requests[0], seed=77)]
+    tokens = [event.token_ids[0] for event in engine.serve(iter([other]), 1, clock=lambda: 0.0)]
+    assert tokens != served[0][0]
+
+
+def test_a_stop_token_ends_a_request_and_is_its_last(tmp_path):
+    make("llama", tmp_path)
+    (request,) = prompts((20,), osl=24)
+    engine = engine_of(tmp_path, "cpu", 2, 96, page_size=16)
+    tokens = [event.token_ids[0] for event in engine.serve(iter([request]), 1, clock=lambda: 0.0)]
+    stop = tokens[7]
+    stopped = replace(request, sampling=Sampling(stop_token_ids=(stop,)))
+    events = list(engine.serve(iter([stopped, replace(request, index=1)]), 2, clock=lambda: 0.0))
+    first = [event for event in events if event.request_index == 0]
+    assert [event.token_ids[0] for event in first] == tokens[: tokens.index(stop) + 1]
+    assert [event.is_last for event in first][-2:] == [False, True]
+    assert [event.token_ids[0] for event in events if event.request_index == 1] == tokens
