@@ -169,12 +169,13 @@ def test_a_sampled_request_gets_the_same_tokens_in_any_batch(tmp_path):
     greedy = prompts((30, 9, 28, 40, 26, 3), osl=30)
     served: list[dict[int, list[int]]] = []
     # Alone; together with others, among them greedy ones; and so that some give way and go on later.
-    for concurrency, asked, options in (
+    runs: tuple[tuple[int, list[Request], dict[str, Any]], ...] = (
         (1, requests, {}),
         (4, [*requests, *(replace(request, index=9 + request.index) for request in greedy)], {}),
         (4, requests[::-1], {"num_pages": 9}),
         (4, requests, {"overlap": False, "max_step_tokens": 16}),
-    ):
+    )
+    for concurrency, asked, options in runs:
         engine, tokens = engine_of(tmp_path, "cpu", concurrency, 96, page_size=16, **options), {}
         for event in engine.serve(iter(asked), concurrency, clock=lambda: 0.0):
             tokens.setdefault(event.request_index, []).extend(event.token_ids)
