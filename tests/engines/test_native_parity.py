@@ -73,7 +73,7 @@ def engine_of(
 ) -> NativeEngine:
     spec = BenchSpec(
         engine="native", model=str(folder), weights=str(folder), dtype="float32", device=kind, workloads=("chat",),
-        concurrency=(concurrency,), options=options,
+        concurrency=(concurrency,), options={"overlap": True, **options},
     )  # fmt: skip
     engine = NativeEngine(spec)
     if loads:

@@ -75,7 +75,13 @@ class Loader:
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
         accounting = Accounting(self.share, self.dtype, self.options.quantization, self.kv_dtype, size, self.group.size)
-        return Loaded(self.architecture, self.options, runner, table, accounting, pages, step_tokens, longest_context)
+        return Loaded(
+            self.architecture, self._resolved_options(), runner, table, accounting, pages, step_tokens, longest_context
+        )
+
+    def _resolved_options(self) -> NativeOptions:
+        overlap = self.device.type == "cuda" if self.options.overlap is None else self.options.overlap
+        return self.options.model_copy(update={"overlap": overlap})
 
     def _with_weights(self, max_concurrency: int, longest_context: int) -> tuple[Decoder, int]:
         """The decoder, and the pages that fit beside it on every rank; if one cannot load, none goes on."""

@@ -28,7 +28,8 @@ class NativeOptions(Spec):
     """Whether prompts that begin alike share their pages. A measurement that uses it says its hit rate."""
     cuda_graphs: bool = True
     """Whether steps without prompts are launched as one graph, on a GPU."""
-    overlap: bool = True
-    """Whether a step is scheduled and launched before the tokens of the one before are on the host."""
+    overlap: bool | None = None
+    """Whether a step is scheduled and launched before the tokens of the one before are on the host. By default on a GPU
+    alone: a processor computes a step while it is launched, and tokens would only come a step later."""
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs (or, on a CPU, processes) that share the model."""
