@@ -30,9 +30,9 @@ from tokenwatt.engines.native.checkpoint import RandomWeights
 from tokenwatt.engines.native.hub import is_hub_id
 from tokenwatt.engines.native.memory import quantised_weights, weight_bytes
 from tokenwatt.engines.native.model import Decoder
-from tokenwatt.engines.native.options import NativeOptions
+from tokenwatt.engines.native.options import NativeOptions, Quantization
 from tokenwatt.engines.native.requirements import check_runs
-from tokenwatt.engines.native.weights import Quantisation, build_decoder
+from tokenwatt.engines.native.weights import build_decoder
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.model_config import load_architecture
 from tokenwatt.spec import BenchSpec
@@ -533,9 +533,9 @@ def allocated_bytes(decoder: Decoder) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
-def allowed(architecture: Architecture, dtype: str) -> list[Quantisation]:
+def allowed(architecture: Architecture, dtype: str) -> list[Quantization]:
     kept = []
-    for quantisation in get_args(Quantisation):
+    for quantisation in get_args(Quantization):
         try:
             runs(architecture, dtype, None, quantization=quantisation)
         except UserError:

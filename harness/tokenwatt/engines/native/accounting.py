@@ -27,6 +27,10 @@ from tokenwatt_kernels.fused.norm.work import work as norm_work
 from tokenwatt_kernels.fused.rope.problems import RopeProblem
 from tokenwatt_kernels.fused.rope.work import work as rope_work
 from tokenwatt_kernels.matmul.packed.formats import bytes_of
+from tokenwatt_kernels.matmul.packed.problems import PackedProblem
+from tokenwatt_kernels.matmul.packed.work import work as packed_work
+from tokenwatt_kernels.matmul.problem import FLOAT8, MatmulProblem
+from tokenwatt_kernels.matmul.problem import work as matmul_work
 from tokenwatt_kernels.work import Work
 
 INDEX_BYTES = 4
@@ -124,8 +128,8 @@ class Accounting:
         fused.append(rope_work(rope, self.dtype))
         if isinstance(layer.mlp, DenseMlp):
             return products + self._gated(tokens, layer.mlp.intermediate_size), [], fused
-        router_bytes = 4 if layer.mlp.score == "sigmoid" else 0
-        products.append(self._product(tokens, layer.mlp.num_experts, h, "none", element_bytes=router_bytes))
+        router_dtype = "float32" if layer.mlp.score == "sigmoid" else None
+        products.append(self._product(tokens, layer.mlp.num_experts, h, "none", dtype=router_dtype))
         if layer.mlp.shared_intermediate_size:
             products += self._gated(tokens, layer.mlp.shared_intermediate_size)
         return products, [self._experts(layer.mlp, tokens)], fused
@@ -160,32 +164,30 @@ class Accounting:
         *,
         is_gated: bool = False,
         has_residual: bool = False,
-        element_bytes: int = 0,
+        dtype: str | None = None,
     ) -> Work:
-        """As the `work` of matmul.dense and matmul.packed: operands once, output once, residual once.
-
-        element_bytes: 0 means those of the dtype.
-        """
-        if m == 0:
+        """x [m, k] times a weight [n, k]; dtype: None means that of the activations."""
+        if m == 0:  # then not even the weight is read
             return Work(0, 0)
-        size = element_bytes or BYTES_PER_ELEMENT[self.dtype]
-        a_size = 1 if number_format == "fp8" else size
-        ends = m * (n // 2 if is_gated else n) * (2 if has_residual else 1)
-        scales = 4 * (m + n) if number_format == "fp8" else 0
-        weight = n * k * element_bytes or self._weight_bytes(n, k, number_format)
-        return Work(2 * m * n * k, m * k * a_size + weight + ends * size + scales)
+        activation = "swiglu" if is_gated else "none"
+        if number_format == "int4":
+            problem = PackedProblem("", m, n, k, "int4", activation, has_residual=has_residual)
+            return packed_work(problem, self.dtype)
+        is_float8 = number_format == "fp8"
+        scaling = "token_channel" if is_float8 else "none"
+        problem = MatmulProblem("", m, n, k, activation, has_residual=has_residual, scaling=scaling)
+        return matmul_work(problem, FLOAT8 if is_float8 else dtype or self.dtype)
 
-    def _weight_bytes(self, n: int, k: int, number_format: str) -> int:
-        if number_format in ("int4", "mxfp4"):
-            return bytes_of(number_format, n, k)
-        return n * k * (1 if number_format == "fp8" else BYTES_PER_ELEMENT[self.dtype])
+    def _expert_bytes(self, n: int, k: int) -> int:
+        """Of one expert's weight [n, k]."""
+        if self.architecture.checkpoint_format == "mxfp4_experts":
+            return bytes_of("mxfp4", n, k)
+        return n * k * (1 if self.quantization == "fp8" else BYTES_PER_ELEMENT[self.dtype])
 
     def _experts(self, mlp: MixtureOfExperts, tokens: int) -> Work:
         """Both products of a layer's experts, with the weights of those that are expected to have tokens."""
         h, i, size = self.architecture.hidden_size, mlp.intermediate_size, BYTES_PER_ELEMENT[self.dtype]
-        is_mxfp4 = self.architecture.checkpoint_format == "mxfp4_experts"
-        number_format = "mxfp4" if is_mxfp4 else self.quantization
-        weight = self._weight_bytes(2 * i, h, number_format) + self._weight_bytes(h, i, number_format)
+        weight = self._expert_bytes(2 * i, h) + self._expert_bytes(h, i)
         rows = tokens * mlp.top_k
         numbers = 3 * rows + 2 * (mlp.num_experts + 1)  # order twice, weights once, offsets twice
         moved = math.ceil(mlp.touched(tokens) * weight) + (tokens * h + 2 * rows * i + 2 * tokens * h) * size

@@ -31,10 +31,6 @@ WARM_UP_STEPS = 32
 """Decode batches of warm-up shrink by one so many times, which visits every small batch and those just below C."""
 
 
-LEAST_VOCABULARY = 64
-"""Token ids below it are in any vocabulary."""
-
-
 class NativeEngine:
     """A decoder with continuous batching: Triton kernels on CUDA, their plain-torch references on CPU."""
 
@@ -106,10 +102,10 @@ class NativeEngine:
             for place, request in enumerate(requests)
         ]
         lengths = [2**power for power in range(longest_prompt.bit_length())]
-        alone = [_prompt(place, length) for place, length in enumerate(lengths)]
+        alone = [self._prompt(place, length) for place, length in enumerate(lengths)]
         rounds = [(together, concurrency), (alone, 1)]
         if self._device.type == "cuda":  # the longest prompt, and as many as fill a step: nothing is compiled on a CPU
-            full = [_prompt(place, longest_prompt) for place in range(-(-step_tokens // longest_prompt))]
+            full = [self._prompt(place, longest_prompt) for place in range(-(-step_tokens // longest_prompt))]
             rounds += [(full, 1), (full, concurrency)]
         for asked, slots in rounds:
             for _ in self.serve(iter(asked), slots, clock):
@@ -124,32 +120,29 @@ class NativeEngine:
         if self._is_serving:
             raise EngineError("a run is under way; close it before the next begins")
         serving = self._serving = Serving(loaded, None if followers is None else followers.check)
-        self._is_serving = True
+        self._is_serving, is_over = True, False
         try:
             if followers is not None:
                 followers.begin()
             tell = None if followers is None else followers.advance
             yield from serving.closed_loop(requests, concurrency, clock, tell)
-        # Not in `finally`: after an error the ranks may stand at different steps, and must not wait for each other.
+            is_over = True
         except GeneratorExit:
-            self._end(serving)
+            is_over = True
             raise
         except torch.OutOfMemoryError as error:
-            self._break()
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         except RuntimeError as error:
             ended = None if followers is None else followers.ended(NOTICE_S)
-            self._break()
             if ended is None:
                 raise
             raise EngineError(f"a rank of the shared model is gone: {ended}") from error
-        except (EngineError, KeyboardInterrupt):
-            self._break()
-            raise
-        else:
-            self._end(serving)
         finally:
             self._is_serving = False
+            if is_over:
+                self._end(serving)
+            else:  # the ranks may stand at different steps, and must not wait for each other
+                self._break()
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What the steps had to do whose tokens came in (start_s, end_s], and how many prompt tokens were shared."""
@@ -170,6 +163,10 @@ class NativeEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _prompt(self, place: int, length: int) -> Request:
+        """A prompt that begins like no other, so that none finds its pages in the cache."""
+        return Request(place, np.arange(place, place + length, dtype=np.int32) % self._architecture.vocab_size, 1)
+
     def _end(self, serving: Serving) -> None:
         """Free what a run leaves in flight, on every rank."""
         serving.abandon()
@@ -188,11 +185,6 @@ class NativeEngine:
         if self._loaded is None:
             raise EngineError("the engine is not loaded; call load() first")
         return self._loaded
-
-
-def _prompt(place: int, length: int) -> Request:
-    """A prompt that begins like no other, so that none finds its pages in the cache."""
-    return Request(place, np.arange(place, place + length, dtype=np.int32) % LEAST_VOCABULARY, 1)
 
 
 def _choose_device(wanted: str, count: int) -> torch.device:

@@ -74,7 +74,11 @@ class Loader:
             runner.capture()
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
-        accounting = Accounting(self.share, self.dtype, self.options.quantization, self.kv_dtype, size, self.group.size)
+        accounting = None
+        if self.group.rank == 0:  # which alone is asked what a run had to do
+            accounting = Accounting(
+                self.share, self.dtype, self.options.quantization, self.kv_dtype, size, self.group.size
+            )
         return Loaded(
             self.architecture, self._resolved_options(), runner, table, accounting, pages, step_tokens, longest_context
         )

@@ -13,11 +13,11 @@ from tokenwatt.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
+from tokenwatt_kernels.matmul.packed.formats import CHUNK, chunks
 
 FLOAT32_BYTES = 4
-CHUNK = 128
 CHUNK_BYTES = CHUNK // 2 + 4
-"""128 numbers of 4 bits and the int32 with their scales; the end of a row is padded (`matmul.packed.weights`)."""
+"""Of 4-bit numbers with the int32 of their scales, as `matmul.packed.weights` arranges them."""
 SAMPLING_BYTES = 50
 """Of a logit, where tokens are sampled from the whole vocabulary with top-p and a penalty: what `sample` was seen to
 hold at once beside the logits. Greedy sampling holds next to nothing."""
@@ -68,15 +68,15 @@ class QuantisedWeight:
             return self.parameters * size
         if number_format == "fp8":
             return self.parameters + self.count * self.rows * FLOAT32_BYTES
-        return self.count * self.rows * -(-self.terms // CHUNK) * CHUNK_BYTES
+        return self.count * self.rows * chunks(self.terms) * CHUNK_BYTES
 
 
-def weight_bytes(architecture: Architecture, dtype: str, quantisation: str) -> int:
-    """Memory of all weights; quantisation: none, fp8 or int4, of projections and MLPs."""
+def weight_bytes(architecture: Architecture, dtype: str, quantization: str) -> int:
+    """Memory of all weights; quantization: none, fp8 or int4, of projections and MLPs."""
     size = BYTES_PER_ELEMENT[dtype]
-    expert_format = "mxfp4" if architecture.checkpoint_format == "mxfp4_experts" else quantisation
+    expert_format = "mxfp4" if architecture.checkpoint_format == "mxfp4_experts" else quantization
     weights = quantised_weights(architecture)
-    quantised = sum(weight.bytes(expert_format if weight.is_expert else quantisation, size) for weight in weights)
+    quantised = sum(weight.bytes(expert_format if weight.is_expert else quantization, size) for weight in weights)
     others = architecture.parameters - sum(weight.parameters for weight in weights)
     return quantised + others * size + _float32_parameters(architecture) * (FLOAT32_BYTES - size)
 

@@ -8,11 +8,13 @@ from pydantic import Field, PositiveInt
 
 from tokenwatt.spec import Spec
 
+Quantization = Literal["none", "fp8", "int4"]
+
 
 class NativeOptions(Spec):
     """How the engine keeps its numbers and fills its steps."""
 
-    quantization: Literal["none", "fp8", "int4"] = "none"
+    quantization: Quantization = "none"
     """Format of projections and MLPs, made at load. fp8: e4m3 with a scale for each channel, activations with one for
     each token; of dtype bfloat16, which its products have. int4: weights alone, symmetric, in groups of 128."""
     kv_cache_dtype: Literal["auto", "float8_e4m3fn"] = "auto"

@@ -28,7 +28,7 @@ class Loaded:
     options: NativeOptions
     runner: Runner
     table: Table
-    accounting: Accounting
+    accounting: Accounting | None
     num_pages: int
     max_step_tokens: int
     longest_context: int
@@ -142,7 +142,8 @@ class Serving:
 
     def _outputs(self, launched: Launched, clock: Clock) -> list[Output]:
         step, tokens, at_s = launched.step, launched.tokens(self._check), clock()
-        self.log.note(at_s, self._loaded.accounting.of(step))
+        if self._loaded.accounting is not None:
+            self.log.note(at_s, self._loaded.accounting.of(step))
         outputs = []
         for sequence, token in zip(step.sequences, tokens, strict=True):
             if sequence.is_over:  # by a stop token, when this step was launched already

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from tokenwatt.engines.native.attention import GroupedLayer, LatentLayer
 from tokenwatt.engines.native.linear import Float8, Linear, Weight
 from tokenwatt.engines.native.mlp import Experts, GatedMlp
 from tokenwatt.engines.native.model import Decoder, DecoderLayer
+from tokenwatt.engines.native.options import Quantization
 from tokenwatt.engines.native.parallel import ALONE, Group, share_of
 from tokenwatt.engines.native.rotary import rotary_tables
 from tokenwatt.errors import UserError
@@ -26,8 +26,6 @@ from tokenwatt_kernels.matmul.activations import interleave
 from tokenwatt_kernels.matmul.packed.weights import PackedWeight, arrange_int4, arrange_mxfp4
 from tokenwatt_kernels.number_formats.int4 import pack_int4
 from tokenwatt_kernels.number_formats.mxfp4 import Mxfp4
-
-Quantisation = Literal["none", "fp8", "int4"]
 
 Source = Callable[..., Tensor]
 """get(name, *shape, dtype=None): the tensor of a name, on the device of the engine, in the shape that the architecture
@@ -45,7 +43,7 @@ def build_decoder(
     architecture: Architecture,
     get: Source,
     positions: int,
-    quantisation: Quantisation = "none",
+    quantization: Quantization = "none",
     group: Group = ALONE,
 ) -> Decoder:
     """A decoder of this rank's share of the tensors that `get` gives, for contexts of up to `positions` tokens.
@@ -53,7 +51,7 @@ def build_decoder(
     Raises:
         UserError: from `get`, or for numbers that a format of 4 bits does not take.
     """
-    return _Builder(architecture, share_of(architecture, group.size), get, quantisation, group).decoder(positions)
+    return _Builder(architecture, share_of(architecture, group.size), get, quantization, group).decoder(positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class _Builder:
     whole: Architecture
     share: Architecture
     get: Source
-    quantisation: Quantisation
+    quantization: Quantization
     group: Group
 
     def decoder(self, positions: int) -> Decoder:
@@ -250,9 +248,9 @@ class _Builder:
 
     def kept(self, weight: Tensor, name: str) -> Weight:
         """A weight [..., N, K] in the format that the spec asks for."""
-        if self.quantisation == "fp8":
+        if self.quantization == "fp8":
             return Float8.of(weight)
-        if self.quantisation == "int4":
+        if self.quantization == "int4":
             try:
                 return arrange_int4(pack_int4(weight))
             except ValueError as error:
