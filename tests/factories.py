@@ -35,6 +35,7 @@ def measurement(**changes) -> Measurement:
         "measurement_id": "r/0",
         "measured_at": datetime(2026, 1, 1, tzinfo=UTC),
         "run_began_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "point_id": "r/p0",
         "status": Status.OK,
         "suite": "s",
         "workload": "w",

@@ -137,6 +137,7 @@ class _Bench:
                 **environment.model_dump(),
                 "run_id": self.run.run_id,
                 "measurement_id": f"{self.run.run_id}/{len(self.run.measurements)}",
+                "point_id": f"{self.run.run_id}/p{len(self.run.measurements)}",
                 "measured_at": datetime.now(UTC),
                 "run_began_at": self.clock.began_at,
                 "suite": self.suite,

@@ -16,6 +16,7 @@ OPTIONAL = {
     "pynvml": "bench",
     "safetensors": "bench",
     "huggingface_hub": "bench",
+    "prometheus_client": "bench",
     "plotly": "report",
     "jinja2": "report",
 }

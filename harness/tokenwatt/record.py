@@ -64,13 +64,26 @@ class Reason(StrEnum):
     TOO_FEW_RUNNING = "too_few_running"
     TOKEN_RATE_DRIFTS = "token_rate_drifts"
     POWER_DRIFTS = "power_drifts"
+    NOT_CONVERGED = "not_converged"
     TOO_FEW_TOKENS = "too_few_tokens"
     NO_REQUEST_COMPLETED = "no_request_completed"
     EDGE_NOT_BRACKETED = "edge_not_bracketed"
     SAMPLE_GAP = "sample_gap"
+    CLOCK_STEPPED_BACK = "clock_stepped_back"
+    CLOCKS_APART = "clocks_apart"
     INSTRUMENTS_DISAGREE = "instruments_disagree"
     COUNTER_MISSING = "counter_missing"
+    COUNTER_STUCK = "counter_stuck"
+    COUNTER_RESET = "counter_reset"
     POWER_MISSING = "power_missing"
+    POWER_STUCK = "power_stuck"
+    TRAILING_AVERAGE = "trailing_average"
+    MODULE_SCOPE = "module_scope"
+    MIG = "mig"
+    WRONG_GPU_COUNT = "wrong_gpu_count"
+    OTHER_PROCESS = "other_process"
+    CAP_BELOW_DEFAULT = "cap_below_default"
+    CAP_CHANGED = "cap_changed"
     THROTTLED = "throttled"
     HOST_BOUND = "host_bound"
     REQUESTS_REFUSED = "requests_refused"
@@ -99,6 +112,10 @@ class Environment(Record):
     """NVML UUIDs of those GPUs."""
     gpu_driver_version: str | None
     """NVIDIA driver."""
+    gpu_ecc: bool | None = None
+    """Whether the memory of every GPU corrects errors; null where NVML does not say."""
+    gpu_mig: bool | None = None
+    """Whether a GPU is cut in slices (MIG): its power is that of all of them."""
     cpu_name: str
     """Processor model."""
     cpu_count: Count
@@ -156,24 +173,62 @@ class MeteredWindow(Environment):
     """Same by integrating sampled instantaneous power (trapezoid)."""
     gpu_energy_relative_difference: Ratio | None = None
     """(sampled - counter) / counter."""
+    gpu_energy_half_width_j: Joules | None = None
+    """Half of the 95 % interval around gpu_energy_j: what the window's edges leave open between two ticks of a counter,
+    or two power readings. A wrong scale of the meter itself is not in it."""
+    gpu_energy_by_gpu_j: tuple[Joules, ...] = ()
+    """gpu_energy_j of each GPU, in the order of gpu_uuids; empty where there is none."""
+    gpu_power_peak_w: Watts | None = None
+    """Highest sampled power in the window, summed over GPUs."""
+    gpu_counter_period_s: Seconds | None = None
+    """How often the energy counter is renewed, by a start-up trial: the slowest GPU's."""
+    gpu_power_period_s: Seconds | None = None
+    """How often the power reading is renewed, by the same trial."""
+    gpu_sampling_period_s: Seconds | None = None
+    """Median spacing of the readings that were really taken."""
     gpu_power_limit_w: Watts | None = None
     """Enforced power limit, summed over GPUs; the lowest seen in the window."""
+    gpu_power_limit_default_w: Watts | None = None
+    """Power limit that the GPUs come with, summed."""
     gpu_sm_clock_hz: Hertz | None = None
     """SM clock, mean over the window and GPUs."""
+    gpu_sm_clock_min_hz: Hertz | None = None
+    """SM clock, lowest seen on any GPU."""
+    gpu_memory_clock_hz: Hertz | None = None
+    """Memory clock, mean over the window and GPUs."""
+    gpu_memory_clock_min_hz: Hertz | None = None
+    """Memory clock, lowest seen on any GPU."""
     gpu_temperature_start_c: Celsius | None = None
     """Hottest GPU at the start of the window."""
     gpu_temperature_end_c: Celsius | None = None
     """Hottest GPU at the end of the window."""
+    gpu_temperature_slope_c_per_s: Annotated[float, Unit("Cel/s")] | None = None
+    """Straight line through the temperatures of the GPU that warms fastest."""
+    gpu_other_processes: Count | None = None
+    """Most processes of others seen on these GPUs at a time; null where NVML does not list them."""
     throttle_reasons: tuple[str, ...] = ()
     """NVML reasons that held clocks back at some time in the window (idle left out)."""
     cpu_energy_j: Joules | None = None
     """CPU package energy over the window by RAPL; null where it cannot be read."""
+    node_meter: str | None = None
+    """The meter of the whole machine that was asked for, such as `csv:rack.csv` or `ipmi`."""
+    node_energy_j: Joules | None = None
+    """Energy of the whole machine over the window by that meter, aligned by time of day."""
+    node_energy_status: EnergyStatus = EnergyStatus.NO_METER
+    """Whether node_energy_j can be trusted."""
+    node_energy_reasons: tuple[Reason, ...] = ()
+    """Why it is not `valid`."""
 
     @model_validator(mode="after")
     def _joules_agree_with_their_status(self) -> Self:
         trusted = self.energy_status in (EnergyStatus.VALID, EnergyStatus.SUSPECT)
         if trusted != (self.gpu_energy_j is not None):
             raise ValueError(f"energy_status {self.energy_status} contradicts gpu_energy_j {self.gpu_energy_j}")
+        trusted = self.node_energy_status in (EnergyStatus.VALID, EnergyStatus.SUSPECT)
+        if trusted != (self.node_energy_j is not None):
+            raise ValueError(
+                f"node_energy_status {self.node_energy_status} contradicts node_energy_j {self.node_energy_j}"
+            )
         return self
 
 
@@ -189,6 +244,17 @@ class Measurement(MeteredWindow):
     detail: str | None = None
     """The error's own words, where there are any."""
 
+    point_id: str
+    """What is measured in several windows: rows of one `point_id` differ in nothing that was asked for."""
+    window_index: Index = 0
+    """Position among the windows of its point."""
+    phase: Literal["mixed", "prefill", "decode"] = "mixed"
+    """`mixed`: requests as the workload has them; `prefill`: their prompts alone, one token each; `decode`: sequences
+    of the same mean context, of which none begins or ends in the window."""
+    variant: Literal["A", "B"] | None = None
+    """Side of a comparison; null outside one."""
+    gpu_power_cap_w: Watts | None = None
+    """Power limit that was set on each GPU for this row; null where the limit was left as it is."""
     suite: str
     """Suite that asked for the row."""
     workload: str
@@ -253,6 +319,10 @@ class Measurement(MeteredWindow):
 
     gpu_idle_power_w: Watts | None = None
     """Board power before the engine was loaded, summed over GPUs."""
+    gpu_idle_power_after_w: Watts | None = None
+    """Board power after the engine was closed, summed over GPUs; the boards are still warm."""
+    gpu_static_power_w: Watts | None = None
+    """Board power with the engine loaded, its clocks up and no step running, summed over GPUs."""
 
     @model_validator(mode="after")
     def _only_good_rows_carry_numbers(self) -> Self:
@@ -316,6 +386,99 @@ class KernelTiming(MeteredWindow):
         return self
 
 
+class Result(Record):
+    """What the windows of one point say together: a mean and its 95 % interval, from its rows of `measurements`."""
+
+    grain = "results"
+
+    run_id: str
+    """Invocation that wrote the rows."""
+    point_id: str
+    """Point, as in `measurements`."""
+    suite: str
+    """Suite that asked for it."""
+    workload: str
+    """Workload name."""
+    engine: str
+    """Engine name."""
+    model: str | None
+    """Architecture."""
+    phase: Literal["mixed", "prefill", "decode"]
+    """Phase, as in `measurements`."""
+    variant: Literal["A", "B"] | None
+    """Side of a comparison."""
+    concurrency: Requests
+    """Requests kept in flight."""
+    gpu_power_cap_w: Watts | None
+    """Power limit that was set on each GPU."""
+    windows: Count
+    """Windows that carry the quantity below: good rows, and for energy those whose energy is trusted."""
+    quantity: str
+    """Column or metric of `measurements` that is averaged."""
+    unit: str
+    """Its unit."""
+    mean: Quantity
+    """Mean over windows."""
+    low: Quantity | None
+    """Lower end of the 95 % interval of that mean; null with fewer than two windows."""
+    high: Quantity | None
+    """Upper end."""
+    method: Literal["t", "bootstrap"] | None
+    """How the interval was made."""
+    has_converged: bool | None
+    """Whether the interval reached the width that was asked for; null where none was asked for."""
+
+
+class ClosureTerm(Record):
+    """One part of a window's energy: what static power, a kernel family, or nothing known explains of it."""
+
+    grain = "closure"
+
+    run_id: str
+    """Invocation that wrote the row."""
+    measurement_id: str
+    """Window whose energy is explained."""
+    term: Literal["static", "attention", "matmul", "moe", "fused", "rest"]
+    """Static power times time, a kernel family, or what is left unexplained."""
+    energy_j: Joules
+    """Joules of the term; the rest may be negative."""
+    half_width_j: Joules | None = None
+    """Half of its 95 % interval; null where it cannot be said."""
+    flop: Annotated[float, Unit("flop")] | None = None
+    """Operations of the family in the window."""
+    bytes: Annotated[float, Unit("byte")] | None = None
+    """Bytes of the family in the window."""
+    joules_per_flop: Annotated[float, Unit("J/flop")] | None = None
+    """Energy of an operation above static power, from metered loops at the window's shapes."""
+    joules_per_byte: Annotated[float, Unit("J/byte")] | None = None
+    """Energy of a byte above static power, from the same loops."""
+    loops: Count = 0
+    """Metered loops behind both figures."""
+
+
+class MeteredRun(MeteredWindow):
+    """Any command, or any server for a while, with the energy of the boards behind it."""
+
+    grain = "meter"
+
+    status: Status
+    """`ok`: the command ended, or the time was up; `failed`: it could not be started, or the server not be reached."""
+    reasons: tuple[Reason, ...] = ()
+    """Why the row is not `ok`."""
+    detail: str | None = None
+    """The error's own words, where there are any."""
+    subject: str
+    """The command line, or the address of the server."""
+    exit_code: Annotated[int, Unit("1")] | None = None
+    """Exit code of the command, negative for a signal; null for a server."""
+    input_tokens: Tokens | None = None
+    """Prompt tokens that the server counted in the window; null where it does not say."""
+    output_tokens: Tokens | None = None
+    """Generated tokens that the server counted in the window; null where it does not say."""
+    gpu_idle_power_w: Watts | None = None
+    """Board power before the command began, summed over GPUs."""
+
+
 class RequestRecord(Record):
     """One request of one measurement."""
 
@@ -369,6 +532,10 @@ class PowerSample(Record):
     """Enforced power limit."""
     throttle_reasons: tuple[str, ...] = ()
     """NVML reasons that hold clocks back at this moment."""
+    module_power_w: Watts | None = None
+    """Instantaneous power of the module around the GPU (CPU and GPU of a Grace superchip); null where there is none."""
+    other_processes: Count | None = None
+    """Processes on the GPU that are neither this one nor its descendants; null where NVML does not list them."""
 
 
 class PowerRecord(PowerSample):
@@ -433,5 +600,14 @@ class FleetEstimate(Record):
     """Facts and rows that the estimate rests on, with their sources."""
 
 
-RECORDS: tuple[type[Record], ...] = (Measurement, RequestRecord, PowerRecord, KernelTiming, FleetEstimate)
+RECORDS: tuple[type[Record], ...] = (
+    Measurement,
+    Result,
+    ClosureTerm,
+    MeteredRun,
+    RequestRecord,
+    PowerRecord,
+    KernelTiming,
+    FleetEstimate,
+)
 """Every table that is written, for the data dictionary."""
