@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,8 +20,8 @@ from tokenwatt import __version__
 from tokenwatt.errors import TokenwattError, UserError
 
 if TYPE_CHECKING:
+    from tokenwatt.bench.suite import OpenCaps
     from tokenwatt.economics.scenario import FleetStudy
-    from tokenwatt.record import Measurement
 
 app = typer.Typer(
     name="tokenwatt",
@@ -69,29 +70,65 @@ def bench(
     ] = None,
     results: Results = Path("results/raw"),
     as_json: Json = False,
+    is_comparison: Annotated[
+        bool,
+        typer.Option("--compare", help="Measure the two benches of each suite in turns, A B B A, and their ratio."),
+    ] = False,
+    power_caps: Annotated[
+        str | None,
+        typer.Option(metavar="WATTS", help="Measure each point at these power limits per GPU, such as 700,600,500."),
+    ] = None,
+    allow_power_limit: Annotated[
+        bool, typer.Option("--allow-power-limit", help="Let --power-caps set limits; they are restored at the end.")
+    ] = False,
 ) -> None:
-    """Run suites: warm up, find the steady window, meter it, write parquet, print a table."""
+    """Run suites: warm up, meter steady windows until they agree, write parquet, print a table."""
     from tokenwatt import bench as room
     from tokenwatt import doctor as examiner
     from tokenwatt.spec import SuiteSpec, load_toml
     from tokenwatt.terminal import TerminalObserver, print_measurements, rows_as_json
     from tokenwatt.workloads import find_toml, library_folder
 
+    if is_comparison and (power_caps is not None or not suites):
+        raise UserError("--compare needs the names of suites with two [[bench]], and takes no --power-caps")
+    caps, open_caps = _power_caps(power_caps, allow_power_limit)
     names = suites or [examiner.default_suite()]
     if not suites:
         typer.echo(f"suite {names[0]!r}: {examiner.why_default(names[0])}", err=True)
     specs = [load_toml(find_toml(name, library_folder() / "suites", "suite"), SuiteSpec) for name in names]
-    measurements: list[Measurement] = []
+    runs = []
     for spec in specs:
         with TerminalObserver() as observer:
-            run = room.run_suite(spec, results, observer)
-        measurements += run.measurements
+            if is_comparison:
+                run = room.compare_suite(spec, results, observer)
+            else:
+                run = room.run_suite(spec, results, observer, caps, open_caps)
+        runs.append(run)
         if not as_json:
-            print_measurements(run.measurements, title=f"{spec.name}: {run.folder}")
+            print_measurements(run.measurements, f"{spec.name}: {run.folder}", run.results)
     if as_json:
-        typer.echo(json.dumps(rows_as_json(measurements), indent=2))
-    if any(row.status != "ok" or row.energy_status == "invalid" for row in measurements):
+        typer.echo(json.dumps(rows_as_json([row for run in runs for row in run.measurements]), indent=2))
+    if any(run.has_failed for run in runs):
         raise typer.Exit(1)
+
+
+def _power_caps(text: str | None, is_allowed: bool) -> tuple[tuple[float, ...], OpenCaps | None]:
+    """Watts that were asked for, and what sets them.
+
+    Raises:
+        UserError: they cannot be read, or may not be set.
+    """
+    if text is None:
+        return (), None
+    caps_module = import_module("tokenwatt.power.caps")
+    caps = caps_module.parse_power_caps(text)
+    if not is_allowed:
+        watts = ", ".join(f"{cap:g}" for cap in caps)
+        raise UserError(
+            f"--power-caps would set the power limit of every GPU of the engine to {watts} W, one after the other, and "
+            "restore it at the end; add --allow-power-limit to let it"
+        )
+    return caps, caps_module.PowerCaps.open
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

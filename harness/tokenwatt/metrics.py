@@ -40,10 +40,18 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "output_tokens_per_s",
         "token/s",
-        "output_tokens / window_s",
+        "output_tokens / window_s, unless phase = prefill",
         "higher",
-        "Generated tokens per second.",
-        lambda t: t["output_tokens"] / t["window_s"],
+        "Generated tokens per second; null for prefill, where requests end with their first token.",
+        lambda t: t["output_tokens"] / t["window_s"].where(t["phase"] != "prefill"),
+    ),
+    Metric(
+        "input_tokens_per_s",
+        "token/s",
+        "input_tokens / window_s, unless phase = decode",
+        "higher",
+        "Prompt tokens per second; null for decode, which has no prompts.",
+        lambda t: t["input_tokens"] / t["window_s"].where(t["phase"] != "decode"),
     ),
     Metric(
         "total_tokens_per_s",
@@ -56,10 +64,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "output_tokens_per_s_per_gpu",
         "token/s",
-        "output_tokens / window_s / gpu_count",
+        "output_tokens_per_s / gpu_count",
         "higher",
-        "Generated tokens per second and GPU; null without a GPU.",
-        lambda t: t["output_tokens"] / t["window_s"] / t["gpu_count"].where(t["gpu_count"] > 0),
+        "Generated tokens per second and GPU; null without a GPU, and for prefill.",
+        lambda t: (
+            t["output_tokens"] / t["window_s"].where(t["phase"] != "prefill") / t["gpu_count"].where(t["gpu_count"] > 0)
+        ),
     ),
     Metric(
         "output_tokens_per_s_per_user",
@@ -81,31 +91,56 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "joules_per_output_token",
         "J/token",
-        "gpu_energy_j / output_tokens",
+        "gpu_energy_j / output_tokens, phase = mixed alone",
         "lower",
         "Board energy per generated token; prefill is inside it, so read it with isl and osl.",
-        lambda t: t["gpu_energy_j"] / t["output_tokens"].where(t["output_tokens"] > 0),
+        lambda t: t["gpu_energy_j"] / _output_tokens(t, "mixed"),
     ),
     Metric(
         "marginal_joules_per_output_token",
         "J/token",
-        "(gpu_energy_j - gpu_idle_power_w * window_s) / output_tokens",
+        "(gpu_energy_j - mean(gpu_idle_power_w, gpu_idle_power_after_w where known) * window_s) / output_tokens,"
+        " phase = mixed alone",
         "lower",
-        "Same without the power that the idle boards drew before the run.",
-        lambda t: (
-            (t["gpu_energy_j"] - t["gpu_idle_power_w"] * t["window_s"])
-            / t["output_tokens"].where(t["output_tokens"] > 0)
-        ),
+        "Same without the power that the idle boards drew: before the run, and after it where that is known.",
+        lambda t: (t["gpu_energy_j"] - _idle_power_w(t) * t["window_s"]) / _output_tokens(t, "mixed"),
+    ),
+    Metric(
+        "prefill_joules_per_input_token",
+        "J/token",
+        "gpu_energy_j / input_tokens, phase = prefill alone",
+        "lower",
+        "Board energy per prompt token where nothing but prompts is computed.",
+        lambda t: t["gpu_energy_j"] / t["input_tokens"].where((t["phase"] == "prefill") & (t["input_tokens"] > 0)),
+    ),
+    Metric(
+        "decode_joules_per_output_token",
+        "J/token",
+        "gpu_energy_j / output_tokens, phase = decode alone",
+        "lower",
+        "Board energy per generated token where no prompt is computed, at the mean context of the mixed point.",
+        lambda t: t["gpu_energy_j"] / _output_tokens(t, "decode"),
     ),
     Metric(
         "output_tokens_per_s_per_w",
         "token/s/W",
-        "output_tokens / gpu_energy_j",
+        "output_tokens / gpu_energy_j, phase = mixed alone",
         "higher",
         "Generated tokens per second and board watt, which over one window is tokens per joule.",
-        lambda t: t["output_tokens"] / t["gpu_energy_j"].where(t["gpu_energy_j"] > 0),
+        lambda t: t["output_tokens"] / t["gpu_energy_j"].where((t["gpu_energy_j"] > 0) & (t["phase"] == "mixed")),
     ),
 )
+
+
+def _output_tokens(rows: pd.DataFrame, phase: str) -> pd.Series:
+    """Generated tokens of the rows of one phase; missing elsewhere, and where there are none."""
+    return rows["output_tokens"].where((rows["phase"] == phase) & (rows["output_tokens"] > 0))
+
+
+def _idle_power_w(rows: pd.DataFrame) -> pd.Series:
+    """Idle power before the run, or the mean of before and after where both are known."""
+    before_w, after_w = rows["gpu_idle_power_w"], rows["gpu_idle_power_after_w"]
+    return (before_w + after_w.fillna(before_w)) / 2
 
 
 def _limit_s(timings: pd.DataFrame) -> pd.Series:
@@ -186,6 +221,7 @@ _INPUTS = (
     "tpot_median_s",
     "gpu_energy_j",
     "gpu_idle_power_w",
+    "gpu_idle_power_after_w",
     "flop",
     "bytes",
     "median_s",

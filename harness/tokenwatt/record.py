@@ -286,6 +286,8 @@ class Measurement(MeteredWindow):
     """Mean prompt length of the requests that had their first token in the window."""
     osl: MeanTokens | None = None
     """Mean output budget of those requests."""
+    context: MeanTokens | None = None
+    """Mean context over the window: tokens before each generated one, prompt and output."""
 
     is_stable: bool | None = None
     """Whether the window passes every test of steadiness; `reasons` says which it failed."""
@@ -414,7 +416,8 @@ class Result(Record):
     windows: Count
     """Windows that carry the quantity below: good rows, and for energy those whose energy is trusted."""
     quantity: str
-    """Column or metric of `measurements` that is averaged."""
+    """Column or metric of `measurements` that is averaged; `B/A of ...`: ratio of the pairs of windows of a comparison,
+    filed under the point of side B."""
     unit: str
     """Its unit."""
     mean: Quantity
@@ -487,7 +490,7 @@ class RequestRecord(Record):
     run_id: str
     """Invocation that wrote the row."""
     measurement_id: str
-    """Measurement that the request belongs to."""
+    """Window in which the request was first answered; the nearest one for a request that was answered outside."""
     request_index: Index
     """Position in the workload."""
     isl: Tokens
@@ -544,7 +547,7 @@ class PowerRecord(PowerSample):
     run_id: str
     """Invocation that wrote the row."""
     measurement_id: str
-    """Measurement during which it was read."""
+    """Measurement in whose window, or shortly before or after it, the reading was taken."""
 
 
 class FleetEstimate(Record):

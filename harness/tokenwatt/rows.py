@@ -1,9 +1,10 @@
-"""From what one run saw, its timeline and its meter readings, to its row."""
+"""From what one run saw, its timeline and its meter readings, to the rows of its windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,46 @@ import numpy as np
 from tokenwatt import power, steady_state
 from tokenwatt.engines.protocol import EngineReport
 from tokenwatt.record import EnergyStatus, Measurement, PowerSample, Reason, Status
-from tokenwatt.spec import BenchSpec
 from tokenwatt.steady_state import Timeline, Window
+
+
+@dataclass(slots=True)
+class Recording:
+    """What one run of an engine left behind; it fills while the engine serves."""
+
+    timeline: Timeline
+    wanted_s: float
+    """Length of its windows at most."""
+    samples: list[PowerSample] = field(default_factory=list)
+    """Readings so far, oldest first."""
+    windows: int = 0
+    """Windows that are full and have readings on both sides."""
+    meter_failure: str | None = None
+    """What a meter said when it stopped."""
+
+    def energy(self, start_s: float, end_s: float) -> power.Energy:
+        """Energy of a window with its verdict: a meter that failed before its end, or a drift of power, spoils it."""
+        near = readings(self.samples, start_s, end_s)
+        if self.meter_failure is not None and (not near or near[-1].at_s < end_s):
+            return power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
+        energy = power.integrate(near, start_s, end_s)
+        return energy.doubted(Reason.POWER_DRIFTS) if _power_drifts(near, start_s, end_s) else energy
+
+
+MARGIN_S = 1.2
+"""Readings that far outside a window belong to it: the counter's lag is averaged over a second on both sides of an
+edge. Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
+
+
+def readings(samples: Sequence[PowerSample], start_s: float, end_s: float) -> list[PowerSample]:
+    """Readings, oldest first, of a window and its margins."""
+    first = bisect_left(samples, start_s - MARGIN_S, key=_at_s)
+    last = bisect_right(samples, end_s + MARGIN_S, key=_at_s)
+    return list(samples[first:last])
+
+
+def _at_s(sample: PowerSample) -> float:
+    return sample.at_s
 
 
 def row_without_numbers(asked: dict[str, Any], status: Status, reason: Reason, detail: str | None) -> Measurement:
@@ -22,37 +61,41 @@ def row_without_numbers(asked: dict[str, Any], status: Status, reason: Reason, d
 
 def row_of(
     asked: dict[str, Any],
-    timeline: Timeline,
-    samples: list[PowerSample],
-    meter_failure: str | None,
+    recording: Recording,
+    index: int,
     report: Callable[[float, float], EngineReport],
-    spec: BenchSpec,
+    min_window_s: float,
 ) -> Measurement:
-    """The measurement of one finished run. A meter that failed spoils the energy, not the tokens.
+    """The measurement of one window of a run. A meter that failed spoils the energy, not the tokens.
 
-    report: what the engine says of a stretch of the run.
+    Args:
+        asked: columns that are known beforehand.
+        recording: the run.
+        index: of the window in the run.
+        report: what the engine says of a stretch of the run.
+        min_window_s: shorter windows are not stable.
     """
-    window = steady_state.find(timeline, spec.window_s, spec.min_window_s)
+    timeline = recording.timeline
+    window = steady_state.find(timeline, recording.wanted_s, min_window_s, index)
     if window is None:
-        reason = Reason.NO_STEADY_WINDOW if meter_failure is None else Reason.METER_ERROR
-        return row_without_numbers(asked, Status.FAILED, reason, meter_failure)
-    if meter_failure is None:
-        energy = power.integrate(samples, window.start_s, window.end_s)
-    else:
-        energy = power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
+        failure = recording.meter_failure
+        reason = Reason.NO_STEADY_WINDOW if failure is None else Reason.METER_ERROR
+        return row_without_numbers(asked, Status.FAILED, reason, failure)
+    energy = recording.energy(window.start_s, window.end_s)
     latencies = _latencies(timeline, window)
     reasons = [*window.reasons]
-    if _power_drifts(samples, window):
+    if Reason.POWER_DRIFTS in energy.reasons:
         reasons.append(Reason.POWER_DRIFTS)
-    if latencies["e2el_median_s"] is None:
+    if latencies["e2el_median_s"] is None and timeline.phase != "decode":
         reasons.append(Reason.NO_REQUEST_COMPLETED)
     refused = [trace.refusal for trace in timeline.traces.values() if trace.refusal is not None]
     if refused:
         reasons.append(Reason.REQUESTS_REFUSED)
+    lost = recording.meter_failure if Reason.METER_ERROR in energy.reasons else None
     numbers = {
         "status": Status.OK,
         "reasons": tuple(reasons),
-        "detail": meter_failure or (f"refused: {refused[0]}" if refused else None),
+        "detail": lost or (f"refused: {refused[0]}" if refused else asked.get("detail")),
         "window_start_s": window.start_s,
         "window_s": window.length_s,
         "is_stable": not reasons,
@@ -64,6 +107,13 @@ def row_of(
         **energy_columns(energy),
     }
     return Measurement.model_validate({**asked, **numbers})
+
+
+def work_tokens(timeline: Timeline, start_s: float, end_s: float) -> int:
+    """Tokens that the energy of (start, end] is divided by: prompt tokens for prefill alone, else generated ones."""
+    if timeline.phase == "prefill":
+        return timeline.input_tokens(start_s, end_s)
+    return timeline.output_tokens(start_s, end_s)
 
 
 def energy_columns(energy: power.Energy) -> dict[str, Any]:
@@ -84,8 +134,8 @@ def energy_columns(energy: power.Energy) -> dict[str, Any]:
     }
 
 
-def _power_drifts(samples: list[PowerSample], window: Window) -> bool:
-    watts = power.binned_power_w(samples, window.start_s, window.end_s, steady_state.DRIFT_BINS)
+def _power_drifts(samples: list[PowerSample], start_s: float, end_s: float) -> bool:
+    watts = power.binned_power_w(samples, start_s, end_s, steady_state.DRIFT_BINS)
     return watts is not None and steady_state.drifts(np.array(watts))
 
 
@@ -96,11 +146,10 @@ def _tokens(timeline: Timeline, window: Window) -> dict[str, Any]:
     return {
         "isl": float(np.mean([trace.isl for trace in answered])) if answered else None,
         "osl": float(np.mean([trace.osl for trace in answered])) if answered else None,
+        "context": timeline.mean_context(window.start_s, window.end_s),
         "requests_completed": sum(trace.is_complete and window.holds(trace.last_token_s) for trace in traces),
         "input_tokens": sum(trace.isl for trace in answered),
-        "output_tokens": sum(
-            count for at_s, count in zip(timeline.token_times, timeline.token_counts, strict=True) if window.holds(at_s)
-        ),
+        "output_tokens": timeline.output_tokens(window.start_s, window.end_s),
     }
 
 

@@ -35,13 +35,23 @@ class BenchSpec(Spec):
     workloads: tuple[str, ...] = Field(min_length=1)
     """Names of TOML files under workloads/, or paths."""
     concurrency: tuple[Annotated[PositiveInt, Field(le=65536)], ...] = Field(min_length=1)
-    """Requests kept in flight (closed loop), one measurement each."""
+    """Requests kept in flight (closed loop), one point each."""
     window_s: PositiveFloat = Field(default=30.0, le=86400)
     """Length of the steady window to measure, seconds."""
     min_window_s: PositiveFloat = Field(default=20.0, le=86400)
     """A shorter steady window is reported as not stable, seconds."""
+    interval_width: float = Field(default=0.02, ge=0, le=1)
+    """Windows of a point are repeated until the 95 % interval of its joules per token (without energy: of its tokens
+    per second) is at most so wide, as a share of the mean; 0 measures one window."""
+    max_windows: PositiveInt = Field(default=20, le=1000)
+    """Windows of a point at most."""
+    budget_s: PositiveFloat = Field(default=300.0, le=86400)
+    """No further window of a point begins if all of them together would be longer than this, seconds."""
+    phases: bool = False
+    """Whether each point is followed by its prefill alone and by its decode alone."""
     idle_s: float = Field(default=5.0, ge=0, le=3600)
-    """How long idle power is read before the engine loads, seconds; 0 skips it."""
+    """How long power at rest is read: before the engine loads, after its warm-up and after its end, seconds; 0 skips
+    all three."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
     options: dict[str, Any] = Field(default_factory=dict)

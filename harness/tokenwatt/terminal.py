@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,10 +15,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from tokenwatt import metrics, store
+from tokenwatt.analysis.results import DECIDING, is_ratio
 from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
-from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Record, Status
+from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Reason, Record, Result, Status
 from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
@@ -107,31 +110,130 @@ def _plain(value: Any) -> Any:
     return None if value is None or value != value else value
 
 
-def print_measurements(rows: Sequence[Measurement], title: str) -> None:
-    """One line per measurement with the physical limit beside it, then what is doubtful, line by line."""
-    console = Console()
+def print_measurements(rows: Sequence[Measurement], title: str, results: Sequence[Result]) -> None:
+    """One line per point with the physical limit beside it, then what is doubtful, and comparisons, line by line.
+
+    results: of these rows, as `analysis.results` makes them.
+    """
+    # A narrow terminal breaks long lines; rich would cut the numbers.
+    console = Console(width=MAX_WIDTH)
     console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
-    table = _table("workload", "C", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT")
-    doubts = []
-    for row, values in zip(rows, rows_as_json(rows), strict=True):
-        share = values["share_of_limit"]
-        table.add_row(
-            row.workload,
-            str(row.concurrency),
-            compact(values["output_tokens_per_s"]),
-            compact(values["limit_output_tokens_per_s"]),
-            "–" if share is None else f"{100 * share:.0f} %",
-            compact(values["joules_per_output_token"]) if row.gpu_energy_j else _why_no_joules(row),
-            compact(values["output_tokens_per_s_per_w"]),
-            format_si(row.ttft_median_s, "s"),
-            format_si(row.tpot_median_s, "s"),
-        )
-        notes = _notes(row)
-        if notes:
-            doubts.append(f"{row.workload} x{row.concurrency}: {notes}")
+    points = _points(rows, results)
+    has_intervals = any(len(point.rows) > 1 for point in points)
+    headings = ["workload", "C", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
+    table = _table(*headings, *(["windows"] if has_intervals else []))
+    for point in points:
+        table.add_row(*point.cells(), *([str(len(point.rows))] if has_intervals else []))
     console.print(table)
-    for doubt in doubts:
-        console.print(f"  {doubt}", highlight=False, markup=False)
+    lines = [line for point in points for line in point.doubts()]
+    if any(point.first.phase == "prefill" for point in points):
+        lines.append("prefill: tokens/s and J/token are those of prompt tokens")
+    for line in [*lines, *_comparisons(results)]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """The windows of one point, for one line of the table."""
+
+    rows: Sequence[Measurement]
+    values: Sequence[dict[str, Any]]
+    """Columns, metrics and limit of each row."""
+    results: dict[str, Result]
+    """By quantity."""
+
+    @property
+    def first(self) -> Measurement:
+        return self.rows[0]
+
+    @property
+    def label(self) -> str:
+        row = self.first
+        parts = [row.workload, "" if row.phase == "mixed" else row.phase, row.variant or ""]
+        parts.append("" if row.gpu_power_cap_w is None else f"{row.gpu_power_cap_w:g} W")
+        return " ".join(filter(None, parts))
+
+    def cells(self) -> list[str]:
+        """What the table says of it."""
+        energy, speed = DECIDING[self.first.phase]
+        share = self._mean("share_of_limit")
+        joules = self.results.get(energy)
+        return [
+            self.label,
+            str(self.first.concurrency),
+            compact(self._mean(speed)),
+            compact(self._mean("limit_output_tokens_per_s")),
+            "–" if share is None else f"{100 * share:.0f} %",
+            _why_no_joules(self.first) if joules is None else with_half_width(joules),
+            compact(self._mean("output_tokens_per_s_per_w")),
+            format_si(self._mean("ttft_median_s"), "s"),
+            format_si(self._mean("tpot_median_s"), "s"),
+        ]
+
+    def doubts(self) -> list[str]:
+        """What is doubtful: each doubt once, with the number of windows that have it where not all do."""
+        counts = Counter(filter(None, map(_notes, self.rows)))
+        lines = [
+            f"{self.label} x{self.first.concurrency}: {notes}"
+            + ("" if count == len(self.rows) else f" ({count} of {len(self.rows)} windows)")
+            for notes, count in counts.items()
+        ]
+        lines += [
+            f"{self.label} x{self.first.concurrency}: {Reason.NOT_CONVERGED}: {quantity} is known to "
+            f"{_width(result)} after {result.windows} windows; give it a larger budget_s or interval_width"
+            for quantity, result in self.results.items()
+            if result.has_converged is False
+        ]
+        return lines
+
+    def _mean(self, name: str) -> float | None:
+        known = [value for values in self.values if (value := values[name]) is not None]
+        return sum(known) / len(known) if known else None
+
+
+def _points(rows: Sequence[Measurement], results: Sequence[Result]) -> list[_Point]:
+    """Rows by point, in the order of their first windows."""
+    values = rows_as_json(rows)
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.point_id, []).append(place)
+    own = [result for result in results if not is_ratio(result)]
+    return [
+        _Point(
+            [rows[place] for place in places],
+            [values[place] for place in places],
+            {result.quantity: result for result in own if result.point_id == point_id},
+        )
+        for point_id, places in groups.items()
+    ]
+
+
+def _comparisons(results: Sequence[Result]) -> list[str]:
+    """Ratios of compared points in words."""
+    return [
+        f"{result.workload} x{result.concurrency}: {result.quantity}: {result.mean:.4g}{_verdict(result)}"
+        for result in results
+        if is_ratio(result)
+    ]
+
+
+def _verdict(ratio: Result) -> str:
+    if ratio.low is None or ratio.high is None:
+        return "; one pair of windows has no interval"
+    beyond = "the same within noise" if ratio.low <= 1 <= ratio.high else "a difference beyond noise"
+    narrow = "" if ratio.has_converged is not False else f"; {Reason.NOT_CONVERGED}"
+    return f" ({ratio.low:.4g} to {ratio.high:.4g}, {ratio.windows} pairs): {beyond}{narrow}"
+
+
+def with_half_width(result: Result) -> str:
+    """A mean with half of its 95 % interval in percent, where it has one."""
+    return compact(result.mean) if result.low is None else f"{compact(result.mean)} {_width(result)}"
+
+
+def _width(result: Result) -> str:
+    if result.low is None or result.high is None or not result.mean:
+        return "no interval"
+    return f"± {50 * (result.high - result.low) / abs(result.mean):.2g} %"
 
 
 def print_kernels(rows: Sequence[KernelTiming]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+import random
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -26,11 +28,14 @@ class FakeOptions(Spec):
     """Time per further token, seconds."""
     fail_after_tokens: int | None = Field(default=None, ge=0)
     """Raise an engine error once so many tokens were emitted."""
+    jitter: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of the logarithm of a request's pace: each draws its own, from the seed of the bench."""
 
 
 @dataclass(slots=True)
 class _Stream:
     request: Request
+    tpot_s: float
     emitted: int = 0
 
 
@@ -39,6 +44,7 @@ class FakeEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._script = validate(spec.options, FakeOptions, where="options of engine 'fake'")
+        self._seed = spec.seed
 
     @property
     def identity(self) -> EngineIdentity:
@@ -57,11 +63,13 @@ class FakeEngine:
     def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Emit each token at its scripted instant; a freed slot takes its next request at that same instant."""
         due: list[tuple[float, int, _Stream]] = []
+        rng = random.Random(self._seed)  # noqa: S311 (a script, not a secret)
 
         def send(at_s: float) -> None:
             request = next(requests, None)
             if request is not None:
-                heapq.heappush(due, (at_s + self._script.ttft_s, request.index, _Stream(request)))
+                stream = _Stream(request, self._script.tpot_s * math.exp(rng.gauss(0.0, self._script.jitter)))
+                heapq.heappush(due, (at_s + self._script.ttft_s, request.index, stream))
 
         begin_s = clock()
         for _ in range(concurrency):
@@ -79,7 +87,7 @@ class FakeEngine:
             if is_last:
                 send(at_s)
             else:
-                heapq.heappush(due, (at_s + self._script.tpot_s, index, stream))
+                heapq.heappush(due, (at_s + stream.tpot_s, index, stream))
             yield TokenEvent(index, at_s, 1, is_last, running)
 
     def report(self, start_s: float, end_s: float) -> EngineReport:

@@ -57,6 +57,8 @@ class EngineIdentity:
     """Format of keys and values."""
     tp: int = 1
     """GPUs (or processes) that share each product."""
+    longest_context: int | None = None
+    """Tokens that the model can have in a sequence; None if there is no limit, or it cannot say."""
 
 
 class Engine(Protocol):

@@ -18,9 +18,9 @@ _NEEDED = ("isl", "osl", "concurrency", "ceiling_memory_bytes_per_s", "ceiling_f
 def add_limits(measurements: pd.DataFrame) -> pd.DataFrame:
     """Rows of the `measurements` table with `limit_output_tokens_per_s`, `limit_bound` and `share_of_limit` appended.
 
-    Missing where there is nothing to compare: a failed row, ceilings that were not measured, an engine without a model,
-    a model whose shape is not in the library, quantised
-    weights or cache, or shared prefixes. Several GPUs count as one device with the sum of their ceilings.
+    Missing where there is nothing to compare: a failed row, a phase alone, ceilings that were not measured, an engine
+    without a model, a model whose shape is not in the library, quantised weights or cache, or shared prefixes. Several
+    GPUs count as one device with the sum of their ceilings.
     """
     rows = [row_limit(row) for row in measurements.to_dict("records")]
     speeds = pd.Series([row.output_tokens_per_s if row else None for row in rows], measurements.index, dtype="float64")
@@ -33,6 +33,7 @@ def row_limit(row: Mapping[Any, Any]) -> RooflineLimit | None:
     """Limit of one row of the `measurements` table; None where there is nothing to compare."""
     if (
         row["status"] != "ok"
+        or row["phase"] != "mixed"
         or row["dtype"] not in BYTES_PER_ELEMENT
         or any(not _positive(row[key]) for key in _NEEDED)
     ):

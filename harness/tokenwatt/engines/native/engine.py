@@ -68,6 +68,7 @@ class NativeEngine:
             quantization=self._options.quantization,
             kv_cache_dtype=self._loader.kv_dtype,
             tp=self._options.tensor_parallel,
+            longest_context=self._architecture.max_position_embeddings,
         )
 
     def check(self, longest_context: int, vocabulary: int) -> None:

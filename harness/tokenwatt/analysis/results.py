@@ -1,0 +1,134 @@
+"""From the windows of a point to one line for each quantity: mean and interval, recomputable from `measurements`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pandas as pd
+
+from tokenwatt import metrics
+from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval
+from tokenwatt.record import Measurement, Result, Status
+from tokenwatt.schema import unit_of
+
+Phase = Literal["mixed", "prefill", "decode"]
+
+DECIDING: dict[Phase, tuple[str, str]] = {
+    "mixed": ("joules_per_output_token", "output_tokens_per_s"),
+    "prefill": ("prefill_joules_per_input_token", "input_tokens_per_s"),
+    "decode": ("decode_joules_per_output_token", "output_tokens_per_s"),
+}
+"""Phase -> the quantity whose interval ends a series of windows, with energy and without."""
+
+QUANTITIES = (
+    "output_tokens_per_s",
+    "input_tokens_per_s",
+    "joules_per_output_token",
+    "marginal_joules_per_output_token",
+    "prefill_joules_per_input_token",
+    "decode_joules_per_output_token",
+    "gpu_power_w",
+    "ttft_median_s",
+    "tpot_median_s",
+)
+"""Columns and metrics that are averaged, where a point's windows have them."""
+
+COMPARED = ("output_tokens_per_s", "joules_per_output_token", "gpu_power_w", "ttft_median_s", "tpot_median_s")
+"""Quantities whose ratio B / A is taken."""
+
+_RATIO = "B/A of "
+_PLACE = ("run_id", "point_id", "suite", "workload", "engine", "model", "phase", "variant", "concurrency")
+_PAIRED_BY = ["run_id", "workload", "concurrency", "phase", "gpu_power_cap_w"]
+
+
+def ratio_of(quantity: str) -> str:
+    """Name of the quantity of side B over that of side A."""
+    return f"{_RATIO}{quantity}"
+
+
+def is_ratio(result: Result) -> bool:
+    """Whether it is one."""
+    return result.quantity.startswith(_RATIO)
+
+
+def results_of(measurements: pd.DataFrame, interval_width: float | None = None) -> list[Result]:
+    """Every quantity of every point, then the ratios of compared points.
+
+    All windows with status `ok` count, and for energy those with joules: what a window found is no reason to leave it
+    out, or the mean would be one of chosen windows; its doubts stand in its row.
+
+    Args:
+        measurements: the `measurements` table, or rows of it.
+        interval_width: the width that was asked for; None (or 0) where none was.
+    """
+    good = metrics.derive(measurements[measurements["status"] == Status.OK])
+    averages = [
+        result for _, rows in good.groupby("point_id", sort=False) for result in _averages(rows, interval_width or None)
+    ]
+    sides = good[good["variant"].notna()]
+    ratios = [
+        result
+        for _, rows in sides.groupby(_PAIRED_BY, sort=False, dropna=False)
+        for result in _ratios(rows, interval_width or None)
+    ]
+    return averages + ratios
+
+
+def deciding_quantity(rows: pd.DataFrame) -> str:
+    """What ends the series of these windows of one point: energy per token if any has it, else tokens per second."""
+    energy, speed = DECIDING[rows["phase"].iloc[0]]
+    return energy if rows[energy].notna().any() else speed
+
+
+def _averages(rows: pd.DataFrame, width: float | None) -> Iterator[Result]:
+    deciding = deciding_quantity(rows)
+    for quantity in QUANTITIES:
+        values = rows[quantity].dropna().tolist()
+        if values:
+            # In a comparison it is the ratio whose width was asked for.
+            asked = width if quantity == deciding and pd.isna(rows["variant"].iloc[0]) else None
+            yield _result(rows.iloc[0], quantity, _unit(quantity), mean_interval(values), asked)
+
+
+def _ratios(rows: pd.DataFrame, width: float | None) -> Iterator[Result]:
+    """Ratios of the pairs of windows of two points that differ in their side alone; filed under side B."""
+    sides = {side: rows[rows["variant"] == side].set_index("window_index") for side in ("A", "B")}
+    if any(side.empty for side in sides.values()):
+        return
+    deciding = deciding_quantity(rows)
+    for quantity in COMPARED:
+        pairs = pd.concat([sides["A"][quantity], sides["B"][quantity]], axis=1, keys=["A", "B"]).dropna()
+        pairs = pairs[(pairs > 0).all(axis=1)]
+        if len(pairs):
+            interval = ratio_interval(pairs["B"].tolist(), pairs["A"].tolist())
+            place = {**sides["B"].iloc[0], "variant": None}
+            yield _result(place, ratio_of(quantity), "1", interval, width if quantity == deciding else None)
+
+
+def _result(place: Any, quantity: str, unit: str, interval: Interval, width: float | None) -> Result:
+    cap_w = place["gpu_power_cap_w"]
+    return Result.model_validate(
+        {
+            **{name: _none_for_missing(place[name]) for name in _PLACE},
+            "concurrency": int(place["concurrency"]),
+            "gpu_power_cap_w": None if pd.isna(cap_w) else float(cap_w),
+            "windows": interval.count,
+            "quantity": quantity,
+            "unit": unit,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "method": interval.method,
+            "has_converged": None if width is None else interval.is_within(width),
+        }
+    )
+
+
+def _none_for_missing(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
+def _unit(quantity: str) -> str:
+    units = {metric.name: metric.unit for metric in metrics.METRICS}
+    return units.get(quantity) or unit_of(Measurement, quantity) or "1"

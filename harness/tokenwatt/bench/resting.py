@@ -1,0 +1,28 @@
+"""Power of boards that do nothing: before an engine is loaded, with it, and after it is closed."""
+
+from __future__ import annotations
+
+import time
+
+from tokenwatt import power
+from tokenwatt.bench.observer import Observer
+from tokenwatt.clock import Clock
+
+SETTLE_S = 3.0
+"""Wait after an engine is closed: the memory it gives back takes a moment, and power readings may trail by a second."""
+
+
+def resting_power_w(
+    meters: power.Meters, clock: Clock, length_s: float, observer: Observer, label: str
+) -> float | None:
+    """Mean board power over `length_s` from now; None without a meter of a board, or where it cannot be trusted."""
+    if not meters.scope or not length_s:
+        return None
+    observer.begin(label, length_s)
+    with power.Sampler(meters.meters, clock) as sampler:
+        begin_s = clock()
+        while (elapsed_s := clock() - begin_s) < length_s:
+            time.sleep(min(power.SAMPLING_PERIOD_S, length_s - elapsed_s))
+            observer.advance(elapsed_s)
+    observer.end(None)
+    return power.mean_power_w(sampler.samples, begin_s, begin_s + length_s)

@@ -1,0 +1,96 @@
+"""The rows of one invocation, and the folder that they are kept in."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenwatt import store
+from tokenwatt.analysis.results import results_of
+from tokenwatt.record import Measurement, PowerRecord, PowerSample, RequestRecord, Result, Status
+from tokenwatt.rows import MARGIN_S, Recording, readings
+from tokenwatt.steady_state import RequestTrace
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that was measured so far."""
+
+    run_id: str
+    folder: Path
+    measurements: list[Measurement] = field(default_factory=list)
+    requests: list[RequestRecord] = field(default_factory=list)
+    power: list[PowerRecord] = field(default_factory=list)
+    interval_widths: dict[str, float] = field(default_factory=dict)
+    """Point -> the width of its interval that was asked for; 0 for none."""
+
+    def new_point(self, interval_width: float) -> str:
+        """Name of a point that is about to be measured."""
+        point_id = f"{self.run_id}/p{len(self.interval_widths)}"
+        self.interval_widths[point_id] = interval_width
+        return point_id
+
+    @property
+    def results(self) -> list[Result]:
+        """What the windows of each point say together."""
+        if not self.measurements:
+            return []
+        table = store.to_table(self.measurements, Measurement).to_pandas()
+        widths = table["point_id"].map(self.interval_widths)
+        return [result for width, rows in table.groupby(widths, sort=False) for result in results_of(rows, width)]
+
+    def keep(self, rows: Sequence[Measurement], recording: Recording) -> None:
+        """File the rows of one run of an engine with its requests and readings, and write everything.
+
+        A request is filed once, under the window in which it was first answered. Readings are filed under the window
+        that they are in, and those of a margin under its neighbour as well; the ramp's are nobody's. A row without a
+        window, which comes last, has all that follows the window before.
+        """
+        self.measurements += rows
+        ends_s = [row.window_start_s + row.window_s for row in rows if row.window_s and row.window_start_s is not None]
+        for trace in recording.timeline.traces.values():
+            place = len(rows) - 1 if trace.first_token_s is None else bisect_left(ends_s, trace.first_token_s)
+            self.requests.append(_request_record(rows[min(place, len(rows) - 1)], trace))
+        for row in rows:
+            if row.window_s is not None and row.window_start_s is not None:
+                near = readings(recording.samples, row.window_start_s, row.window_start_s + row.window_s)
+            else:
+                since_s = ends_s[-1] - MARGIN_S if ends_s else 0.0
+                near = [sample for sample in recording.samples if sample.at_s >= since_s]
+            self.power += _power_records(row, near)
+        self.save()
+
+    def save(self) -> None:
+        """Write everything so far; measurements last, so that a row is there only with its requests and readings."""
+        store.write(self.power, PowerRecord, self.folder)
+        store.write(self.requests, RequestRecord, self.folder)
+        store.write(self.results, Result, self.folder)
+        store.write(self.measurements, Measurement, self.folder)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a row is not `ok`, or has energy that cannot be trusted."""
+        return any(row.status is not Status.OK or row.energy_status == "invalid" for row in self.measurements)
+
+
+def _request_record(row: Measurement, trace: RequestTrace) -> RequestRecord:
+    return RequestRecord(
+        run_id=row.run_id,
+        measurement_id=row.measurement_id,
+        request_index=trace.index,
+        isl=trace.isl,
+        osl=trace.osl,
+        output_tokens=trace.output_tokens,
+        sent_s=trace.sent_s,
+        first_token_s=trace.first_token_s,
+        last_token_s=trace.last_token_s,
+        is_ramp=trace.is_ramp,
+        is_complete=trace.is_complete,
+    )
+
+
+def _power_records(row: Measurement, samples: Iterable[PowerSample]) -> list[PowerRecord]:
+    place = {"run_id": row.run_id, "measurement_id": row.measurement_id}
+    return [PowerRecord(**place, **sample.model_dump()) for sample in samples]

@@ -1,0 +1,46 @@
+"""When a point has windows enough: its interval is narrow, or its budget is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenwatt.analysis.statistics import has_converged
+from tokenwatt.rows import Recording, work_tokens
+from tokenwatt.spec import BenchSpec
+
+
+@dataclass(slots=True)
+class Stopping:
+    """The windows of one point so far, and whether another one follows.
+
+    It hears of a window while the engine serves the next one, so it only takes what the decision needs; the same
+    decision can be read from `results`, where `has_converged` stands.
+    """
+
+    spec: BenchSpec
+    window_s: float
+    joules_per_token: list[float] = field(default_factory=list)
+    """Of the windows whose energy can be trusted; for prefill, of prompt tokens."""
+    tokens_per_s: list[float] = field(default_factory=list)
+    """Of every window."""
+
+    @property
+    def most(self) -> int:
+        """Windows at most: one where no interval is asked for, or where the budget ends first."""
+        if self.spec.interval_width == 0:
+            return 1
+        return max(1, min(self.spec.max_windows, int(self.spec.budget_s / self.window_s)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further window is needed, or none may follow."""
+        deciding = self.joules_per_token or self.tokens_per_s
+        return len(self.tokens_per_s) >= self.most or has_converged(deciding, self.spec.interval_width)
+
+    def note(self, recording: Recording, start_s: float, end_s: float) -> None:
+        """Take in a full window."""
+        tokens = work_tokens(recording.timeline, start_s, end_s)
+        self.tokens_per_s.append(tokens / (end_s - start_s))
+        energy_j = recording.energy(start_s, end_s).gpu_energy_j
+        if energy_j is not None and tokens:
+            self.joules_per_token.append(energy_j / tokens)

@@ -1,0 +1,241 @@
+"""One engine with its meters: how it is prepared, and how a point of it is measured."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tokenwatt import power
+from tokenwatt.bench import decoding
+from tokenwatt.bench.observer import Observer
+from tokenwatt.bench.points import Point, longest_context
+from tokenwatt.bench.resting import SETTLE_S, resting_power_w
+from tokenwatt.bench.run import Run
+from tokenwatt.bench.stopping import Stopping
+from tokenwatt.bench.watching import IsEnough, watch
+from tokenwatt.clock import RunClock
+from tokenwatt.engines.protocol import Engine
+from tokenwatt.environment import Ceilings, describe, measure_ceilings
+from tokenwatt.errors import EngineError
+from tokenwatt.record import Measurement, Reason, Status
+from tokenwatt.rows import MARGIN_S, Recording, row_of, row_without_numbers
+from tokenwatt.spec import BenchSpec
+from tokenwatt.steady_state import Timeline
+
+Ending = tuple[Status, Reason, str | None]
+"""Why a run of an engine has no further window."""
+
+
+@dataclass(slots=True)
+class Subject:
+    """One [[bench]] of a suite under way: rest, load, measure each point, close the engine, look back."""
+
+    run: Run
+    suite: str
+    spec: BenchSpec
+    engine: Engine
+    meters: power.Meters
+    clock: RunClock
+    observer: Observer
+    variant: Literal["A", "B"] | None = None
+    failure: str | None = None
+    """Why the engine could not be loaded; every point then fails with it."""
+    _shared: dict[str, Any] = field(default_factory=dict)
+    """Columns that all rows have in common."""
+    _first_row: int = 0
+    _warm: Point | None = None
+
+    def rest(self) -> None:
+        """Before anything is loaded: idle power, and what this machine is and can do."""
+        self._first_row = len(self.run.measurements)
+        self._shared["gpu_idle_power_w"] = self._resting_power_w("idle power")
+        identity = self.engine.identity
+        ceilings: Ceilings | None = None
+        if identity.dtype is not None:
+            self.observer.begin("ceilings of this machine", 0.0)
+            ceilings = measure_ceilings(identity.device, identity.dtype)
+            self.observer.end(None)
+        environment = describe(
+            identity.device, identity.gpu_uuids, identity.torch_version, identity.triton_version, ceilings
+        )
+        self._shared |= environment.model_dump()
+
+    def load(self, points: Sequence[Point]) -> None:
+        """Load the engine for its largest point and warm it up for the first, then read its power at rest."""
+        self.observer.begin(f"loading {self.engine.identity.model or self.engine.identity.name}", 0.0)
+        try:
+            self.engine.load(max(point.concurrency for point in points), self._longest_context(points))
+            self._warm_up(points[0])
+        except EngineError as error:
+            self.failure = str(error)
+            return
+        finally:
+            self.observer.end(None)
+        self._shared["gpu_static_power_w"] = self._resting_power_w("static power")
+
+    def measure(self, point: Point) -> None:
+        """One point and, where they are asked for, its phases."""
+        rows = self._measure(point)
+        good = [row for row in rows if row.status is Status.OK and row.context and row.output_tokens]
+        if not self.spec.phases or len(good) < len(rows):
+            return
+        self._measure(replace(point, phase="prefill"))
+        try:
+            decode = self._decode_point(point, good)
+        except EngineError as error:
+            asked = self.asked(replace(point, phase="decode"))
+            row = row_without_numbers(asked | self._place(0), Status.FAILED, Reason.NO_STEADY_WINDOW, str(error))
+            self.run.keep([row], Recording(Timeline(point.concurrency), 0.0))
+        else:
+            self._measure(decode)
+
+    def look_back(self) -> None:
+        """After the engine was closed: idle power again, written into the rows that were made."""
+        if not self.meters.scope or not self.spec.idle_s:
+            return
+        time.sleep(SETTLE_S)
+        after_w = self._resting_power_w("idle power, after")
+        rows = self.run.measurements
+        rows[self._first_row :] = [
+            row.model_copy(update={"gpu_idle_power_after_w": after_w}) if row.variant == self.variant else row
+            for row in rows[self._first_row :]
+        ]
+        self.run.save()
+
+    def _measure(self, point: Point) -> list[Measurement]:
+        """Windows of one point until they agree or the budget is spent, in one run; of decode alone, one in each."""
+        stopping, asked, rows = Stopping(self.spec, point.window_s), self.asked(point), list[Measurement]()
+
+        def is_enough(recording: Recording, start_s: float, end_s: float) -> bool:
+            stopping.note(recording, start_s, end_s)
+            return stopping.is_over or point.phase == "decode"
+
+        self.observer.begin(point.label, stopping.most * point.window_s + MARGIN_S)
+        try:
+            while self.serve(point, asked, rows, is_enough) and not stopping.is_over:
+                pass
+        finally:
+            self.observer.end(rows[-1] if rows else None)
+        return rows
+
+    def serve(self, point: Point, asked: dict[str, Any], rows: list[Measurement], is_enough: IsEnough) -> bool:
+        """One run of the engine, whose windows join `rows` and are written, whatever happens; whether it went well."""
+        recording = Recording(Timeline(point.concurrency, point.phase), point.window_s)
+        ending: Ending | None = (Status.FAILED, Reason.ENGINE_ERROR, "unexpected error; see the traceback")
+        try:
+            self._record(point, recording, is_enough)
+            ending = None
+        except EngineError as error:
+            ending = (Status.FAILED, Reason.ENGINE_ERROR, str(error))
+        except KeyboardInterrupt:
+            ending = (Status.INTERRUPTED, Reason.INTERRUPTED, None)
+            raise
+        finally:
+            made = self._rows(asked, len(rows), recording, ending)
+            rows += made
+            self.run.keep(made, recording)
+        return ending is None and recording.windows > 0
+
+    def _record(self, point: Point, recording: Recording, is_enough: IsEnough) -> None:
+        """Warm up, then serve until there are windows enough, with the meters read meanwhile."""
+        if self.failure is not None:
+            raise EngineError(self.failure)
+        self._warm_up(point)
+        timeline, concurrency, clock = recording.timeline, point.concurrency, self.clock
+        sampler = power.Sampler(self.meters.meters, clock)
+        recording.samples = sampler.samples
+        try:
+            with (
+                sampler,
+                closing(self.engine.serve(timeline.send(point.requests(), clock), concurrency, clock)) as events,
+            ):
+                watch(events, recording, is_enough, self.observer.advance)
+        except power.MeterError as error:
+            recording.meter_failure = str(error)
+
+    def _rows(
+        self, asked: dict[str, Any], first: int, recording: Recording, ending: Ending | None
+    ) -> list[Measurement]:
+        """A row for each full window; for one that is not full if there is no other; one without numbers if it failed.
+
+        first: windows that the point has already.
+        """
+        count = recording.windows if ending is not None else max(1, recording.windows)
+        report, min_window_s = self.engine.report, self.spec.min_window_s
+        rows = [
+            row_of(asked | self._place(first + index, index), recording, index, report, min_window_s)
+            for index in range(count)
+        ]
+        if ending is not None:
+            rows.append(row_without_numbers(asked | self._place(first + count, count), *ending))
+        return rows
+
+    def _warm_up(self, point: Point) -> None:
+        if self._warm is not point:
+            self.engine.warm_up(
+                list(itertools.islice(point.requests(), point.concurrency)), point.concurrency, self.clock
+            )
+            self._warm = point
+
+    def _decode_point(self, point: Point, rows: Sequence[Measurement]) -> Point:
+        """Decode alone at the mean context of a mixed point's rows, its pace found in a short run."""
+        longest = self._longest_context([point])
+        context = sum(row.context or 0.0 for row in rows) / len(rows)
+        tpot_s = sum((row.running or 0.0) * (row.window_s or 0.0) for row in rows) / sum(
+            row.output_tokens or 0 for row in rows
+        )
+        probe = decoding.probe(point, context, tpot_s, longest)
+        recording = Recording(Timeline(point.concurrency, "decode"), probe.window_s)
+        self.observer.begin(f"pace of decode, {point.label}", probe.window_s + MARGIN_S)
+        try:
+            self._record(probe, recording, lambda *_: True)
+        finally:
+            self.observer.end(None)
+        return decoding.plan(point, context, decoding.pace_of(recording), longest)
+
+    def _longest_context(self, points: Sequence[Point]) -> int:
+        return longest_context(points, self.spec, self.engine.identity.longest_context)
+
+    def _resting_power_w(self, label: str) -> float | None:
+        return resting_power_w(self.meters, self.clock, self.spec.idle_s, self.observer, label)
+
+    def _place(self, window_index: int, ahead: int = 0) -> dict[str, Any]:
+        """Columns that tell the windows of a point apart; ahead: rows that were made and are not yet kept."""
+        return {
+            "measurement_id": f"{self.run.run_id}/{len(self.run.measurements) + ahead}",
+            "window_index": window_index,
+        }
+
+    def asked(self, point: Point) -> dict[str, Any]:
+        """Columns of a point that are known before it is measured."""
+        identity = self.engine.identity
+        return {
+            **self._shared,
+            "run_id": self.run.run_id,
+            "point_id": self.run.new_point(self.spec.interval_width),
+            "measured_at": datetime.now(UTC),
+            "run_began_at": self.clock.began_at,
+            "detail": point.note,
+            "phase": point.phase,
+            "variant": self.variant,
+            "gpu_power_cap_w": point.cap_w,
+            "suite": self.suite,
+            "workload": point.workload.name,
+            "workload_sha256": point.workload.sha256(),
+            "engine": identity.name,
+            "engine_version": identity.version,
+            "model": identity.model,
+            "weights_source": identity.weights_source,
+            "dtype": identity.dtype,
+            "quantization": identity.quantization,
+            "kv_cache_dtype": identity.kv_cache_dtype,
+            "tp": identity.tp,
+            "seed": self.spec.seed,
+            "concurrency": point.concurrency,
+            "power_scope": self.meters.scope,
+        }

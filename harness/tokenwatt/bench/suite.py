@@ -1,0 +1,124 @@
+"""A suite, bench after bench, point after point, and where asked at one power cap after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tokenwatt import power
+from tokenwatt.bench.observer import Observer
+from tokenwatt.bench.points import Point, longest_context, points_of
+from tokenwatt.bench.run import Run
+from tokenwatt.bench.subject import Subject
+from tokenwatt.clock import RunClock
+from tokenwatt.engines import open_engine
+from tokenwatt.engines.protocol import Engine
+from tokenwatt.spec import BenchSpec, SuiteSpec
+
+
+class CapSetter(AbstractContextManager["CapSetter"], Protocol):
+    """Sets the power limit of an engine's GPUs and gives them back the one they had when it is left."""
+
+    def check(self, watts: float) -> None:
+        """Refuse a limit that a GPU cannot have; sets nothing.
+
+        Raises:
+            UserError: outside a GPU's range.
+        """
+        ...
+
+    def set(self, watts: float) -> None:
+        """Cap each GPU at so many watts."""
+        ...
+
+
+OpenCaps = Callable[[tuple[str, ...] | None], CapSetter]
+"""Makes a `CapSetter` for GPUs by UUID (None: every board); raises UserError where that is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One [[bench]] with its engine and its points, checked against each other."""
+
+    spec: BenchSpec
+    engine: Engine
+    points: list[Point]
+
+
+def plans_of(suite: SuiteSpec, caps: tuple[float, ...] = ()) -> list[Plan]:
+    """Open every engine and check every workload against it; nothing is loaded yet.
+
+    Raises:
+        UserError: something in the suite cannot be run as written.
+    """
+    plans = [Plan(spec, open_engine(spec), points_of(spec, caps)) for spec in suite.bench]
+    for plan in plans:
+        longest = longest_context(plan.points, plan.spec, plan.engine.identity.longest_context)
+        plan.engine.check(longest, max(point.workload.vocabulary for point in plan.points))
+    return plans
+
+
+def new_run(clock: RunClock, results: Path) -> Run:
+    """A run with its folder, written to at once, so that an unwritable disk is known before anything is measured."""
+    run_id = clock.new_run_id()
+    run = Run(run_id, results / run_id)
+    run.save()
+    return run
+
+
+def run_suite(
+    suite: SuiteSpec,
+    results: Path,
+    observer: Observer,
+    caps: tuple[float, ...] = (),
+    open_caps: OpenCaps | None = None,
+) -> Run:
+    """Measure every point of `suite`, writing to `<results>/<run_id>/` after each.
+
+    Args:
+        suite: what to measure.
+        results: folder of runs.
+        observer: hears how far it is.
+        caps: power limits per GPU, W; each point is measured at each of them, highest first, before the next point, so
+            that what is compared lies close in time. The first step is the smallest change from an uncapped board.
+        open_caps: how to set them.
+
+    Raises:
+        UserError: something in the suite cannot be run as written; nothing has been measured then.
+        KeyboardInterrupt: passed on, after the point under way was written as `interrupted`.
+    """
+    plans = plans_of(suite, caps)
+    clock = RunClock()
+    run = new_run(clock, results)
+    for plan in plans:
+        gpu_uuids = plan.engine.identity.gpu_uuids
+        with power.open_meters(gpu_uuids) as meters:
+            subject = Subject(run, suite.name, plan.spec, plan.engine, meters, clock, observer)
+            with closing(plan.engine), _opened(open_caps, gpu_uuids, caps) as set_cap:
+                subject.rest()
+                subject.load(plan.points)
+                for point in plan.points:
+                    if point.cap_w is not None:
+                        set_cap(point.cap_w)
+                    subject.measure(point)
+            subject.look_back()
+    return run
+
+
+@contextmanager
+def _opened(
+    open_caps: OpenCaps | None, gpu_uuids: tuple[str, ...] | None, caps: tuple[float, ...]
+) -> Iterator[Callable[[float], None]]:
+    """What sets a cap, when all of them are allowed; without caps nothing is opened."""
+    if open_caps is None:
+        if caps:
+            raise ValueError("power caps need something that sets them: open_caps is None")
+        yield lambda watts: None
+        return
+    with open_caps(gpu_uuids) as setter:
+        for watts in caps:
+            setter.check(watts)
+        yield setter.set

@@ -1,0 +1,46 @@
+"""Follows the tokens of a run: from the ramp through its windows, until somebody says that there are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tokenwatt.bench.observer import DISPLAY_PERIOD_S
+from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.errors import EngineError
+from tokenwatt.rows import MARGIN_S, Recording
+
+IsEnough = Callable[[Recording, float, float], bool]
+"""Is asked once for each full window (start_s, end_s), as soon as the readings after it are there."""
+
+
+def watch(
+    events: Iterator[TokenEvent], recording: Recording, is_enough: IsEnough, advance: Callable[[float], None]
+) -> None:
+    """Record events until `is_enough` says so: windows follow each other, and the run goes on for a margin after each.
+
+    advance: hears every now and then how many seconds have passed since the first window began.
+
+    Raises:
+        EngineError: request after request is refused.
+    """
+    timeline, wanted_s = recording.timeline, recording.wanted_s
+    window_began_s, shown_s = None, 0.0
+    for event in events:
+        timeline.record(event)
+        if timeline.start_s is None:
+            if event.refusal is not None and timeline.refused > timeline.concurrency:
+                raise EngineError(f"request after request is refused: {event.refusal}")
+            continue
+        if window_began_s is None:
+            window_began_s = timeline.start_s
+        if event.at_s > window_began_s + wanted_s + MARGIN_S:
+            end_s = timeline.edge_after(window_began_s, window_began_s + wanted_s)
+            if end_s is None:  # silent for a whole window: there is none
+                return
+            recording.windows += 1
+            if is_enough(recording, window_began_s, end_s):
+                return
+            window_began_s = end_s
+        if event.at_s - timeline.start_s - shown_s > DISPLAY_PERIOD_S:
+            shown_s = event.at_s - timeline.start_s
+            advance(shown_s)
