@@ -8,13 +8,15 @@ import pytest
 from tokenwatt.metrics import METRICS, derive
 
 ROW = {
+    "phase": "mixed",
     "output_tokens": 1000,
     "input_tokens": 3000,
     "window_s": 20.0,
     "gpu_count": 2,
     "tpot_median_s": 0.02,
     "gpu_energy_j": 8000.0,
-    "gpu_idle_power_w": 150.0,
+    "gpu_idle_power_w": 140.0,
+    "gpu_idle_power_after_w": 160.0,
     "flop": 6e14,
     "bytes": 8e13,
     "ceiling_flop_per_s": 1e14,
@@ -23,20 +25,60 @@ ROW = {
 
 EXPECTED = {
     "output_tokens_per_s": 50.0,  # 1000 / 20
+    "input_tokens_per_s": 150.0,  # 3000 / 20
     "total_tokens_per_s": 200.0,  # 4000 / 20
     "output_tokens_per_s_per_gpu": 25.0,  # 50 / 2
     "output_tokens_per_s_per_user": 50.0,  # 1 / 0.02
     "fraction_of_limit": 0.5,  # 8e13 / 4e12 = 20 s is more than 6e14 / 1e14 = 6 s, of 2 x 20 s
     "gpu_power_w": 400.0,  # 8000 / 20
     "joules_per_output_token": 8.0,  # 8000 / 1000
-    "marginal_joules_per_output_token": 5.0,  # (8000 - 150 x 20) / 1000
+    "marginal_joules_per_output_token": 5.0,  # (8000 - (140 + 160) / 2 x 20) / 1000
+    "prefill_joules_per_input_token": math.nan,
+    "decode_joules_per_output_token": math.nan,
     "output_tokens_per_s_per_w": 0.125,  # 50 / 400, which is 1000 / 8000
 }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_by_hand(name):
-    assert derive(pd.DataFrame([ROW]))[name].iloc[0] == pytest.approx(EXPECTED[name], rel=1e-12)
+    assert derive(pd.DataFrame([ROW]))[name].iloc[0] == pytest.approx(EXPECTED[name], rel=1e-12, nan_ok=True)
+
+
+OF_PREFILL = {
+    "input_tokens_per_s": 150.0,
+    "total_tokens_per_s": 200.0,
+    "prefill_joules_per_input_token": 8.0 / 3,  # 8000 / 3000
+    "fraction_of_limit": 0.5,
+    "gpu_power_w": 400.0,
+}
+OF_DECODE = {
+    "output_tokens_per_s": 50.0,
+    "output_tokens_per_s_per_gpu": 25.0,
+    "total_tokens_per_s": 50.0,
+    "decode_joules_per_output_token": 8.0,
+    "fraction_of_limit": 0.5,
+    "gpu_power_w": 400.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "expected"),
+    [
+        # One token for each prompt, and no pace: what is said of generated tokens would mislead.
+        ("prefill", {"tpot_median_s": None}, OF_PREFILL),
+        ("decode", {"tpot_median_s": None, "input_tokens": 0}, OF_DECODE),
+    ],
+)
+def test_a_phase_has_the_metrics_that_mean_something(phase, changes, expected):
+    (row,) = derive(pd.DataFrame([{**ROW, "phase": phase, **changes}])).to_dict("records")
+    found = {metric.name: row[metric.name] for metric in METRICS if not math.isnan(row[metric.name])}
+    assert found == pytest.approx(expected)
+
+
+def test_marginal_energy_takes_idle_power_before_where_that_after_is_unknown():
+    table = derive(pd.DataFrame([{**ROW, "gpu_idle_power_after_w": None}, {**ROW, "gpu_idle_power_w": None}]))
+    # (8000 - 140 x 20) / 1000; without the power before there is nothing to compare with.
+    assert table["marginal_joules_per_output_token"].tolist() == pytest.approx([5.2, math.nan], nan_ok=True)
 
 
 def test_every_metric_has_a_hand_computed_value():

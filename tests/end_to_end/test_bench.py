@@ -27,6 +27,7 @@ concurrency = {concurrency}
 window_s = {window_s}
 min_window_s = 1.0
 idle_s = {idle_s}
+interval_width = 0
 options = {{ ttft_s = 0.05, tpot_s = 0.01{options} }}
 """
 
@@ -138,7 +139,7 @@ def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
     path = tmp_path / "suite.toml"
     path.write_text(
         f'name = "tiny"\n[[bench]]\nengine = "native"\nmodel = "{tmp_path}"\ndtype = "float32"\ndevice = "cpu"\n'
-        'workloads = ["chat-smoke"]\nconcurrency = [1, 2]\nwindow_s = 2.0\nmin_window_s = 1.0\n'
+        'workloads = ["chat-smoke"]\nconcurrency = [1, 2]\nwindow_s = 2.0\nmin_window_s = 1.0\ninterval_width = 0\n'
     )
     outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
     assert outcome.code == 0, outcome.err
@@ -157,6 +158,7 @@ def test_a_real_board_is_metered(tmp_path, tokenwatt):
     path.write_text(
         'name = "gpu-test"\n[[bench]]\nengine = "native"\nmodel = "Qwen3-0.6B"\ndevice = "cuda"\n'
         'workloads = ["chat"]\nconcurrency = [16]\nwindow_s = 10.0\nmin_window_s = 8.0\nidle_s = 3.0\n'
+        "interval_width = 0\n"
     )
     outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
     assert outcome.code == 0, outcome.err

@@ -1,9 +1,9 @@
 """Decode alone: how long its sequences and its windows must be, so that they stand for the mixed point.
 
 C sequences decode from prompts of one length, and none begins or ends in the window. In the window each gains
-n = window_s / (time per token) tokens, so that the prompt is shorter than the mean context of the mixed point by half of
-n and by what came before the window. Where that leaves no prompt, or the model no room, the window is shortened and says
-so. Each window is a run of its own: in one long run the context, and with it the energy of a token, would only grow.
+n = window_s / (time per token) tokens, so that the prompt is shorter than the mean context of the mixed point, by half
+of n and by what came before the window. Where that leaves no prompt, or the model no room, the window is shortened and
+says so. Each window is a run of its own: in one long run the context, and with it the energy of a token, only grows.
 
 How fast decode goes alone is measured first, in a short run, because in the mixed point prompts hold it up.
 """

@@ -44,7 +44,7 @@ class FakeEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._script = validate(spec.options, FakeOptions, where="options of engine 'fake'")
-        self._seed = spec.seed
+        self._rng = random.Random(spec.seed)  # noqa: S311 (a script, not a secret)
 
     @property
     def identity(self) -> EngineIdentity:
@@ -63,12 +63,11 @@ class FakeEngine:
     def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Emit each token at its scripted instant; a freed slot takes its next request at that same instant."""
         due: list[tuple[float, int, _Stream]] = []
-        rng = random.Random(self._seed)  # noqa: S311 (a script, not a secret)
 
         def send(at_s: float) -> None:
             request = next(requests, None)
             if request is not None:
-                stream = _Stream(request, self._script.tpot_s * math.exp(rng.gauss(0.0, self._script.jitter)))
+                stream = _Stream(request, self._script.tpot_s * math.exp(self._rng.gauss(0.0, self._script.jitter)))
                 heapq.heappush(due, (at_s + self._script.ttft_s, request.index, stream))
 
         begin_s = clock()
