@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from tokenwatt.power.counting import Reading, counted, coverage
+from tokenwatt.power.counting import HALF_WIDTH_SDS, Reading, counted, coverage
 from tokenwatt.power.instrument import Instrument
 from tokenwatt.power.series import Series, delay_s, increase, integral, integral_sd, longest_hold_s, touching
 from tokenwatt.record import PowerSample, Reason
@@ -108,17 +109,18 @@ def _doubts_about_power(
     if instrument.is_trailing_average or _is_trailing(readings):
         doubts.add(Reason.TRAILING_AVERAGE)
     module = _sampled(readings.at_s, readings.module_w, start_s, end_s, Reason.POWER_MISSING)
-    agrees = _agree(counter.energy_j, sampled.energy_j)
-    if module.energy_j is not None and (_agree(counter.energy_j, module.energy_j) and not agrees):
-        doubts.add(Reason.MODULE_SCOPE)
-    elif counter.energy_j is not None and not agrees:
-        doubts.add(Reason.INSTRUMENTS_DISAGREE)
+    if not _agree(counter, sampled):
+        is_module = module.energy_j is not None and _agree(counter, module)
+        doubts.add(Reason.MODULE_SCOPE if is_module else Reason.INSTRUMENTS_DISAGREE)
     return doubts
 
 
-def _agree(counter_j: float | None, sampled_j: float | None) -> bool:
-    difference = relative_difference(counter_j, sampled_j)
-    return difference is not None and abs(difference) <= MAX_RELATIVE_DIFFERENCE
+def _agree(counter: Reading, sampled: Reading) -> bool:
+    """Whether two instruments differ by no more than 2 %, or no more than the edges leave open (95 %)."""
+    if counter.energy_j is None or sampled.energy_j is None:
+        return True
+    allowed_j = max(MAX_RELATIVE_DIFFERENCE * counter.energy_j, HALF_WIDTH_SDS * math.hypot(counter.sd_j, sampled.sd_j))
+    return abs(sampled.energy_j - counter.energy_j) <= allowed_j
 
 
 def _is_trailing(readings: _Readings) -> bool:

@@ -19,6 +19,10 @@ STUCK_SHARE = 0.5
 """The same as a share of the window, where the period is not known."""
 
 
+HALF_WIDTH_SDS = 1.96
+"""Half of the interval that holds 95 % of a normal distribution, in standard deviations."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Joules of one instrument over a window and their standard deviation; or why there are none."""

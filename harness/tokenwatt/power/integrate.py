@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tokenwatt.power.board import BoardEnergy, board_energy, package_energy_j, relative_difference
+from tokenwatt.power.counting import HALF_WIDTH_SDS
 from tokenwatt.power.instrument import Instrument, Instruments
 from tokenwatt.power.meter import RAPL_PREFIX
 from tokenwatt.power.state import State, doubts_about_state, state_of, total
@@ -19,8 +20,6 @@ MIN_WINDOW_S = 2.0
 """Power readings may be averages over a second, and a board that was idle a second ago still shows it."""
 MAX_HALF_WIDTH_SHARE = 0.05
 """An energy that is less certain than this (95 %) is no figure."""
-HALF_WIDTH_SDS = 1.96
-"""95 % of a normal distribution."""
 _INVALID = frozenset({Reason.METER_ERROR, Reason.CLOCK_STEPPED_BACK, Reason.WRONG_GPU_COUNT})
 """With these there are no joules, whatever an instrument says."""
 _ABSENT = frozenset({Reason.COUNTER_MISSING, Reason.POWER_MISSING})

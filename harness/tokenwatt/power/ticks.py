@@ -28,8 +28,8 @@ FINER = 10
 """The best of the steps above is searched again in steps so many times smaller."""
 AS_GOOD = 0.02
 """Phases whose misfit exceeds the best by less than this share of two ticks' energy cannot be told from it."""
-NEAR_TICK_S = 1.5e-3
-"""A reading so near to a tick may have come on either side of it: the call itself takes that long."""
+NEAR_TICK_S = 3e-4
+"""A reading so near to a tick may have come on either side of it, even if the call itself takes no time."""
 MIDPOINT_TO_ANYWHERE = 0.6
 """Mean squared error of linear interpolation over a gap, to that at its middle: 0.53 for steps or slopes of power at a
 random place (1/90 by 1/48, and 1/120 by 1/64), 0.67 for white noise (1/6 by 1/4)."""
