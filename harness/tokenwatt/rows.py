@@ -22,6 +22,10 @@ class Recording:
     timeline: Timeline
     wanted_s: float
     """Length of its windows at most."""
+    instruments: power.Instruments = field(default_factory=dict)
+    """What was learnt of the boards."""
+    cap_w: float | None = None
+    """Power limit that was set on purpose on each board."""
     samples: list[PowerSample] = field(default_factory=list)
     """Readings so far, oldest first."""
     windows: int = 0
@@ -34,13 +38,13 @@ class Recording:
         near = readings(self.samples, start_s, end_s)
         if self.meter_failure is not None and (not near or near[-1].at_s < end_s):
             return power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-        energy = power.integrate(near, start_s, end_s)
+        energy = power.integrate(near, start_s, end_s, self.instruments, self.cap_w)
         return energy.doubted(Reason.POWER_DRIFTS) if _power_drifts(near, start_s, end_s) else energy
 
 
-MARGIN_S = 1.2
-"""Readings that far outside a window belong to it: the counter's lag is averaged over a second on both sides of an
-edge. Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
+MARGIN_S = 2.0
+"""Readings that far outside a window belong to it: the ticks of a counter are found from those around an edge.
+Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
 
 
 def readings(samples: Sequence[PowerSample], start_s: float, end_s: float) -> list[PowerSample]:

@@ -13,7 +13,12 @@ SETTLE_S = 3.0
 
 
 def resting_power_w(
-    meters: power.Meters, clock: Clock, length_s: float, observer: Observer, label: str
+    meters: power.Meters,
+    instruments: power.Instruments,
+    clock: Clock,
+    length_s: float,
+    observer: Observer,
+    label: str,
 ) -> float | None:
     """Mean board power over `length_s` from now; None without a meter of a board, or where it cannot be trusted."""
     if not meters.scope or not length_s:
@@ -25,4 +30,4 @@ def resting_power_w(
             time.sleep(min(power.SAMPLING_PERIOD_S, length_s - elapsed_s))
             observer.advance(elapsed_s)
     observer.end(None)
-    return power.mean_power_w(sampler.samples, begin_s, begin_s + length_s)
+    return power.mean_power_w(sampler.samples, begin_s, begin_s + length_s, instruments)

@@ -45,14 +45,16 @@ class Subject:
     variant: Literal["A", "B"] | None = None
     failure: str | None = None
     """Why the engine could not be loaded; every point then fails with it."""
+    _instruments: power.Instruments = field(default_factory=dict)
     _shared: dict[str, Any] = field(default_factory=dict)
     """Columns that all rows have in common."""
     _first_row: int = 0
     _warm: Point | None = None
 
     def rest(self) -> None:
-        """Before anything is loaded: idle power, and what this machine is and can do."""
+        """Before anything is loaded: what its meters are like, idle power, and what this machine is and can do."""
         self._first_row = len(self.run.measurements)
+        self._instruments = self.meters.learn(self.clock)
         self._shared["gpu_idle_power_w"] = self._resting_power_w("idle power")
         identity = self.engine.identity
         ceilings: Ceilings | None = None
@@ -90,7 +92,7 @@ class Subject:
         except EngineError as error:
             asked = self.asked(replace(point, phase="decode"))
             row = row_without_numbers(asked | self._place(0), Status.FAILED, Reason.NO_STEADY_WINDOW, str(error))
-            self.run.keep([row], Recording(Timeline(point.concurrency), 0.0))
+            self.run.keep([row], self._recording(point))
         else:
             self._measure(decode)
 
@@ -125,7 +127,7 @@ class Subject:
 
     def serve(self, point: Point, asked: dict[str, Any], rows: list[Measurement], is_enough: IsEnough) -> bool:
         """One run of the engine, whose windows join `rows` and are written, whatever happens; whether it went well."""
-        recording = Recording(Timeline(point.concurrency, point.phase), point.window_s)
+        recording = self._recording(point)
         ending: Ending | None = (Status.FAILED, Reason.ENGINE_ERROR, "unexpected error; see the traceback")
         try:
             self._record(point, recording, is_enough)
@@ -190,7 +192,7 @@ class Subject:
             row.output_tokens or 0 for row in rows
         )
         probe = decoding.probe(point, context, tpot_s, longest)
-        recording = Recording(Timeline(point.concurrency, "decode"), probe.window_s)
+        recording = self._recording(probe)
         self.observer.begin(f"pace of decode, {point.label}", probe.window_s + MARGIN_S)
         try:
             self._record(probe, recording, lambda *_: True)
@@ -198,11 +200,16 @@ class Subject:
             self.observer.end(None)
         return decoding.plan(point, context, decoding.pace_of(recording), longest)
 
+    def _recording(self, point: Point) -> Recording:
+        """An empty one, to be filled by a run of a point."""
+        timeline = Timeline(point.concurrency, point.phase)
+        return Recording(timeline, point.window_s, self._instruments, point.cap_w)
+
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)
 
     def _resting_power_w(self, label: str) -> float | None:
-        return resting_power_w(self.meters, self.clock, self.spec.idle_s, self.observer, label)
+        return resting_power_w(self.meters, self._instruments, self.clock, self.spec.idle_s, self.observer, label)
 
     def _place(self, window_index: int, ahead: int = 0) -> dict[str, Any]:
         """Columns that tell the windows of a point apart; ahead: rows that were made and are not yet kept."""
