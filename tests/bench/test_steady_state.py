@@ -1,6 +1,7 @@
 """The steady window on literal timelines."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -101,3 +102,98 @@ def test_each_doubt_has_its_reason():
 )
 def test_drift_needs_a_large_slope_beyond_the_noise(values, expected):
     assert steady_state.drifts(np.array(values, dtype=float)) is expected
+
+
+def test_windows_follow_each_other_token_by_token():
+    # A token of each of two slots every second from 2 s on; windows of 10.5 s end on the token before 12.5, 22.5 ...
+    timeline = lockstep(first_tokens_s=(1.0, 2.0), period_s=1.0, until_s=40.0)
+    edges = []
+    for index in range(4):
+        window = steady_state.find(timeline, 10.5, 5.0, index)
+        assert window is not None
+        edges.append((window.start_s, window.end_s))
+        assert window.running == 2.0
+    assert edges == [(2.0, 12.0), (12.0, 22.0), (22.0, 32.0), (32.0, 40.0)]  # the run is over at 40 s
+    assert steady_state.find(timeline, 10.5, 5.0, 4) is None
+
+
+def test_each_window_is_judged_by_itself():
+    # Tokens of two slots every 0.1 s from 0.1 s on; those of 20.1 to 40.1 s grow from 1 to 3 at a time.
+    timeline = lockstep(first_tokens_s=(0.1, 0.1), period_s=0.1, until_s=60.5)
+    for place, at_s in enumerate(timeline.token_times):
+        if 20.15 < at_s < 40.15:
+            timeline.token_counts[place] = 1 + round((at_s - 20.1) / 10)
+    found = [steady_state.find(timeline, 20.05, 19.9, index) for index in range(3)]
+    assert [window.reasons for window in found if window is not None] == [(), (Reason.TOKEN_RATE_DRIFTS,), ()]
+
+
+def test_contexts_are_what_stands_before_a_token():
+    timeline = Timeline(1)
+    list(timeline.send(iter([Request(0, np.zeros(10, dtype=np.int32), 4)]), clock=lambda: 0.0))
+    for step in range(4):
+        timeline.record(TokenEvent(0, float(step + 1), 1, step == 3, 1))
+    assert list(timeline.contexts) == [10, 11, 12, 13]
+    assert timeline.mean_context(1.0, 4.0) == 12.0  # the tokens at 2, 3 and 4 s
+    assert timeline.mean_context(4.0, 9.0) == 0.0
+    assert timeline.output_tokens(1.0, 3.0) == 2
+    assert timeline.input_tokens(0.0, 1.0) == 10
+    assert timeline.input_tokens(1.0, 4.0) == 0
+
+
+def prefill(prompts_per_s: float, until_s: float, isl: int = 100) -> Timeline:
+    """Two in flight, of which one at a time is computed: a prompt, one token, the next one."""
+    timeline = Timeline(2, "prefill")
+    requests = (Request(index, np.zeros(isl, dtype=np.int32), 1) for index in itertools.count())
+    sent = timeline.send(requests, clock=lambda: 0.0)
+    next(sent)
+    for step in range(round(until_s * prompts_per_s)):
+        next(sent)
+        timeline.record(TokenEvent(step, (step + 1) / prompts_per_s, 1, True, running=1))
+    return timeline
+
+
+def test_prefill_is_judged_by_its_prompts():
+    # One running of two in flight, and 40 answers in 20 s: too few for tokens, but they are of 100 prompt tokens each.
+    window = steady_state.find(prefill(2.0, 30.0), wanted_s=20.0, min_window_s=20.0)
+    assert window is not None
+    assert (window.length_s, window.running, window.reasons) == (20.0, 1.0, ())
+
+
+def test_decode_is_not_aged_and_its_sequences_may_not_end():
+    timeline = Timeline(2, "decode")
+    requests = [Request(index, np.zeros(10, dtype=np.int32), max_tokens=40) for index in range(2)]
+    sent = list(timeline.send(iter(requests), clock=lambda: 0.0))
+    assert [request.max_tokens for request in sent] == [40, 40]
+    assert not any(trace.is_ramp for trace in timeline.traces.values())
+    for step in range(40):
+        for index in range(2):
+            timeline.record(TokenEvent(index, step + 1.0, 1, step == 39, 2))
+    window = steady_state.find(timeline, wanted_s=60.0, min_window_s=50.0)
+    assert window is not None
+    assert (window.start_s, window.end_s) == (1.0, 40.0)  # both end there
+    assert Reason.WINDOW_TOO_SHORT in window.reasons
+
+
+def test_minutes_at_256_in_flight_stay_small_and_quick():
+    # 100 steps a second for 300 s: 7.7 million tokens, 20 bytes each.
+    timeline = Timeline(256)
+    list(timeline.send((Request(i, np.zeros(8, dtype=np.int32), 10**6) for i in range(256)), clock=lambda: 0.0))
+    steps = np.arange(1, 30001) / 100
+    timeline.token_times.frombytes(np.repeat(steps, 256).tobytes())
+    ones = np.ones(steps.size * 256, dtype=np.intc)
+    timeline.token_counts.frombytes(ones.tobytes())
+    timeline.running.frombytes((256 * ones).tobytes())
+    timeline.contexts.frombytes(ones.tobytes())
+    timeline.start_s = 0.01
+    size = sum(len(column) * column.itemsize for column in (timeline.token_times, timeline.token_counts))
+    assert size <= 12 * 7_680_000
+    began_s = time.perf_counter()
+    windows = [steady_state.find(timeline, 15.0, 10.0, index) for index in range(19)]
+    # A window is some 400,000 tokens; a walk over all tokens for each would take minutes.
+    assert time.perf_counter() - began_s < 10.0
+    assert [window.reasons for window in windows if window is not None] == [()] * 19
+    # What is asked while the engine waits is a search.
+    began_s = time.perf_counter()
+    assert timeline.edge_after(15.0, 30.0) == 30.0
+    assert timeline.output_tokens(15.0, 30.0) == 1500 * 256
+    assert time.perf_counter() - began_s < 0.5

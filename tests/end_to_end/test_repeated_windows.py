@@ -1,0 +1,138 @@
+"""`tokenwatt bench` with repeated windows, phases, comparisons and caps, on virtual boards of known power."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tokenwatt import store
+from tokenwatt.bench import subject
+from tokenwatt.errors import UserError
+from tokenwatt.power import virtual
+from tokenwatt.power.virtual.loads import constant
+from tokenwatt.record import Measurement, PowerRecord, Result
+
+BENCH = """
+[[bench]]
+engine = "fake"
+workloads = ["chat-smoke"]
+concurrency = [4]
+window_s = {window_s}
+min_window_s = {window_s}
+idle_s = {idle_s}
+interval_width = {width}
+options = {{ ttft_s = 0.05, tpot_s = {tpot_s} }}
+"""
+
+
+def suite(folder: Path, *paces_s: float, window_s: float = 2.1, idle_s: float = 0.0, width: float = 0.0) -> str:
+    """A suite with one bench for each pace; its path."""
+    benches = [BENCH.format(window_s=window_s, idle_s=idle_s, width=width, tpot_s=pace_s) for pace_s in paces_s]
+    path = folder / "suite.toml"
+    path.write_text('name = "s"\n' + "".join(benches).replace("min_window_s = 2.1", "min_window_s = 2.0"))
+    return str(path)
+
+
+@pytest.fixture
+def board():
+    """A board at a constant 300 W, with a counter that is renewed every 100 ms and power every 25."""
+    script = virtual.Script((virtual.Board(constant(300.0), power_period_s=0.025),), clock="monotonic")
+    with virtual.load(script) as machine:
+        yield machine
+
+
+@pytest.mark.slow
+def test_windows_of_known_power_agree_on_the_joules_of_a_token(tmp_path, tokenwatt, board, monkeypatch):
+    monkeypatch.setattr(subject, "SETTLE_S", 0.1)
+    path = suite(tmp_path, 0.01, idle_s=2.5, width=0.02)
+    outcome = tokenwatt("bench", path, "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out)
+    assert [row["window_index"] for row in rows] == list(range(6))
+    for row in rows:
+        assert row["energy_status"] == "valid", row["energy_reasons"]
+        for column in ("gpu_idle_power_w", "gpu_static_power_w", "gpu_idle_power_after_w"):
+            assert row[column] == pytest.approx(300.0, rel=0.02), column
+        # The board draws as much idle as busy.
+        assert abs(row["marginal_joules_per_output_token"]) < 0.02 * row["joules_per_output_token"]
+
+    results = store.read(tmp_path / "raw", Result).set_index("quantity")
+    joules = results.loc["joules_per_output_token"]
+    # 300 W / (4 x 32 tokens every 0.36 s) = 0.84375 J/token; a window of whole tokens is up to 9 of 747 tokens off.
+    assert joules["mean"] == pytest.approx(300 * 0.36 / 128, rel=0.005)
+    assert joules["low"] - 0.002 <= 300 * 0.36 / 128 <= joules["high"] + 0.002
+    assert (joules["windows"], joules["has_converged"]) == (6, True)
+
+    # Each row has the readings of its window and of 2 s around it, and no row has one twice.
+    samples = store.read(tmp_path / "raw", PowerRecord)
+    board_samples = samples[samples["source"].str.startswith("GPU-")]
+    assert not board_samples.duplicated(["measurement_id", "at_s"]).any()
+    for row in rows:
+        own = board_samples[board_samples["measurement_id"] == row["measurement_id"]]["at_s"]
+        assert own.min() >= row["window_start_s"] - 2.0
+        assert own.max() <= row["window_start_s"] + row["window_s"] + 2.0
+        assert own.min() <= row["window_start_s"]
+        assert own.max() >= row["window_start_s"] + row["window_s"]
+
+
+def test_a_comparison_prints_the_ratio(tmp_path, tokenwatt, board):
+    path = suite(tmp_path, 0.01, 0.005)
+    outcome = tokenwatt("bench", path, "--compare", "--results", str(tmp_path / "raw"))
+    assert outcome.code == 0, outcome.err
+    # A request of 0.36 s against one of 0.205 s: 1.756 times the rate, and at the same power 0.569 times the joules.
+    results = store.read(tmp_path / "raw", Result).set_index("quantity")
+    assert results.loc["B/A of output_tokens_per_s", "mean"] == pytest.approx(0.36 / 0.205, rel=0.02)
+    assert results.loc["B/A of joules_per_output_token", "mean"] == pytest.approx(0.205 / 0.36, rel=0.03)
+    assert "B/A of joules_per_output_token: 0.5" in outcome.out
+    assert "one pair of windows has no interval" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "cpu", "--compare"), "--compare needs a suite with exactly two [[bench]], 'cpu' has 1"),
+        (("bench", "--compare"), "--compare needs the names of suites with two [[bench]]"),
+        (("bench", "demo", "--compare", "--power-caps", "500"), "takes no --power-caps"),
+    ],
+)
+def test_a_wrong_comparison(tmp_path, tokenwatt, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    outcome = tokenwatt(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def parse(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def refuse(_: object) -> None:
+    raise UserError("power caps need NVML")
+
+
+@pytest.fixture
+def caps_module(monkeypatch):
+    """In the place of `power.caps`: reads lists, and sets nothing on this machine."""
+    module = SimpleNamespace(parse_power_caps=parse, PowerCaps=SimpleNamespace(open=refuse))
+    monkeypatch.setitem(sys.modules, "tokenwatt.power.caps", module)
+
+
+@pytest.mark.usefixtures("caps_module")
+def test_caps_are_set_only_when_allowed(tmp_path, tokenwatt):
+    path = suite(tmp_path, 0.01)
+    outcome = tokenwatt("bench", path, "--power-caps", "700,500", "--results", str(tmp_path / "raw"))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "--power-caps would set the power limit of every GPU of the engine to 700, 500 W" in line
+    assert "add --allow-power-limit" in line
+    allowed = ("bench", path, "--power-caps", "700,500", "--allow-power-limit", "--results", str(tmp_path / "raw"))
+    outcome = tokenwatt(*allowed)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1] == "tokenwatt: power caps need NVML"
+    assert len(store.read(tmp_path / "raw", Measurement)) == 0
