@@ -67,7 +67,7 @@ class TerminalObserver:
         self._label = label
         self._task = self._progress.add_task(label, total=expected_s or None)
         if not self._console.is_terminal:
-            duration = f" ({expected_s:.0f} s and warm-up)" if expected_s else ""
+            duration = f" (up to {expected_s:.0f} s, and warm-up)" if expected_s else ""
             self._console.print(f"  {label}{duration} ...", highlight=False)
 
     def advance(self, elapsed_s: float) -> None:
@@ -374,7 +374,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
 def _outcome(row: Measurement) -> str:
     if row.status is not Status.OK or row.output_tokens is None or row.window_s is None:
         return f"{row.status} ({row.detail or ', '.join(row.reasons)})"
-    return f"{row.output_tokens / row.window_s:.1f} tokens/s over {row.window_s:.1f} s"
+    tokens = row.input_tokens if row.phase == "prefill" and row.input_tokens is not None else row.output_tokens
+    windows = f", window {row.window_index + 1}" if row.window_index else ""
+    return f"{tokens / row.window_s:.1f} tokens/s over {row.window_s:.1f} s{windows}"
 
 
 def _why_no_joules(row: Measurement) -> str:

@@ -22,6 +22,12 @@ def clock(monkeypatch):
     return use_jumping_clock(monkeypatch)
 
 
+def end_of(row: Measurement) -> float:
+    assert row.window_start_s is not None
+    assert row.window_s is not None
+    return row.window_start_s + row.window_s
+
+
 def results_by_quantity(results: list[Result], point: int = 0) -> dict[str, Result]:
     return {result.quantity: result for result in results if result.point_id == f"run/p{point}"}
 
@@ -32,7 +38,7 @@ def test_windows_of_a_steady_engine_agree_at_once(clock, tmp_path):
     assert {row.point_id for row in run.measurements} == {"run/p0"}
     assert [row.measurement_id for row in run.measurements] == [f"run/{index}" for index in range(6)]
     starts_s = [row.window_start_s for row in run.measurements]
-    ends_s = [row.window_start_s + row.window_s for row in run.measurements]
+    ends_s = [end_of(row) for row in run.measurements]
     assert starts_s[1:] == pytest.approx(ends_s[:-1])  # one run, window after window
     result = results_by_quantity(run.results)["output_tokens_per_s"]
     # 4 slots, 32 tokens every 0.05 + 31 x 0.01 = 0.36 s.
@@ -78,7 +84,7 @@ def test_each_request_is_filed_once(clock, tmp_path):
     requests = store.read(run.folder, RequestRecord)
     assert requests["request_index"].is_unique
     assert set(requests["measurement_id"]) == {row.measurement_id for row in run.measurements}
-    ends_s = {row.measurement_id: row.window_start_s + row.window_s for row in run.measurements}
+    ends_s = {row.measurement_id: end_of(row) for row in run.measurements}
     answered = requests[requests["first_token_s"].notna()]
     inside = answered[answered["measurement_id"] != "run/5"]
     assert (inside["first_token_s"] <= inside["measurement_id"].map(ends_s)).all()

@@ -154,6 +154,30 @@ def test_the_native_engine_runs_a_model_of_its_own(tmp_path, tokenwatt):
         assert row["weights_source"] == "random"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_the_native_engine_runs_its_phases(tmp_path, tokenwatt):
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "max_position_embeddings": 4096}))
+    lengths = '[input]\nkind = "fixed"\ntokens = 400\n[output]\nkind = "fixed"\ntokens = 64\n'
+    (tmp_path / "long.toml").write_text(f'name = "long"\ndescription = "fixed"\n{lengths}')
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        f'name = "tiny"\n[[bench]]\nengine = "native"\nmodel = "{tmp_path}"\ndtype = "float32"\ndevice = "cpu"\n'
+        f'workloads = ["{tmp_path}/long.toml"]\nconcurrency = [2]\nwindow_s = 1.0\nmin_window_s = 0.5\n'
+        "interval_width = 0\nphases = true\n"
+    )
+    outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0, outcome.err
+    mixed, prefill, decode = json.loads(outcome.out)
+    assert [row["phase"] for row in (mixed, prefill, decode)] == ["mixed", "prefill", "decode"]
+    # Prompts alone go in faster than beside decode, and tokens alone come out faster than beside prompts.
+    assert prefill["input_tokens_per_s"] > mixed["input_tokens_per_s"]
+    assert decode["output_tokens_per_s"] > mixed["output_tokens_per_s"]
+    assert decode["context"] == pytest.approx(mixed["context"], rel=0.2)
+    assert (decode["requests_completed"], decode["input_tokens"]) == (0, 0)
+    assert decode["bytes"] > 0
+
+
 @pytest.mark.gpu
 def test_a_real_board_is_metered(tmp_path, tokenwatt):
     path = tmp_path / "suite.toml"

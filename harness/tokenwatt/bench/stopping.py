@@ -34,7 +34,9 @@ class Stopping:
     @property
     def is_over(self) -> bool:
         """Whether no further window is needed, or none may follow."""
-        deciding = self.joules_per_token or self.tokens_per_s
+        # A meter that is lost leaves a few joules, which would never become enough.
+        has_energy = 2 * len(self.joules_per_token) > len(self.tokens_per_s)
+        deciding = self.joules_per_token if has_energy else self.tokens_per_s
         return len(self.tokens_per_s) >= self.most or has_converged(deciding, self.spec.interval_width)
 
     def note(self, recording: Recording, start_s: float, end_s: float) -> None:

@@ -1,0 +1,57 @@
+"""Energy of a window from the readings of its run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenwatt import power
+from tokenwatt.power.ticks import Counter
+from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.rows import MARGIN_S, Recording, readings
+from tokenwatt.steady_state import Timeline
+
+PERIOD_S = 0.05
+
+
+def sample(at_s: float, watts: float, energy_j: float) -> PowerSample:
+    unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
+    known = {"at_s": at_s, "source": "GPU-x", "power_w": watts, "energy_j": energy_j}
+    return PowerSample.model_validate({**unknown, **known})
+
+
+def recording(growth_w_per_s: float, until_s: float = 30.0) -> Recording:
+    """A board whose power grows from 300 W, read every 50 ms; its counter is always current."""
+    at_s = [place * PERIOD_S for place in range(round(until_s / PERIOD_S) + 1)]
+    samples = [
+        sample(at, 300 + growth_w_per_s * at + 0.01 * (place % 3), 300 * at + growth_w_per_s * at**2 / 2)
+        for place, at in enumerate(at_s)
+    ]
+    instruments = {"GPU-x": power.Instrument(Counter(PERIOD_S, 0.0, 0.0))}
+    return Recording(Timeline(1), 20.0, instruments, samples=samples)
+
+
+def test_a_steady_board_has_valid_energy():
+    energy = recording(0.0).energy(4.0, 24.0)
+    assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
+    assert energy.gpu_energy_j == pytest.approx(6000.0, rel=0.002)
+
+
+def test_power_that_drifts_makes_the_energy_suspect():
+    # 5 W/s over 20 s: 100 W of a mean of 370, more than a tenth.
+    energy = recording(5.0).energy(4.0, 24.0)
+    assert energy.status is EnergyStatus.SUSPECT
+    assert Reason.POWER_DRIFTS in energy.reasons
+
+
+def test_a_meter_that_died_later_leaves_the_windows_before_it():
+    left = recording(0.0)
+    left.meter_failure = "GPU-x is lost"
+    assert left.energy(2.0, 24.0).status is EnergyStatus.VALID
+    assert left.energy(24.0, 44.0).reasons == (Reason.METER_ERROR,)
+
+
+def test_readings_of_a_window_are_those_around_it():
+    near = readings(recording(0.0).samples, 10.0, 12.0)
+    assert near[0].at_s == pytest.approx(10.0 - MARGIN_S)
+    assert near[-1].at_s == pytest.approx(12.0 + MARGIN_S)
+    assert readings([], 10.0, 12.0) == []
