@@ -16,6 +16,9 @@ from tokenwatt.units import Unit
 SCHEMA_VERSION = 1
 """Meaning of the columns. Raise it when one changes, and write the migration into `store`."""
 
+Phase = Literal["mixed", "prefill", "decode"]
+"""What the requests of a window are."""
+
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]
 Watts = Annotated[float, Unit("W")]
@@ -248,7 +251,7 @@ class Measurement(MeteredWindow):
     """What is measured in several windows: rows of one `point_id` differ in nothing that was asked for."""
     window_index: Index = 0
     """Position among the windows of its point."""
-    phase: Literal["mixed", "prefill", "decode"] = "mixed"
+    phase: Phase = "mixed"
     """`mixed`: requests as the workload has them; `prefill`: their prompts alone, one token each; `decode`: sequences
     of the same mean context, of which none begins or ends in the window."""
     variant: Literal["A", "B"] | None = None
@@ -405,7 +408,7 @@ class Result(Record):
     """Engine name."""
     model: str | None
     """Architecture."""
-    phase: Literal["mixed", "prefill", "decode"]
+    phase: Phase
     """Phase, as in `measurements`."""
     variant: Literal["A", "B"] | None
     """Side of a comparison."""

@@ -22,17 +22,13 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import Reason
+from tokenwatt.record import Phase, Reason
 from tokenwatt.workloads import Request
-
-Phase = Literal["mixed", "prefill", "decode"]
-"""What the requests of a run are, as the column `phase` has it."""
 
 MIN_RUNNING_SHARE = 0.85
 """Mean running batch over C below which a window is not stable."""

@@ -387,4 +387,5 @@ def _notes(row: Measurement) -> str:
     """What is doubtful about a row; empty for a good one."""
     head = [] if row.status is Status.OK else [f"{row.status}: {row.detail}" if row.detail else str(row.status)]
     unstable = ["not stable"] if row.is_stable is False else []
-    return ", ".join([*head, *unstable, *row.reasons, *row.energy_reasons])
+    remark = [row.detail] if row.status is Status.OK and row.detail else []
+    return ", ".join([*head, *unstable, *row.reasons, *row.energy_reasons, *remark])

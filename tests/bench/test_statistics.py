@@ -139,6 +139,18 @@ def test_intervals_cover_as_they_say_though_the_series_stops_when_it_likes_what_
     assert 0.92 <= coverage(spread, MIN_WINDOWS) <= 0.98
 
 
+def test_neighbours_that_are_alike_are_covered_less_and_without_the_guard_far_less():
+    # 0.3 of each window's error is handed on to the next; ten windows, no stopping.
+    random = np.random.default_rng(8)
+    errors = random.normal(size=(20000, 10))
+    for place in range(1, 10):
+        errors[:, place] = 0.3 * errors[:, place - 1] + math.sqrt(1 - 0.3**2) * errors[:, place]
+    mean, half = errors.mean(axis=1), half_width(errors)
+    unguarded = half * np.sqrt(effective_count(errors) / 10)
+    assert (np.abs(mean) <= half).mean() == pytest.approx(0.91, abs=0.015)
+    assert (np.abs(mean) <= unguarded).mean() == pytest.approx(0.87, abs=0.015)
+
+
 def test_fewer_windows_would_stop_too_early():
     # Twenty thousand trials, so that 0.3 % can be told: three windows cover 92 % where six cover 94 %.
     worst_of_3 = min(coverage(spread, 3, trials=20000) for spread in SPREADS)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from tokenwatt import metrics
 from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval
-from tokenwatt.record import Measurement, Result, Status
+from tokenwatt.record import Measurement, Phase, Result, Status
 from tokenwatt.schema import unit_of
-
-Phase = Literal["mixed", "prefill", "decode"]
 
 DECIDING: dict[Phase, tuple[str, str]] = {
     "mixed": ("joules_per_output_token", "output_tokens_per_s"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenwatt import power, store
 from tokenwatt.analysis.results import results_of
@@ -103,18 +103,21 @@ def _compare(run: Run, sides: list[Subject], point: Point) -> None:
     asked = {subject.variant: subject.asked(point) for subject in broken or sides}
     rows: dict[str | None, list[Measurement]] = {variant: [] for variant in asked}
     most = Stopping(sides[0].spec, point.window_s).most
-    sides[0].observer.begin(f"{point.label}, A against B", 2 * most * (point.window_s + MARGIN_S))
-    try:
-        for pair in range(most):
-            order = broken or (sides if pair % 2 == 0 else sides[::-1])
-            for subject in order:
-                variant = subject.variant
-                if not subject.serve(point, asked[variant], rows[variant], lambda *_: True):
-                    return
-            if _is_known([row for side in rows.values() for row in side], run.interval_widths):
+    for pair in range(most):
+        for subject in broken or (sides if pair % 2 == 0 else sides[::-1]):
+            if not _measure(subject, point, asked[subject.variant], rows[subject.variant]):
                 return
+        if _is_known([row for side in rows.values() for row in side], run.interval_widths):
+            return
+
+
+def _measure(subject: Subject, point: Point, asked: dict[str, Any], rows: list[Measurement]) -> bool:
+    """One window of one side, which joins `rows`; whether it went well."""
+    subject.observer.begin(f"{point.label} {subject.variant}", point.window_s + MARGIN_S)
+    try:
+        return subject.serve(point, asked, rows, lambda *_: True)
     finally:
-        sides[0].observer.end(None)
+        subject.observer.end(rows[-1] if rows else None)
 
 
 def _is_known(rows: list[Measurement], widths: dict[str, float]) -> bool:

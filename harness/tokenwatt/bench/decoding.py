@@ -20,6 +20,8 @@ from tokenwatt.steady_state import find
 
 PROBE_S = 2.0
 """Window of the short run."""
+MOST_SPEED_UP = 8
+"""Times that decode alone may be faster than decode beside prompts, for the short run to last."""
 SLACK = 1.25
 """A sequence gets room for decode to be so much faster than in that run."""
 
@@ -35,9 +37,12 @@ class Pace:
 
 
 def probe(point: Point, context: float, tpot_s: float, longest: int) -> Point:
-    """The short run: about the mean context, room for a pace several times that of the mixed point."""
-    output = min(math.ceil(8 * (PROBE_S + MARGIN_S) / tpot_s) + point.concurrency, longest - 1)
-    prompt = max(1, min(round(context), longest - output))
+    """The short run: prompts of the mean context, and tokens enough for a much faster pace than the mixed point's.
+
+    If they end early all the same, its window is shorter.
+    """
+    prompt = max(1, min(round(context), longest - 1))
+    output = min(math.ceil(MOST_SPEED_UP * (PROBE_S + MARGIN_S) / tpot_s) + point.concurrency, longest - prompt)
     return replace(point, phase="decode", window_s=PROBE_S, decode=DecodeLength(prompt, output))
 
 

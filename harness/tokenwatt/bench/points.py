@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tokenwatt.record import Phase
 from tokenwatt.spec import BenchSpec
-from tokenwatt.steady_state import Phase
 from tokenwatt.workloads import Request, Workload, load_workload
 
 DECODE_ROOM = 1024

@@ -9,7 +9,8 @@ from tokenwatt.bench.observer import Observer
 from tokenwatt.clock import Clock
 
 SETTLE_S = 3.0
-"""Wait after an engine is closed: the memory it gives back takes a moment, and power readings may trail by a second."""
+"""Wait after a board had work, or an engine was closed: readings of power may trail by a second, and giving memory back
+takes a moment."""
 
 
 def resting_power_w(
@@ -19,11 +20,16 @@ def resting_power_w(
     length_s: float,
     observer: Observer,
     label: str,
+    settle_s: float = 0.0,
 ) -> float | None:
-    """Mean board power over `length_s` from now; None without a meter of a board, or where it cannot be trusted."""
+    """Mean board power over `length_s`, once `settle_s` have passed.
+
+    None without a meter of a board, or where its energy cannot be trusted.
+    """
     if not meters.scope or not length_s:
         return None
-    observer.begin(label, length_s)
+    observer.begin(label, settle_s + length_s)
+    time.sleep(settle_s)
     with power.Sampler(meters.meters, clock) as sampler:
         begin_s = clock()
         while (elapsed_s := clock() - begin_s) < length_s:

@@ -7,9 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+
 from tokenwatt import store
 from tokenwatt.analysis.results import results_of
-from tokenwatt.record import Measurement, PowerRecord, PowerSample, RequestRecord, Result, Status
+from tokenwatt.record import (
+    EnergyStatus,
+    Measurement,
+    PowerRecord,
+    PowerSample,
+    Record,
+    RequestRecord,
+    Result,
+    Status,
+)
 from tokenwatt.rows import MARGIN_S, Recording, readings
 from tokenwatt.steady_state import RequestTrace
 
@@ -21,8 +32,10 @@ class Run:
     run_id: str
     folder: Path
     measurements: list[Measurement] = field(default_factory=list)
-    requests: list[RequestRecord] = field(default_factory=list)
-    power: list[PowerRecord] = field(default_factory=list)
+    requests: list[pa.Table] = field(default_factory=list)
+    """Of each run of an engine: as tables, because phases of minutes have 100,000 of them, and each save writes all."""
+    power: list[pa.Table] = field(default_factory=list)
+    """Readings of each run of an engine."""
     interval_widths: dict[str, float] = field(default_factory=dict)
     """Point -> the width of its interval that was asked for; 0 for none."""
 
@@ -50,29 +63,37 @@ class Run:
         """
         self.measurements += rows
         ends_s = [row.window_start_s + row.window_s for row in rows if row.window_s and row.window_start_s is not None]
+        requests, power = list[RequestRecord](), list[PowerRecord]()
         for trace in recording.timeline.traces.values():
             place = len(rows) - 1 if trace.first_token_s is None else bisect_left(ends_s, trace.first_token_s)
-            self.requests.append(_request_record(rows[min(place, len(rows) - 1)], trace))
+            requests.append(_request_record(rows[min(place, len(rows) - 1)], trace))
         for row in rows:
             if row.window_s is not None and row.window_start_s is not None:
                 near = readings(recording.samples, row.window_start_s, row.window_start_s + row.window_s)
             else:
                 since_s = ends_s[-1] - MARGIN_S if ends_s else 0.0
                 near = [sample for sample in recording.samples if sample.at_s >= since_s]
-            self.power += _power_records(row, near)
+            power += _power_records(row, near)
+        self.requests.append(store.to_table(requests, RequestRecord))
+        self.power.append(store.to_table(power, PowerRecord))
         self.save()
 
     def save(self) -> None:
         """Write everything so far; measurements last, so that a row is there only with its requests and readings."""
-        store.write(self.power, PowerRecord, self.folder)
-        store.write(self.requests, RequestRecord, self.folder)
+        tables: tuple[tuple[type[Record], list[pa.Table]], ...]
+        tables = ((PowerRecord, self.power), (RequestRecord, self.requests))
+        for kind, parts in tables:
+            table = pa.concat_tables([store.to_table([], kind), *parts])
+            store.write_table(table, self.folder / f"{kind.grain}.parquet")
         store.write(self.results, Result, self.folder)
         store.write(self.measurements, Measurement, self.folder)
 
     @property
     def has_failed(self) -> bool:
         """Whether a row is not `ok`, or has energy that cannot be trusted."""
-        return any(row.status is not Status.OK or row.energy_status == "invalid" for row in self.measurements)
+        return any(
+            row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID for row in self.measurements
+        )
 
 
 def _request_record(row: Measurement, trace: RequestTrace) -> RequestRecord:

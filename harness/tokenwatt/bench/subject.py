@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -78,7 +77,7 @@ class Subject:
             return
         finally:
             self.observer.end(None)
-        self._shared["gpu_static_power_w"] = self._resting_power_w("static power")
+        self._shared["gpu_static_power_w"] = self._resting_power_w("static power", SETTLE_S)
 
     def measure(self, point: Point) -> None:
         """One point and, where they are asked for, its phases."""
@@ -100,8 +99,7 @@ class Subject:
         """After the engine was closed: idle power again, written into the rows that were made."""
         if not self.meters.scope or not self.spec.idle_s:
             return
-        time.sleep(SETTLE_S)
-        after_w = self._resting_power_w("idle power, after")
+        after_w = self._resting_power_w("idle power, after", SETTLE_S)
         rows = self.run.measurements
         rows[self._first_row :] = [
             row.model_copy(update={"gpu_idle_power_after_w": after_w}) if row.variant == self.variant else row
@@ -208,8 +206,10 @@ class Subject:
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)
 
-    def _resting_power_w(self, label: str) -> float | None:
-        return resting_power_w(self.meters, self._instruments, self.clock, self.spec.idle_s, self.observer, label)
+    def _resting_power_w(self, label: str, settle_s: float = 0.0) -> float | None:
+        return resting_power_w(
+            self.meters, self._instruments, self.clock, self.spec.idle_s, self.observer, label, settle_s
+        )
 
     def _place(self, window_index: int, ahead: int = 0) -> dict[str, Any]:
         """Columns that tell the windows of a point apart; ahead: rows that were made and are not yet kept."""
