@@ -65,14 +65,14 @@ def test_both_instruments_recover_the_true_energy(virtual_nvml, tick_s: float):
             assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
             assert energy.counter_j == pytest.approx(true_j, rel=0.01)
             assert energy.sampled_j == pytest.approx(true_j, rel=0.01)
-            assert energy.power_limit_w == 1400.0
+            assert energy.power_limit_w == 700.0 + 1400.0
 
 
 def test_faults_are_named(virtual_nvml):
     healthy = replace(virtual_nvml, base_w=400.0, tick_s=0.02)
     faults = {
         "no counter": (replace(healthy, no_counter=True), (Reason.COUNTER_MISSING,)),
-        # The averaged reading that NVML offers instead must not be taken: the virtual one is a megawatt.
+        # The averaged reading that NVML offers instead must not be taken.
         "no instantaneous power": (replace(healthy, no_instant=True), (Reason.POWER_MISSING,)),
         "power reads 20 % high": (replace(healthy, bias=1.2), (Reason.INSTRUMENTS_DISAGREE,)),
         "heat (0x40) and power cap (0x4)": (replace(healthy, throttle=0x44), (Reason.THROTTLED,)),
@@ -94,7 +94,9 @@ def test_boards_are_chosen_by_uuid_in_the_order_asked(virtual_nvml):
     machine = replace(virtual_nvml, gpus=3, base_w=100.0)
     chosen = [machine.uuid(2), machine.uuid(0)]
     answers = json.loads(
-        ask(machine, {"uuids": chosen}, {"uuids": None}, {"uuids": []}, {"settings": {"VIRTUAL_NVML_GPUS": "0"}}).stdout
+        ask(
+            machine, {"uuids": chosen}, {"uuids": None}, {"uuids": []}, {"settings": replace(machine, gpus=0).settings}
+        ).stdout
     )
     by_uuid, every, none, empty = answers
     # Board g draws (g + 1) * 100 W.
@@ -107,7 +109,7 @@ def test_boards_are_chosen_by_uuid_in_the_order_asked(virtual_nvml):
 def test_every_quantity_in_si(virtual_nvml):
     (answer,) = json.loads(ask(replace(virtual_nvml, gpus=2, base_w=250.0, throttle=0x1), {}).stdout)
     row = answer["samples"][1]
-    assert (row["power_w"], row["power_limit_w"], row["temperature_c"]) == (500.0, 700.0, 51.0)
+    assert (row["power_w"], row["power_limit_w"], row["temperature_c"]) == (500.0, 1400.0, 51.0)
     assert (row["sm_clock_hz"], row["memory_clock_hz"]) == (1.5e9, 2.6e9)
     # The counter has run since the machine's clock was 0, at the latest tick (0.1 s, and 0.1 / 3 s late).
     assert 0 <= 500.0 * row["at_s"] - row["energy_j"] <= 500.0 * 0.15

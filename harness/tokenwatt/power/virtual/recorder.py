@@ -28,13 +28,17 @@ class Mishap:
     """When its own clock is set back, and by how much."""
 
 
+UNDISTURBED = Mishap()
+"""Nothing."""
+
+
 def record(
     machine: Machine,
     meters: Sequence[Meter],
     seconds: float,
     period_s: float = SAMPLING_PERIOD_S,
     seed: int = 0,
-    mishap: Mishap = Mishap(),  # noqa: B008
+    mishap: Mishap = UNDISTURBED,
 ) -> list[PowerSample]:
     """Read meters as a `Sampler` does, from now on the machine's manual clock, without waiting.
 
