@@ -15,9 +15,9 @@ from tokenwatt.power.virtual import loads
 class VirtualNvml:
     """A machine with virtual boards; take another one with `dataclasses.replace(virtual_nvml, gpus=2, ...)`.
 
-    Board g draws (g + 1) * (base_w + amplitude_w * sin(2 pi t / period_s)) at `time.monotonic()` = t, may draw
-    (g + 1) * 700 W, and its counter is renewed every `tick_s`, g * tick_s / 3 late. The other fields are faults. For
-    what else virtual boards can do, ask `library` for the environment of another `virtual.Script`.
+    Board g draws (g + 1) * (base_w + amplitude_w * sin(2 pi t / period_s)) at `time.monotonic()` = t, the sine in 128
+    straight lines; it may draw (g + 1) * 700 W; its counter is renewed every `tick_s`, g * tick_s / 3 late. The other
+    fields are faults. For what else virtual boards can do, ask `library` for the environment of another script.
     """
 
     library: virtual.Library
