@@ -54,7 +54,12 @@ def doctor(
         bool, typer.Option("--simulate", help="Measure virtual GPUs of known energy, healthy and faulty, instead.")
     ] = False,
     script: Annotated[
-        Path | None, typer.Option("--script", help="With --simulate: measure the GPUs of this script alone.")
+        Path | None,
+        typer.Option(
+            "--script",
+            help="With --simulate: measure the GPUs of this script alone, from 12.5 to 32.5 s of it. How to write one "
+            "is said in tokenwatt/power/virtual/virtual_nvml.h.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

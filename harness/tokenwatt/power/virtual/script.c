@@ -8,25 +8,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Numbers of a script: place, default, least and greatest value. */
-typedef struct { const char *key; size_t offset; double otherwise, least, most; } Number;
+/* Numbers of a script: place, default, least and greatest value, whether it must be whole. */
+typedef struct { const char *key; size_t offset; double otherwise, least, most; int is_whole; } Number;
 #define MACHINE(key, field, ...) {key, offsetof(Machine, field), __VA_ARGS__}
-#define BOARD(key, ...) {#key, offsetof(Board, key), __VA_ARGS__}
+#define BOARD(key, otherwise, least, most) {#key, offsetof(Board, key), otherwise, least, most, 0}
+#define FLAG(key, otherwise) {#key, offsetof(Board, key), otherwise, 0, 1, 1}
 static const Number MACHINE_NUMBERS[] = {
-    MACHINE("epoch_s", epoch_s, NAN, -1e12, 1e12), MACHINE("seed", seed, 0, 0, 9e15),
-    MACHINE("boards", boards_count, 1, 0, MAX_BOARDS), MACHINE("old_driver", old_driver, 0, 0, 1), {0},
+    MACHINE("epoch_s", epoch_s, NAN, -1e12, 1e12, 0), MACHINE("seed", seed, 0, 0, 9e15, 1),
+    MACHINE("boards", boards_count, 1, 0, MAX_BOARDS, 1), MACHINE("old_driver", old_driver, 0, 0, 1, 1), {0},
 };
 static const Number BOARD_NUMBERS[] = {
-    BOARD(repeat, 0, 0, 1), BOARD(power_period_s, 0, 0, 60), BOARD(power_phase_s, 0, 0, 60),
+    FLAG(repeat, 0), BOARD(power_period_s, 0, 0, 60), BOARD(power_phase_s, 0, 0, 60),
     BOARD(power_average_s, 0, 0, 60), BOARD(power_gain, 1, 0, 1e3), BOARD(power_noise_w, 0, 0, 1e6),
     BOARD(counter_period_s, 0.1, 1e-6, 60), BOARD(counter_phase_s, 0, 0, 60), BOARD(counter_jitter_s, 0, 0, 60),
-    BOARD(counter_gain, 1, 0, 1e3), BOARD(counter_module, 0, 0, 1), BOARD(module_extra_w, 0, 0, 1e6),
+    BOARD(counter_gain, 1, 0, 1e3), FLAG(counter_module, 0), BOARD(module_extra_w, 0, 0, 1e6),
     BOARD(latency_s, 0, 0, 60), BOARD(counter_latency_s, -1, -1, 60), BOARD(power_latency_s, -1, -1, 60),
     BOARD(latency_jitter, 0, 0, 1e3), BOARD(limit_w, 700, 1, 1e6), BOARD(default_limit_w, 700, 1, 1e6),
-    BOARD(min_limit_w, 200, 1, 1e6), BOARD(max_limit_w, 700, 1, 1e6), BOARD(may_set_limit, 0, 0, 1),
+    BOARD(min_limit_w, 200, 1, 1e6), BOARD(max_limit_w, 700, 1, 1e6), FLAG(may_set_limit, 0),
     BOARD(sm_clock_mhz, 1500, 0, 1e6), BOARD(memory_clock_mhz, 2600, 0, 1e6), BOARD(temperature_c, 50, -273, 1e3),
-    BOARD(temperature_slope_c_per_s, 0, -1e3, 1e3), BOARD(throttle, 0, 0, 4294967295.0), BOARD(ecc, 1, 0, 1),
-    BOARD(mig, 0, 0, 1), BOARD(no_counter, 0, 0, 1), BOARD(no_instant, 0, 0, 1), {0},
+    BOARD(temperature_slope_c_per_s, 0, -1e3, 1e3), {"throttle", offsetof(Board, throttle), 0, 0, UINT32_MAX, 1},
+    FLAG(ecc, 1), FLAG(mig, 0), FLAG(no_counter, 0), FLAG(no_instant, 0), {0},
 };
 /* In the order of FaultKind. */
 static const struct { const char *name; int least_values, most_values; } FAULTS[FAULT_KINDS] = {
@@ -66,8 +67,10 @@ static int read_number(void *owner, const Number *known, const char *key, const 
     for (; known->key && strcmp(known->key, key); known++) {}
     if (!known->key) return -1;
     double number;
-    if (numbers(value, &number, 1) != 1 || number < known->least || number > known->most)
-        return mistake(line, "%s must be a number from %g to %g, got '%s'", key, known->least, known->most, value);
+    if (numbers(value, &number, 1) != 1 || number < known->least || number > known->most ||
+        (known->is_whole && number != floor(number)))
+        return mistake(line, "%s must be a %snumber from %.10g to %.10g, got '%s'", key,
+                       known->is_whole ? "whole " : "", known->least, known->most, value);
     *(double *)((char *)owner + known->offset) = number;
     return SUCCESS;
 }
@@ -79,8 +82,9 @@ static int read_knot(Board *board, const char *value, int is_own, int line) {
     if (is_own && !board->has_own_knots) board->knots_count = 0;
     if (!is_own && board->has_own_knots) return SUCCESS;
     board->has_own_knots = is_own;
-    Knot *last = board->knots + board->knots_count - 1, knot = {pair[0], pair[1], 0};
+    Knot knot = {pair[0], pair[1], 0};
     if (board->knots_count) {
+        const Knot *last = &board->knots[board->knots_count - 1];
         if (knot.at_s < last->at_s)
             return mistake(line, "at must not go back in time, got %g after %g", knot.at_s, last->at_s);
         knot.energy_j = last->energy_j + (knot.at_s - last->at_s) * (knot.power_w + last->power_w) / 2;
@@ -166,7 +170,7 @@ static int check(Machine *read) {
     int count = (int)read->boards_count;
     unsigned seen = 0;
     for (int i = 0; i < count && !read->order_count; i++) read->order[i] = i;
-    for (int i = 0; i < count; i++) seen |= 1U << (read->order[i] & 31);
+    for (int i = 0; i < count; i++) seen |= read->order[i] >= 0 && read->order[i] < count ? 1U << read->order[i] : 0;
     if ((read->order_count && read->order_count != count) || seen != (1U << count) - 1)
         return mistake(0, "order must name each of %d boards once", count);
     for (Board *board = read->boards; board < read->boards + count; board++) {

@@ -3,8 +3,7 @@
  *
  * The script is the text given to virtual_nvml_load_script, or the file that VIRTUAL_NVML_SCRIPT names at nvmlInit. A
  * file that has not changed is not begun anew: counters and limits live on, as those of a real board do when a process
- * starts NVML again. With a mistake in it nvmlInit answers NVML_ERROR_UNKNOWN, and virtual_nvml_error says which line is
- * wrong.
+ * starts NVML again. With a mistake in it nvmlInit answers NVML_ERROR_UNKNOWN; virtual_nvml_error says what is wrong.
  *
  * A script has lines of `key = value`; `#` begins a comment. Of two lines with one key the later counts. All times are
  * seconds since the epoch.
