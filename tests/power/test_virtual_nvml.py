@@ -65,7 +65,7 @@ def test_both_instruments_recover_the_true_energy(virtual_nvml, tick_s: float):
             assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
             assert energy.counter_j == pytest.approx(true_j, rel=0.01)
             assert energy.sampled_j == pytest.approx(true_j, rel=0.01)
-            assert energy.power_limit_w == 700.0 + 1400.0
+            assert energy.state.power_limit_w == 700.0 + 1400.0
 
 
 def test_faults_are_named(virtual_nvml):

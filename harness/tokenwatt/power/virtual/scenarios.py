@@ -27,7 +27,11 @@ WRONG_GAIN_ACCURACY = GAIN - 1 + ACCURACY
 SHORT_ACCURACY = 0.02
 """... and over one second, of which each edge is uncertain by 10 ms."""
 
+NO_PERMISSION = 4
+"""NVML's code for it."""
+
 VALID, SUSPECT, INVALID = EnergyStatus.VALID, EnergyStatus.SUSPECT, EnergyStatus.INVALID
+NO_METER = EnergyStatus.NO_METER
 LOAD = loads.llm_like(seed=1, seconds=60.0, begin_s=RECORDED_FROM_S + 1.0)
 BOARD = Board(
     knots=LOAD,
@@ -100,14 +104,17 @@ def scenarios() -> tuple[Scenario, ...]:
 def _healthy() -> Iterator[Scenario]:
     steady = loads.constant(430.0)
     rise = loads.ramp(loads.IDLE_W, 450.0, WINDOW_FROM_S + 0.2, 1.0)
-    for load, knots in (("constant", steady), ("rise, then steady", rise), ("like an LLM's", LOAD)):
+    drift = loads.ramp(400.0, 500.0, WINDOW_FROM_S, WINDOW_S)
+    shapes = {"constant": steady, "rise, then steady": rise, "rising throughout": drift, "like an LLM's": LOAD}
+    for load, knots in shapes.items():
         for period_s in (0.02, 0.05, 0.1):
             board = replace(BOARD, knots=knots, counter_period_s=period_s)
             yield Scenario(f"none: load {load}, counter every {period_s * 1e3:.0f} ms", (board,))
     yield Scenario("none: window of 5 s", window_s=5.0)
     lighter = replace(BOARD, knots=_scaled(LOAD, 0.5), counter_phase_s=0.057)
     yield Scenario("none: two GPUs", (BOARD, lighter), engine_boards=(0, 1))
-    yield Scenario("none: NVML counts the GPUs in another order", (lighter, BOARD, BOARD), order=(2, 1, 0))
+    idle = replace(BOARD, processes=())
+    yield Scenario("none: NVML counts the GPUs in another order", (lighter, idle, idle), order=(2, 1, 0))
 
 
 def _counter_faults() -> Iterator[Scenario]:
@@ -149,6 +156,8 @@ def _recording_faults() -> Iterator[Scenario]:
     )
     lost = _hit(FaultKind.LOST)
     yield Scenario("GPU falls off the bus in the middle", (lost,), INVALID, Reason.METER_ERROR)
+    closed = replace(BOARD, faults=(Fault(FaultKind.DROP, value=NO_PERMISSION),))
+    yield Scenario("NVML refuses every reading for want of rights", (closed,), NO_METER, Reason.COUNTER_MISSING)
     drop = replace(BOARD, faults=(Fault(FaultKind.DROP, MIDDLE_S, MIDDLE_S + 0.5),))
     yield Scenario("readings fail for half a second", (drop,), INVALID, Reason.METER_ERROR)
 
@@ -162,8 +171,6 @@ def _state_faults() -> Iterator[Scenario]:
     yield Scenario("power cap set to 400 W in the middle", (changed,), SUSPECT, Reason.CAP_CHANGED)
     shared = _hit(FaultKind.OTHER_PROCESS, value=1)
     yield Scenario("another process on the GPU from the middle on", (shared,), SUSPECT, Reason.OTHER_PROCESS)
-    drifting = replace(BOARD, knots=loads.ramp(400.0, 500.0, WINDOW_FROM_S, WINDOW_S))
-    yield Scenario("power drifts from 400 W to 500 W", (drifting,), SUSPECT, Reason.POWER_DRIFTS)
 
 
 def _boundary_faults() -> Iterator[Scenario]:
@@ -175,6 +182,7 @@ def _boundary_faults() -> Iterator[Scenario]:
         engine_boards=(0, 1),
         unread=(1,),
     )
+    yield Scenario("the engine runs on a GPU beside the metered one", (BOARD, BOARD), INVALID, Reason.WRONG_GPU_COUNT)
     yield Scenario("GPU cut in slices (MIG)", (replace(BOARD, mig=True),), SUSPECT, Reason.MIG)
     module = replace(BOARD, module_extra_w=120.0, counter_module=True)
     yield Scenario("counter counts the CPU of the module too", (module,), SUSPECT, Reason.MODULE_SCOPE)

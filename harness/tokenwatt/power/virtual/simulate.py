@@ -104,6 +104,7 @@ def _run_on(machine: Machine, scenario: Scenario) -> Outcome:
 def _measure(machine: Machine, scenario: Scenario, start_s: float, end_s: float) -> power.Energy:
     """The window's energy as a run measures it."""
     with power.open_meters(scenario.gpu_uuids, rapl_root=NO_RAPL) as meters:
+        instruments = meters.learn(machine.clock, machine.sleep)
         machine.set_time(scenario.recorded_from_s)
         try:
             samples = record(
@@ -111,7 +112,7 @@ def _measure(machine: Machine, scenario: Scenario, start_s: float, end_s: float)
             )
         except power.MeterError:
             return power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-    return power.integrate(_read(samples, scenario), start_s, end_s)
+    return power.integrate(_read(samples, scenario), start_s, end_s, instruments)
 
 
 def _read(samples: list[PowerSample], scenario: Scenario) -> list[PowerSample]:
