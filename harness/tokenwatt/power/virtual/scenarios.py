@@ -80,7 +80,14 @@ class Scenario:
 
 def scenarios() -> tuple[Scenario, ...]:
     """The whole table: what must be measured, then what must be refused or doubted."""
-    return (*_healthy(), *_counter_faults(), *_power_faults(), *_recording_faults(), *_state_faults(), *_boundary_faults())
+    return (
+        *_healthy(),
+        *_counter_faults(),
+        *_power_faults(),
+        *_recording_faults(),
+        *_state_faults(),
+        *_boundary_faults(),
+    )
 
 
 def _healthy() -> Iterator[Scenario]:
