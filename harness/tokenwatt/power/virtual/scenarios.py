@@ -159,7 +159,7 @@ def _recording_faults() -> Iterator[Scenario]:
     closed = replace(BOARD, faults=(Fault(FaultKind.DROP, value=NO_PERMISSION),))
     yield Scenario("NVML refuses every reading for want of rights", (closed,), NO_METER, Reason.COUNTER_MISSING)
     drop = replace(BOARD, faults=(Fault(FaultKind.DROP, MIDDLE_S, MIDDLE_S + 0.5),))
-    yield Scenario("readings fail for half a second", (drop,), INVALID, Reason.METER_ERROR)
+    yield Scenario("readings fail for half a second", (drop,), INVALID, Reason.SAMPLE_GAP)
 
 
 def _state_faults() -> Iterator[Scenario]:
