@@ -66,7 +66,7 @@ def doctor(
         typer.Option(
             "--trials",
             min=1,
-            help="With --simulate: instead of the table, so many seeded GPUs, and how often an interval holds the truth.",
+            help="With --simulate: so many seeded GPUs instead, and how often an interval holds the truth.",
         ),
     ] = None,
     as_json: Json = False,
