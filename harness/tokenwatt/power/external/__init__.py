@@ -7,19 +7,20 @@ A short text asks for one: `csv:rack.csv?timezone=Europe/Berlin`, `ipmi`, `redfi
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError, unknown_name
-from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import NodeEnergy, Readings, node_energy
 from tokenwatt.power.external.node import NodeMeter
 from tokenwatt.power.external.request import MeterRequest, parse
 
+if TYPE_CHECKING:
+    from tokenwatt.power.external.dcgm import DcgmMeter
+
 __all__ = [
     "GPU_METERS",
     "NODE_METERS",
-    "DcgmMeter",
     "MeterRequest",
     "NodeEnergy",
     "NodeMeter",

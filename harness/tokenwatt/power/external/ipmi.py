@@ -54,6 +54,6 @@ def _power_w(tool: str) -> float:
     reading, state = _READING.search(done.stdout), _STATE.search(done.stdout)
     # A BMC that has switched its measurement off goes on answering, with zeros.
     if reading is None or (state is not None and state[1] != "activated"):
-        found = state[0] if reading and state else " ".join(done.stdout.split()) or "nothing"
-        raise MeterError(f"ipmitool gives no power: {found}")
+        found = state[0] if reading and state else done.stdout
+        raise MeterError(f"ipmitool gives no power: {' '.join(found.split()) or 'nothing'}")
     return float(reading[1])
