@@ -143,9 +143,7 @@ def _bench_kernels(
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def meter(
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run and meter.")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run and meter.")] = None,
     attach: Annotated[
         str | None, typer.Option("--attach", metavar="URL", help="Meter around this running server instead.")
     ] = None,

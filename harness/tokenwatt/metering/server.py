@@ -38,7 +38,7 @@ def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Met
     if not 0 < seconds <= MAX_SECONDS:
         raise UserError(f"--seconds must be > 0 and at most {MAX_SECONDS:.0f}, got {seconds:g}")
     page = _find_page(url)
-    if not (choice.gpus or choice.gpu_meter) and not _is_here(url) and power.boards():
+    if not (choice.gpus or choice.gpu_meter) and not is_this_machine(url) and power.boards():
         raise UserError(
             f"{url} is on another machine, whose GPUs cannot be read here; say --gpu-meter dcgm:http://HOST:9400/metrics"
             ", or --gpu UUID if they are this machine's after all"
@@ -58,6 +58,18 @@ def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Met
         return Stretch(first.at_s, last.at_s, _token_columns(page, first, last))
 
     return meter_stretch(url, choice, results, work)
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether the server's address is one of this machine's, which is one that a socket can be bound to."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(urlsplit(url).hostname, 0, type=socket.SOCK_DGRAM):
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.bind(address)
+            except OSError:
+                continue
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +108,6 @@ def _find_page(url: str) -> _Page:
             if counters is not None:
                 return _Page(page, counters)
     return _Page(root, None)
-
-
-def _is_here(url: str) -> bool:
-    """Whether the server's address is one of this machine's, which is one that a socket can be bound to."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(urlsplit(url).hostname, 0, type=socket.SOCK_DGRAM):
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.bind(address)
-            except OSError:
-                continue
-            return True
-    return False
 
 
 def _look(page: _Page, clock: RunClock) -> _Look:
