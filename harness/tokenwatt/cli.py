@@ -150,7 +150,10 @@ def meter(
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="How long, with --attach.", show_default="30")
     ] = None,
-    idle: Annotated[float, typer.Option("--idle", help="Seconds of idle power to read before; 0 skips it.")] = 2.0,
+    idle: Annotated[
+        float | None,
+        typer.Option("--idle", help="Seconds of idle power to read before a command; 0 skips it.", show_default="2"),
+    ] = None,
     gpus: Annotated[
         list[str] | None,
         typer.Option(
@@ -182,7 +185,9 @@ def meter(
         raise UserError("meter needs either a command, as in `tokenwatt meter -- sleep 5`, or --attach URL")
     if attach is None and seconds is not None:
         raise UserError("--seconds goes with --attach; a command is metered until it ends")
-    choice = room.Choice(tuple(gpus or ()), gpu_meter, node_meter, idle)
+    if attach is not None and idle is not None:
+        raise UserError("--idle goes with a command; around a running server no board is idle")
+    choice = room.Choice(tuple(gpus or ()), gpu_meter, node_meter, 2.0 if idle is None else idle)
     if attach is None:
         metered = room.meter_command(command or (), choice, results)
     else:

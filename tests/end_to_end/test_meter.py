@@ -119,12 +119,42 @@ def test_a_command_reads_from_the_terminal(tmp_path):
     os.close(terminal)
 
 
+SHELL = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+meter = [sys.executable, "-m", "tokenwatt", "meter", "--idle", "0", "--"]
+pid = os.spawnvp(os.P_NOWAIT, sys.executable, [*meter, "sh", "-c", "echo ready; read word; echo got $word"])
+_, status = os.waitpid(pid, os.WUNTRACED)
+print("stopped" if os.WIFSTOPPED(status) and os.tcgetpgrp(0) == os.getpgrp() else status, flush=True)
+os.kill(pid, signal.SIGCONT)
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_ctrl_z_gives_the_shell_its_terminal_and_fg_gives_it_back(tmp_path):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", SHELL], cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.write(controller, b"\x1a")
+    assert process.stdout.readline() == b"stopped\n"
+    os.write(controller, b"hello\n")
+    assert process.stdout.readline() == b"got hello\n"
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    os.close(controller)
+    os.close(terminal)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "needs either a command, as in `tokenwatt meter -- sleep 5`, or --attach URL"),
         (("--", "no-such-program"), "no program 'no-such-program' that can be run"),
         (("--seconds", "5", "--", "true"), "--seconds goes with --attach"),
+        (("--attach", "http://localhost:1", "--idle", "2"), "--idle goes with a command; around a running server no"),
         (("--idle", "-1", "--", "true"), "--idle must be 0 to 3600 seconds, got -1"),
         (("--node-meter", "ipmy", "--", "true"), "unknown node meter 'ipmy' (did you mean 'ipmi'?)"),
         (("--gpu-meter", "ipmi", "--", "true"), "it reads a machine, not its GPUs; known: dcgm"),

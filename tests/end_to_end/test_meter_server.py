@@ -61,7 +61,7 @@ def test_joules_per_token_of_a_running_server(tmp_path, virtual_nvml):
 def test_a_remote_servers_gpus_are_read_through_dcgm(tmp_path):
     clock = time.monotonic
     with serving({"/metrics": lambda: vllm(clock()), "/dcgm": lambda: dcgm(clock())}) as web:
-        arguments = ("--gpu-meter", f"dcgm:{web.address}/dcgm", "--idle", "0", "--seconds", "6")
+        arguments = ("--gpu-meter", f"dcgm:{web.address}/dcgm", "--seconds", "6")
         code, _, err, row = meter(tmp_path, "--attach", web.address, *arguments)
     assert code == 0, err
     assert row["gpu_energy_j"] == pytest.approx(500 * row["window_s"], rel=0.02)
@@ -95,7 +95,7 @@ def test_a_remote_servers_gpus_are_read_through_dcgm(tmp_path):
 )
 def test_a_server_without_tokens_gives_energy_only(tmp_path, virtual_nvml, pages, columns, words):
     with serving(pages) as web:
-        arguments = ("--attach", web.address, "--seconds", "2.1", "--idle", "0")
+        arguments = ("--attach", web.address, "--seconds", "2.1")
         code, _, err, row = meter(tmp_path, *arguments, machine=virtual_nvml)
     assert code == 0, err
     assert {name: row[name] for name in columns} == columns
@@ -107,7 +107,7 @@ def test_a_server_without_tokens_gives_energy_only(tmp_path, virtual_nvml, pages
 def test_a_server_that_starts_anew_in_the_window_gives_a_failed_row(tmp_path):
     pages = iter([vllm(100), vllm(100)])
     with serving({"/metrics": lambda: next(pages, vllm(1))}) as web:
-        code, _, err, row = meter(tmp_path, "--attach", web.address, "--seconds", "1", "--idle", "0")
+        code, _, err, row = meter(tmp_path, "--attach", web.address, "--seconds", "1")
     assert code == 1
     assert (row["status"], row["reasons"], row["output_tokens"]) == ("failed", ["counter_reset"], None)
     assert "the server was started anew" in err
@@ -115,7 +115,7 @@ def test_a_server_that_starts_anew_in_the_window_gives_a_failed_row(tmp_path):
 
 def test_ctrl_c_ends_the_wait_with_a_row_without_numbers(tmp_path):
     with serving({"/metrics": lambda: vllm(time.monotonic())}) as web:
-        process = start(tmp_path, "--attach", web.address, "--seconds", "60", "--idle", "0")
+        process = start(tmp_path, "--attach", web.address, "--seconds", "60")
         while len(web.authorizations) < 2:  # found, and looked at when the window begins
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_the_wait_with_a_row_without_numbers(tmp_path):
 
 def test_a_server_that_goes_away_gives_a_failed_row(tmp_path):
     with serving({"/metrics": lambda: vllm(time.monotonic())}) as web:
-        process = start(tmp_path, "--attach", web.address, "--seconds", "2", "--idle", "0")
+        process = start(tmp_path, "--attach", web.address, "--seconds", "2")
         while len(web.authorizations) < 2:
             time.sleep(0.05)
     process.communicate(timeout=20)

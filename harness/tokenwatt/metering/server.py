@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +57,7 @@ def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Met
             return Stretch(first.at_s, last.at_s, columns)
         return Stretch(first.at_s, last.at_s, _token_columns(page, first, last))
 
-    return meter_stretch(url, choice, results, work)
+    return meter_stretch(url, replace(choice, idle_s=0.0), results, work)
 
 
 def is_this_machine(url: str) -> bool:

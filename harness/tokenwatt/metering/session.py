@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenwatt import power, store
-from tokenwatt.bench import TAIL_S
 from tokenwatt.clock import RunClock
 from tokenwatt.environment import describe
 from tokenwatt.errors import UserError
@@ -28,6 +27,8 @@ from tokenwatt.record import EnergyStatus, Environment, MeteredRun, PowerRecord,
 from tokenwatt.rows import energy_columns
 
 MAX_IDLE_S = 3600.0
+MARGIN_S = 1.2
+"""Meters are read so long on both sides of a window: a board's counter is renewed several times in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Choice:
     node_meter: str | None = None
     """A meter of the whole machine, such as `ipmi`."""
     idle_s: float = 2.0
-    """How long idle power is read before the window; 0 skips it."""
+    """How long idle power is read before the window; 0 skips it, as around a server, which is not idle."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.idle_s <= MAX_IDLE_S:
@@ -93,19 +94,19 @@ def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[R
     failure: str | None = None
     idle: tuple[float, float] | None = None
     with _open(choice, clock) as (boards, node):
+        environment = boards.environment()  # now: a GPU that is lost on the way has no name any more
         store.write([], PowerRecord, results / run_id)  # an unwritable disk is known now
         sampler = power.Sampler(boards.meters.meters, clock, boards.period_s)
         try:
             with sampler:
                 idle = _lead_in(choice.idle_s, boards, clock)
                 done = work(clock)
-                boards.wait_out(TAIL_S)
+                boards.wait_out(MARGIN_S)
         except power.MeterError as error:
             if done is None:
                 raise
             failure = str(error)
         columns = _metered_columns(boards, sampler.samples, node, done, failure)
-    environment = boards.environment()
     by_gpu = _by_gpu(sampler.samples, environment.gpu_uuids, done) if columns.get("gpu_energy_j") is not None else {}
     row = MeteredRun.model_validate(
         {
@@ -157,7 +158,7 @@ class _Boards:
 
     def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float) -> power.Energy:
         """Joules of the window, with the doubts that come with a meter that is read through another machine."""
-        energy = power.integrate(samples, start_s, end_s)
+        energy = _integrate(samples, start_s, end_s)
         if self.remote is None:
             return energy
         if self.remote.is_trailing_average:
@@ -189,7 +190,7 @@ def _open(choice: Choice, clock: RunClock) -> Iterator[tuple[_Boards, NodeMeter 
 def _lead_in(idle_s: float, boards: _Boards, clock: RunClock) -> tuple[float, float] | None:
     """Read idle power, or at least the margin in front of the window; where idle power was read."""
     begin_s = clock()
-    boards.wait_out(max(idle_s, TAIL_S))
+    boards.wait_out(max(idle_s, MARGIN_S))
     return (begin_s, begin_s + idle_s) if idle_s and boards.meters.scope is not None else None
 
 
@@ -212,10 +213,14 @@ def _metered_columns(
     return {**columns, **done.columns, "detail": "; ".join(filter(None, details)) or None}
 
 
+def _integrate(samples: Sequence[PowerSample], start_s: float, end_s: float) -> power.Energy:
+    return power.integrate(samples, start_s, end_s)
+
+
 def _by_gpu(samples: Sequence[PowerSample], uuids: Sequence[str], done: Stretch) -> dict[str, Any]:
     """Energy of each GPU, and the highest sum of their sampled powers."""
     series = {uuid: [sample for sample in samples if sample.source == uuid] for uuid in uuids}
-    energies = [power.integrate(series[uuid], done.start_s, done.end_s).gpu_energy_j for uuid in uuids]
+    energies = [_integrate(series[uuid], done.start_s, done.end_s).gpu_energy_j for uuid in uuids]
     inside = [sample for sample in samples if sample.source in series and done.start_s <= sample.at_s <= done.end_s]
     powers: dict[str, list[float]] = {}
     for sample in inside:

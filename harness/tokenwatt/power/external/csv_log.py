@@ -99,7 +99,10 @@ class CsvLog(NodeMeter):
         latest_s = (datetime.now(UTC) - self._began_at).total_seconds() + MAX_FUTURE_S
         energy = node_energy(readings, start_s, end_s)
         if span_s[1] > latest_s:
-            energy = invalid(Reason.CLOCKS_APART, f"{self._path} holds rows from the future of this host")
+            ahead_s = span_s[1] - latest_s + MAX_FUTURE_S
+            energy = invalid(
+                Reason.CLOCKS_APART, f"{self._path} holds rows up to {ahead_s:.0f} s in this host's future"
+            )
         if Reason.CLOCKS_APART not in energy.reasons:
             return energy
         return invalid(Reason.CLOCKS_APART, f"{energy.detail}{self._hint(span_s, start_s, end_s, latest_s)}")
