@@ -181,20 +181,20 @@ def test_a_broken_executable_is_one_line(tokenwatt, tmp_path):
 
 
 def test_the_node_by_a_meter_that_writes_a_file(tmp_path):
-    # A logger of its own, as a rack has it: 400 W, ten rows a second, by its own UTC clock.
+    # A logger of its own, as a rack has it: 400 W, four rows a second, by its own UTC clock.
     path, over = tmp_path / "rack.csv", threading.Event()
 
     def write() -> None:
         with path.open("w") as file:
             file.write("timestamp,power_w\n")
-            while not over.wait(0.1):
+            while not over.wait(0.25):
                 file.write(f"{datetime.now(UTC).isoformat()},400\n")
                 file.flush()
 
     logger = threading.Thread(target=write)
     logger.start()
     time.sleep(0.5)
-    code, _, err, row = meter(tmp_path, "--idle", "0", "--node-meter", "csv:rack.csv", "--", "sleep", "2")
+    code, _, err, row = meter(tmp_path, "--idle", "0", "--node-meter", "csv:rack.csv", "--", "sleep", "3.5")
     over.set()
     logger.join()
     assert code == 0, err

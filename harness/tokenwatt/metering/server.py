@@ -19,7 +19,7 @@ from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
 from tokenwatt.metering.session import Choice, Metered, Stretch, meter_stretch
 from tokenwatt.metering.token_counters import KNOWN, TokenCounters, growth, recognise
-from tokenwatt.power.external.http import HttpError, get
+from tokenwatt.power.external.http import HttpError, get, is_address
 from tokenwatt.power.external.prometheus import Labels, Samples, parse_metrics
 from tokenwatt.record import Reason, Status
 
@@ -91,9 +91,9 @@ class _Look:
 
 def _find_page(url: str) -> _Page:
     """The first page with counters that are known; else the server is only known to be there."""
-    scheme, netloc, path, *_ = urlsplit(url)
-    if scheme not in ("http", "https") or not netloc:
+    if not is_address(url):
         raise UserError(f"--attach needs an address like http://localhost:8000, got {url!r}")
+    scheme, netloc, path, *_ = urlsplit(url)
     root = f"{scheme}://{netloc}"
     for page in [f"{root}{path}"] if path.endswith("metrics") else [f"{root}{path}" for path in PATHS]:
         try:

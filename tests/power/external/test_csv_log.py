@@ -12,10 +12,17 @@ import pytest
 
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
-from tokenwatt.power.external import open_node_meter
+from tokenwatt.power.external import node, open_node_meter
 from tokenwatt.record import EnergyStatus, Reason
 
 BEFORE_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch):
+    """A row that does not come is waited for less long."""
+    monkeypatch.setattr(node, "MIN_WAIT_S", 1.5)
+    monkeypatch.setattr(node, "MAX_WAIT_S", 1.5)
 
 
 def run_clock(ago_s: float = 30.0) -> RunClock:

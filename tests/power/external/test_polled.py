@@ -14,7 +14,7 @@ from tests.web import serving
 
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
-from tokenwatt.power.external import node, open_node_meter
+from tokenwatt.power.external import NodeEnergy, node, open_node_meter
 from tokenwatt.power.sampler import Sampler
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
 
@@ -58,6 +58,17 @@ def watts(meter: node.NodeMeter) -> float:
     return power_w[0]
 
 
+def undisturbed(meter: node.NodeMeter, clock: RunClock) -> NodeEnergy:
+    """Energy of 1.5 s. Taken again where this computer stalled the polling: that says nothing about it."""
+    for _ in range(4):
+        start_s = clock()
+        time.sleep(1.5)
+        energy = meter.energy(start_s, start_s + 1.5)
+        if energy.status is EnergyStatus.VALID:
+            break
+    return energy
+
+
 def answer(watts: int = 300, state: str = "activated") -> str:
     return f"cat <<END{DCMI.format(watts=watts, state=state)}END"
 
@@ -66,9 +77,7 @@ def test_ipmi_is_asked_in_the_background(ipmitool, quick):
     ipmitool('[ "$*" = "dcmi power reading" ] || exit 9\n' + answer(300))
     clock = RunClock()
     with open_node_meter("ipmi", clock) as meter:
-        start_s = clock()
-        time.sleep(1.5)
-        columns = meter.columns(start_s, 1.5)
+        columns = undisturbed(meter, clock).columns(meter.text)
     assert columns == {
         "node_meter": "ipmi",
         "node_energy_j": pytest.approx(450.0),
@@ -119,10 +128,8 @@ def test_redfish_reads_the_old_resource_and_the_new_one(quick, resource, body, w
         serving({f"{CHASSIS}/{resource}": json.dumps(body)}) as web,
         open_node_meter(f"redfish:{web.address}{CHASSIS}/", clock) as meter,
     ):
-        start_s = clock()
-        time.sleep(1.2)
-        energy = meter.energy(start_s, start_s + 1.2)
-    assert (energy.status, energy.energy_j) == (EnergyStatus.VALID, pytest.approx(watts * 1.2))
+        energy = undisturbed(meter, clock)
+    assert (energy.status, energy.energy_j) == (EnergyStatus.VALID, pytest.approx(watts * 1.5))
 
 
 def test_credentials_come_from_netrc(tmp_path, monkeypatch, quick):
@@ -165,6 +172,7 @@ def test_a_certificate_is_verified_unless_told_otherwise(tmp_path, quick):
     [
         ("redfish:bmc/redfish/v1/Chassis/1", "needs an http or https address, got 'bmc/redfish/v1/Chassis/1'"),
         ("redfish:file:///etc/passwd", "needs an http or https address"),
+        ("redfish:http://[::1", "needs an http or https address"),
         ("redfish:https://me:word@bmc/redfish", "name and password belong into ~/.netrc, not into the address"),
         ("redfish:https://bmc/redfish?insecure=yes", "insecure must be 0 or 1, got 'yes'"),
         ("redfish:http://127.0.0.1:9/redfish/v1/Chassis/1", "does not answer ([Errno 111] Connection refused)"),
@@ -178,6 +186,12 @@ def test_a_wrong_request_is_refused_in_one_line(text, message):
     with pytest.raises(UserError) as refused:
         open_node_meter(text, RunClock())
     assert message in str(refused.value)
+
+
+def test_an_old_resource_without_a_number_gives_way_to_the_new_one():
+    pages = {f"{CHASSIS}/Power": "{}", f"{CHASSIS}/EnvironmentMetrics": json.dumps(METRICS)}
+    with serving(pages) as web, open_node_meter(f"redfish:{web.address}{CHASSIS}", RunClock()) as meter:
+        assert watts(meter) == 612.5
 
 
 def test_a_chassis_without_power_is_refused():
@@ -195,13 +209,14 @@ def test_a_slow_bmc_does_not_disturb_the_sampler():
     with (
         serving({f"{CHASSIS}/Power": json.dumps(POWER)}, delay_s=0.6) as web,
         open_node_meter(f"redfish:{web.address}{CHASSIS}", clock) as meter,
-        Sampler([_Board()], clock) as sampler,
     ):
-        time.sleep(2.0)
+        opened_s = clock()
+        with Sampler([_Board()], clock) as sampler:
+            time.sleep(2.0)
         readings = meter.readings()
-    assert len(sampler.samples) == pytest.approx(2.0 / 0.0618, abs=6)
+    assert len(sampler.samples) > 20  # 32 on a quiet computer; held up by the BMC, five
     # Stamped with the middle of the request, not with its end.
-    assert readings.at_s[0] == pytest.approx(0.9, abs=0.25)  # the first request (0.6 s) only asks which resource exists
+    assert readings.at_s[0] == pytest.approx(opened_s - 0.3, abs=0.2)
 
 
 class _Board:

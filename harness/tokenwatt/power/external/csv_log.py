@@ -2,6 +2,8 @@
 
 The file is read when a window has ended. Rows must have been written by then up to behind its end; `energy` waits a few
 seconds for them. A last line without a newline is being written, and is left for the next look.
+
+Both clocks must be kept, by NTP say: rows from the future and another time zone are noticed, two seconds are not.
 """
 
 from __future__ import annotations

@@ -27,6 +27,19 @@ class HttpError(MeterError):
         """The answer's HTTP status; None without an answer."""
 
 
+def is_address(text: str) -> bool:
+    """Whether `text` is an http or https address.
+
+    >>> is_address("http://localhost:8000/metrics"), is_address("localhost:8000"), is_address("http://host:port")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def get(url: str, authorization: str | None = None, is_insecure: bool = False) -> bytes:
     """Body of the answer.
 
@@ -47,7 +60,7 @@ def get(url: str, authorization: str | None = None, is_insecure: bool = False) -
     except urllib.error.HTTPError as error:
         with error:
             raise HttpError(f"{url} answers {error.code} {error.reason}", error.code) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise HttpError(f"{url} does not answer ({reason})") from None
 

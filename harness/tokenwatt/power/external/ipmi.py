@@ -42,7 +42,13 @@ def _power_w(tool: str) -> float:
     try:
         # A session of its own: Ctrl-C in the terminal ends a measurement, not a reading.
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, start_new_session=True
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=TIMEOUT_S,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         raise MeterError(f"ipmitool does not answer within {TIMEOUT_S:.0f} s") from None

@@ -39,23 +39,27 @@ def open_redfish(request: MeterRequest, clock: RunClock) -> PolledMeter:
         return get(url, authorization, is_insecure)
 
     try:
-        resource = _resource(chassis, fetch)
+        resource = _resource_with_power(chassis, fetch)
         return PolledMeter(request, lambda: _power_w(chassis, resource, fetch), clock)
     except MeterError as error:
         raise UserError(f"meter 'redfish': {error}{_advice(error)}") from None
 
 
-def _resource(chassis: str, fetch: Callable[[str], bytes]) -> str:
-    """The first resource that the chassis has."""
+def _resource_with_power(chassis: str, fetch: Callable[[str], bytes]) -> str:
+    """The first resource that gives a number."""
+    empty: MeterError | None = None
     for resource in RESOURCES:
         try:
-            fetch(f"{chassis}/{resource}")
+            _power_w(chassis, resource, fetch)
         except HttpError as error:
             if error.status != _NOT_FOUND:
                 raise
+        except MeterError as error:  # some BMCs keep the old resource without its number
+            empty = error
         else:
             return resource
-    raise MeterError(f"{chassis} has neither {' nor '.join(RESOURCES)}; list the chassis under /redfish/v1/Chassis")
+    neither = f"{chassis} has neither {' nor '.join(RESOURCES)}; list the chassis under /redfish/v1/Chassis"
+    raise empty or MeterError(neither)
 
 
 def _power_w(chassis: str, resource: str, fetch: Callable[[str], bytes]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from tokenwatt.errors import UserError, unknown_name
+from tokenwatt.power.external.http import is_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,9 @@ class MeterRequest:
         Raises:
             UserError: it is none.
         """
-        scheme, netloc, *_ = urlsplit(self.place)
-        if scheme not in ("http", "https") or not netloc:
+        if not is_address(self.place):
             raise UserError(f"meter {self.name!r} needs an http or https address, got {self.place!r}")
-        if "@" in netloc:
+        if "@" in urlsplit(self.place).netloc:
             raise UserError(f"meter {self.name!r}: name and password belong into ~/.netrc, not into the address")
         return self.place.rstrip("/")
 
