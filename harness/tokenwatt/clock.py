@@ -24,7 +24,10 @@ class RunClock:
         return time.perf_counter() - self._origin_s
 
     def wall_step_s(self) -> float:
-        """How far the host's time of day has moved away from this clock since the run began: it was set, or slewed."""
+        """How far the host's time of day has left this clock since the run began: it was set, or the host slept.
+
+        NTP's small corrections are in both clocks.
+        """
         return (datetime.now(UTC) - self.began_at).total_seconds() - self()
 
     def new_run_id(self) -> str:

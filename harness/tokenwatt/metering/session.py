@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -101,7 +101,8 @@ def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[R
             with sampler:
                 idle = _lead_in(choice.idle_s, boards, clock)
                 done = work(clock)
-                boards.wait_out(MARGIN_S)
+                with suppress(KeyboardInterrupt):  # pressed twice: the command has ended, its row is due
+                    boards.wait_out(MARGIN_S)
         except power.MeterError as error:
             if done is None:
                 raise
