@@ -34,6 +34,8 @@ app.add_typer(data_app, name="data")
 bench_kernels = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 INTERRUPTED = 130
+SIGNALLED = 128
+"""A shell reports a command that signal n ended as 128 + n."""
 # typer brings its own click, whose UsageError it does not export; every wrong command line is one of those.
 UsageError = typer.BadParameter.__mro__[1]
 
@@ -175,6 +177,71 @@ def _bench_kernels(
         print_kernels(run.timings)
         typer.echo(f"written to {run.folder}", err=True)
     if any(row.status == "disagrees" or row.energy_status == "invalid" for row in run.timings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def meter(
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run and meter.")] = None,
+    attach: Annotated[
+        str | None, typer.Option("--attach", metavar="URL", help="Meter around this running server instead.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="How long, with --attach.", show_default="30")
+    ] = None,
+    idle: Annotated[
+        float | None,
+        typer.Option("--idle", help="Seconds of idle power to read before a command; 0 skips it.", show_default="2"),
+    ] = None,
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", metavar="UUID", help="May be given several times. Default: those of CUDA_VISIBLE_DEVICES."
+        ),
+    ] = None,
+    gpu_meter: Annotated[
+        str | None, typer.Option("--gpu-meter", help="Instead of NVML: dcgm:http://host:9400/metrics.")
+    ] = None,
+    node_meter: Annotated[
+        str | None,
+        typer.Option(
+            "--node-meter", help="ipmi, redfish:https://bmc/redfish/v1/Chassis/1, or csv:rack.csv?timezone=..."
+        ),
+    ] = None,
+    results: Results = Path("results/raw"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the row as JSON to this file.")] = None,
+) -> None:
+    """Meter any command, or the server at a URL: energy, mean and peak power, verdict. The table goes to stderr.
+
+    A command keeps its streams, its terminal and its exit code; Ctrl-C and SIGTERM go to it.
+    """
+    from tokenwatt import metering as room
+    from tokenwatt import store
+    from tokenwatt.record import EnergyStatus, Status
+    from tokenwatt.terminal import metered_rows_as_json, print_metered
+
+    if bool(command) == (attach is not None):
+        raise UserError("meter needs either a command, as in `tokenwatt meter -- sleep 5`, or --attach URL")
+    if attach is None and seconds is not None:
+        raise UserError("--seconds goes with --attach; a command is metered until it ends")
+    if attach is not None and idle is not None:
+        raise UserError("--idle goes with a command; around a running server no board is idle")
+    choice = room.Choice(tuple(gpus or ()), gpu_meter, node_meter, 2.0 if idle is None else idle)
+    if attach is None:
+        metered = room.meter_command(command or (), choice, results)
+    else:
+        metered = room.meter_server(attach, 30.0 if seconds is None else seconds, choice, results)
+    row = metered.row
+    print_metered(row)
+    typer.echo(f"written to {metered.folder}", err=True)
+    if json_file is not None:
+        text = json.dumps(metered_rows_as_json([row])[0], indent=2) + "\n"
+        store.write_whole(json_file, lambda file: file.write(text.encode()))
+    if row.exit_code is not None:
+        raise typer.Exit(row.exit_code if row.exit_code >= 0 else SIGNALLED - row.exit_code)
+    if row.status is Status.INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
+    if row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID:
         raise typer.Exit(1)
 
 

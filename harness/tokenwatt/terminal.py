@@ -18,7 +18,7 @@ from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
 from tokenwatt.power.virtual import Coverage, Outcome
-from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Record, Status
+from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, MeteredRun, Record, Status
 from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ def kernel_rows_as_json(rows: Sequence[KernelTiming]) -> list[dict[str, Any]]:
     """Measured columns and metrics of each row, as plain values."""
     table = store.to_table(rows, KernelTiming).to_pandas()
     return _with_computed(rows, table, [metric.name for metric in metrics.KERNEL_METRICS])
+
+
+def metered_rows_as_json(rows: Sequence[MeteredRun]) -> list[dict[str, Any]]:
+    """Measured columns and metrics of each row, as plain values."""
+    table = store.to_table(rows, MeteredRun).to_pandas()
+    return _with_computed(rows, table, [metric.name for metric in metrics.METER_METRICS])
 
 
 def _with_computed(rows: Sequence[Record], table: pd.DataFrame, computed: Sequence[str]) -> list[dict[str, Any]]:
@@ -184,6 +190,44 @@ def _kernel_cells(row: KernelTiming, values: dict[str, Any]) -> list[str]:
         format_si(values["joules_per_call"], "J") if row.gpu_energy_j else WHY_NO_JOULES.get(row.energy_status, "–"),
         format_si(values["gpu_power_w"], "W"),
     ]
+
+
+def print_metered(row: MeteredRun) -> None:
+    """What a command or a server took, on stderr: stdout belongs to the command."""
+    console = Console(stderr=True, width=MAX_WIDTH)
+    (values,) = metered_rows_as_json([row])
+    ended = "" if row.exit_code is None else f", exit code {row.exit_code}"
+    verdict = ", ".join([str(row.energy_status), *row.energy_reasons])
+    console.print(f"\n{row.subject}", highlight=False, markup=False)
+    console.print(f"{format_si(row.window_s, 's')}{ended}; energy {verdict}", highlight=False, markup=False)
+    table = _table("", "energy", "mean power", "peak")
+    for uuid, energy_j in zip(row.gpu_uuids, row.gpu_energy_by_gpu_j, strict=False):
+        table.add_row(uuid, *_metered_cells(energy_j, row.window_s))
+    if row.gpu_count:
+        table.add_row("GPUs", *_metered_cells(row.gpu_energy_j, row.window_s), format_si(row.gpu_power_peak_w, "W"))
+    if row.cpu_energy_j is not None:
+        table.add_row("CPU packages", *_metered_cells(row.cpu_energy_j, row.window_s))
+    if row.node_meter is not None:
+        table.add_row(f"node, {row.node_meter}", *_metered_cells(row.node_energy_j, row.window_s))
+    if table.row_count:
+        console.print(table)
+    notes = [
+        f"idle power before: {format_si(row.gpu_idle_power_w, 'W')}" if row.gpu_idle_power_w is not None else "",
+        f"tokens: {row.output_tokens} generated, {row.input_tokens or 0} in prompts" if row.output_tokens else "",
+        f"{compact(values['joules_per_output_token'])} J per output token"
+        if row.output_tokens and row.gpu_energy_j
+        else "",
+        ", ".join([f"node energy {row.node_energy_status}", *row.node_energy_reasons]) if row.node_meter else "",
+        "" if row.status is Status.OK and not row.reasons else ", ".join([str(row.status), *row.reasons]),
+        row.detail or "",
+    ]
+    for note in filter(None, notes):
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _metered_cells(energy_j: float | None, window_s: float | None) -> tuple[str, str]:
+    power_w = None if energy_j is None or not window_s else energy_j / window_s
+    return format_si(energy_j, "J"), format_si(power_w, "W")
 
 
 def _table(*headings: str) -> Table:
@@ -302,11 +346,8 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
 def print_coverage(experiments: Sequence[Coverage]) -> None:
     """The coverage experiment: a line for each length of window."""
     console = Console(width=MAX_WIDTH)
-    table = _table(
-        "window", "trials", "95 % interval\nholds the truth", "half width\nmedian", "error\nmedian", "error\nworst"
-    )
-    for column in ("sampled power\nmedian", "sampled power\nworst"):
-        table.add_column(column, justify="right", vertical="bottom", no_wrap=True)
+    errors = ("half width\nmedian", "error\nmedian", "error\nworst", "sampled power\nmedian", "sampled power\nworst")
+    table = _table("window", "trials", "95 % interval\nholds the truth", *errors)
     for experiment in experiments:
         shares = (
             experiment.half_width,

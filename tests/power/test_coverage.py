@@ -6,8 +6,10 @@ import pytest
 
 from tokenwatt.power.virtual import coverage
 
+LONG = pytest.param(20.0, 0.0002, 0.002, marks=pytest.mark.slow)
 
-@pytest.mark.parametrize(("window_s", "median", "worst"), [(5.0, 0.001, 0.005), (20.0, 0.0002, 0.002)])
+
+@pytest.mark.parametrize(("window_s", "median", "worst"), [(5.0, 0.001, 0.005), LONG])
 def test_five_hundred_machines(window_s: float, median: float, worst: float):
     """Loads like an LLM's and ramps, counters of 20 to 100 ms at any phase, the same seeds in every run."""
     found = coverage(trials=500, window_s=window_s)
