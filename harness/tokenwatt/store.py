@@ -84,7 +84,7 @@ def read(path: Path, kind: type[Record]) -> pd.DataFrame:
 
 
 def read_beside(path: Path, kind: type[Record], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """A table that not every run has, without rows where it is absent: under `path`, or in the folder of the file `path`.
+    """A table that not every run has, without rows where it is absent: under `path`, or beside the file `path`.
 
     `columns` names those that are wanted; metrics are left out.
 

@@ -38,7 +38,7 @@ TELLING = (
 
 
 def with_point(table: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a table that has `run_id` and `point_id`, with every column of `ASKED`; those of unknown points left out."""
+    """Rows of a table that has `run_id` and `point_id`, with every column of `ASKED`; unknown points are left out."""
     points = measurements[["point_id", *ASKED]].drop_duplicates(["run_id", "point_id"])
     own = table.drop(columns=[column for column in ASKED if column != "run_id"], errors="ignore")
     return own.merge(points, on=["run_id", "point_id"], how="inner")

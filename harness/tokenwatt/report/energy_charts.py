@@ -8,29 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from tokenwatt.analysis.points import PLACE, groups, names
+from tokenwatt.analysis.points import ASKED, groups, names
 from tokenwatt.analysis.power_caps import CapFrontier, CapPoint, Estimate
 from tokenwatt.report.chart import PALETTE, SYMBOLS, escaped, outside_sweeps, plain_layout, value_axis
 from tokenwatt.report.energy_tables import FIGURES, TERMS
 
-_LINE = (
-    *tuple(PLACE),
-    "workload",
-    "engine",
-    "engine_version",
-    "model",
-    "weights_source",
-    "dtype",
-    "quantization",
-    "kv_cache_dtype",
-    "tp",
-    "seed",
-    "variant",
-    "gpu_power_cap_w",
-)
+_LINE = tuple(column for column in ASKED if column not in ("phase", "concurrency"))
 """Points of one line of the energy chart agree in these."""
 _ENERGIES = {
-    place: figure for place, figure in enumerate(FIGURES) if figure.symbol == "J" and "Marginal" not in figure.label
+    place: figure
+    for place, figure in enumerate(FIGURES)
+    if figure.symbol and "marginal_joules_per_output_token" not in figure.quantities
 }
 TERM_COLOURS = dict(zip(TERMS, ("#888888", "#4477aa", "#ee6677", "#228833", "#c9a227", "#aa3377"), strict=True))
 POINTS_PER_BOARD = 600

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.paired import PairedRatio, paired_ratios
-from tokenwatt.analysis.points import ASKED, groups, names, with_point
+from tokenwatt.analysis.points import ASKED, CONFIGURATION, groups, names, with_point
 from tokenwatt.analysis.power_caps import CapFrontier, CapPoint, Estimate, sentence
 from tokenwatt.report.tables import NOTHING, maybe, number, words
 from tokenwatt.units import format_si
@@ -142,21 +142,7 @@ def variants(measurements: pd.DataFrame) -> list[tuple[str, str]]:
     sides = measurements[measurements["variant"].notna()]
     if sides.empty:
         return []
-    columns = [
-        column
-        for column in (
-            "engine",
-            "engine_version",
-            "model",
-            "weights_source",
-            "dtype",
-            "quantization",
-            "kv_cache_dtype",
-            "tp",
-            "seed",
-        )
-        if sides[column].nunique(dropna=False) > 1
-    ]
+    columns = [column for column in CONFIGURATION if sides[column].nunique(dropna=False) > 1]
     return [
         (str(side), "; ".join(dict.fromkeys(_side(row, columns) for row in rows.to_dict("records"))) or "same columns")
         for side, rows in sides.groupby("variant")
