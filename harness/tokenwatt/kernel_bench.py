@@ -66,6 +66,7 @@ def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: P
     run = KernelRun(run_id, results / run_id)
     with power.open_meters((gpu_uuid,)) as meters:
         run.save()
+        instruments = meters.learn(clock)
         observer.begin("gate", 0.0)
         _pass_gate(families, dtype_names, device)
         observer.end(None)
@@ -73,7 +74,7 @@ def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: P
             observer.begin(f"ceilings of this machine, {dtype_name}", 0.0)
             environment = _environment(gpu_uuid, dtype_name)
             observer.end(None)
-            bench = _Bench(run, meters, clock, environment)
+            bench = _Bench(run, meters, instruments, clock, environment)
             for contest in commands.bench(families, (dtype_name,), device):
                 observer.begin(f"{contest.family} {contest.problem} {dtype_name}", 0.0)
                 bench.measure(contest)
@@ -116,6 +117,7 @@ class _Bench:
 
     run: KernelRun
     meters: power.Meters
+    instruments: power.Instruments
     clock: RunClock
     environment: Environment
 
@@ -157,7 +159,7 @@ class _Bench:
         finally:
             self.run.power += [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples]
         window_s = loop.end_s - loop.start_s
-        energy = power.integrate(sampler.samples, loop.start_s, loop.end_s)
+        energy = power.integrate(sampler.samples, loop.start_s, loop.end_s, self.instruments)
         if loop.queueing_s > HOST_BOUND_SHARE * window_s:
             energy = energy.doubted(Reason.HOST_BOUND)
         window = {"window_start_s": loop.start_s, "window_s": window_s, "window_calls": loop.calls}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tokenwatt.clock import Clock
-from tokenwatt.power import MeterError, Sampler
+from tokenwatt.power import Instruments, MeterError, Sampler
+from tokenwatt.power.instrument import Sleep
 from tokenwatt.record import PowerSample
 
 
@@ -22,6 +23,9 @@ class Metronome:
         self.lifetime = lifetime
         self.read_takes_s = read_takes_s
         self.slow_read = slow_read
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        return {}
 
     def read(self, clock: Clock) -> list[PowerSample]:
         self.readers.append(threading.current_thread().name)
