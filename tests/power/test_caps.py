@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenwatt.errors import UserError
 from tokenwatt.power.caps import MAX_CAPS, parse_power_caps
 from tokenwatt.power.orderly_end import Ended, ends_orderly, undisturbed
+from tokenwatt.power.virtual import Board, Fault, FaultKind, Script, temporary
 
 HARNESS = Path(__file__).parents[2] / "harness"
 SWEEP = """
@@ -43,27 +44,30 @@ WAIT = "time.sleep(60)"
 class Boards:
     """Virtual boards whose limits several processes share. The one place here that knows how they are set up."""
 
-    machine: Any
-    file: Path
-    gpus: int = 1
+    folder: Path
+    """Of the file in which the limits are kept."""
+    boards: tuple[Board, ...]
 
-    def environment(self, **settings: str) -> dict[str, str]:
-        found = {**self.machine.environment, "PYTHONPATH": str(HARNESS), "VIRTUAL_NVML_LIMIT_FILE": str(self.file)}
-        faults = {f"VIRTUAL_NVML_{name.upper()}": value for name, value in settings.items()}
-        return {**found, "VIRTUAL_NVML_GPUS": str(self.gpus), **faults}
+    def environment(self, **changes: Any) -> dict[str, str]:
+        """For a process that finds these boards; `changes` replace settings of each."""
+        boards = tuple(replace(board, **changes) for board in self.boards)
+        script = Script(boards=boards, clock="monotonic", limit_file=self.folder / "limits")
+        return {**temporary().environment(script, name=self.folder.name), "PYTHONPATH": str(HARNESS)}
 
-    def run(self, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", program]
-        return subprocess.run(command, env=self.environment(**settings), capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=self.environment(**changes), capture_output=True, text=True, check=False)
 
     def limits_w(self) -> list[float]:
+        """Limits that a process finds which starts now."""
         program = (
-            "from pynvml import *; nvmlInit(); print(*(nvmlDeviceGetEnforcedPowerLimit(nvmlDeviceGetHandleByIndex(i))"
+            "from pynvml import *; nvmlInit(); print(*(nvmlDeviceGetPowerManagementLimit(nvmlDeviceGetHandleByIndex(i))"
             " / 1000 for i in range(nvmlDeviceGetCount())))"
         )
         return [float(word) for word in self.run(program).stdout.split()]
 
     def set_w(self, watts: float) -> None:
+        """Somebody else sets the first board."""
         self.run(
             "from pynvml import *; nvmlInit();"
             f"nvmlDeviceSetPowerManagementLimit(nvmlDeviceGetHandleByIndex(0), int({watts} * 1000))"
@@ -71,20 +75,16 @@ class Boards:
 
 
 @pytest.fixture
-def board(virtual_nvml: Any, tmp_path: Path) -> Boards:
+def board(tmp_path: Path) -> Boards:
     """One board at 650 W of the 200 to 700 W that it allows: a limit that somebody chose."""
-    boards = Boards(virtual_nvml, tmp_path / "limits")
-    boards.set_w(650)
-    assert boards.limits_w() == [650.0]
-    return boards
+    return Boards(tmp_path, (Board(limit_w=650.0, may_set_limit=True),))
 
 
 @pytest.fixture
-def two_boards(virtual_nvml: Any, tmp_path: Path) -> Boards:
+def two_boards(tmp_path: Path) -> Boards:
     """Two boards at their default: the first takes 200 to 700 W, the second 200 to 650 W."""
-    boards = Boards(virtual_nvml, tmp_path / "limits", gpus=2)
-    assert boards.limits_w() == [700.0, 650.0]
-    return boards
+    first = Board(may_set_limit=True)
+    return Boards(tmp_path, (first, replace(first, limit_w=650.0, default_limit_w=650.0, max_limit_w=650.0)))
 
 
 def under_way(boards: Boards, then: str = WAIT) -> subprocess.Popen[str]:
@@ -179,7 +179,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 
 def test_no_right_to_set_is_said_before_anything_is_measured(board: Boards) -> None:
-    done = board.run(SWEEP.format(then=WAIT), may_set_limit="0")
+    done = board.run(SWEEP.format(then=WAIT), may_set_limit=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("no right to set the power limit of GPU-")
     assert "sudo nvidia-smi -i GPU-00000000-0000-0000-0000-000000000000 -pl 650" in done.stderr
@@ -215,20 +215,22 @@ def test_a_limit_that_somebody_else_set_meanwhile_is_left_and_said(board: Boards
 
 
 def test_a_limit_that_does_not_come_back_is_said_with_the_command_that_repairs_it(board: Boards) -> None:
-    done = board.run(SWEEP.format(then="import os; os.environ['VIRTUAL_NVML_DEAF'] = '1'"))
+    # Without its folder, the file that keeps the limits cannot be written to.
+    done = board.run(SWEEP.format(then=f"import shutil; shutil.rmtree({str(board.folder)!r})"))
     assert done.returncode == 1
     repair = "sudo nvidia-smi -i GPU-00000000-0000-0000-0000-000000000000 -pl 650"
     assert done.stderr.startswith(f"POWER LIMIT NOT RESTORED; repair it with: {repair}")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_cap_that_does_not_take_ends_the_sweep(board: Boards) -> None:
-    done = board.run(SWEEP.format(then=WAIT), deaf="1")
-    assert "was set to 500 W and reads 650 W" in done.stderr
+def test_a_cap_that_is_not_the_limit_in_force_ends_the_sweep(board: Boards) -> None:
+    done = board.run(SWEEP.format(then=WAIT), faults=(Fault(FaultKind.CAP, value=300.0),))
+    assert "is capped at 500 W and enforces 300 W" in done.stderr
+    assert board.limits_w() == [650.0]
 
 
 def test_slices_share_a_limit_and_are_refused(board: Boards) -> None:
-    done = board.run(SWEEP.format(then=WAIT), mig="1")
+    done = board.run(SWEEP.format(then=WAIT), mig=True)
     assert "is cut in MIG slices, which share one power limit; run without power caps" in done.stderr
 
 

@@ -13,10 +13,6 @@
  *   NO_INSTANT    1: the instantaneous power is not supported
  *   OLD_DRIVER    1: the field is unknown, and so are the calls that replaced deprecated ones
  *   LOST          1: every reading fails with GPU_IS_LOST
- *   LIMIT_FILE    file that keeps the power limits, one line of milliwatts per board, shared by processes; 700 W without
- *   MAY_SET_LIMIT 0: no permission to set a power limit (200 to 700 W; board g: up to 700 - 50 g W)
- *   MIG           1: the boards are cut in slices
- *   DEAF          1: setting a limit succeeds and changes nothing
  */
 #include <math.h>
 #include <stdint.h>
@@ -25,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15 };
 enum { FIELD_POWER_INSTANT = 186, CLOCK_SM = 1, MAX_GPUS = 16 };
 
 typedef struct { int index; } Board;
@@ -170,54 +166,9 @@ int nvmlDeviceGetTemperature(const Board *board, int sensor, unsigned *celsius) 
     return SUCCESS;
 }
 
-static void read_limits(unsigned *limits_mw) {
-    const char *path = getenv("VIRTUAL_NVML_LIMIT_FILE");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    for (int index = 0; index < MAX_GPUS; index++)
-        if (!file || fscanf(file, "%u", &limits_mw[index]) != 1) limits_mw[index] = 700000 - 50000 * (unsigned)index;
-    if (file) fclose(file);
-}
-
 int nvmlDeviceGetEnforcedPowerLimit(const Board *board, unsigned *limit_mw) {
-    unsigned limits_mw[MAX_GPUS];
-    read_limits(limits_mw);
-    *limit_mw = getenv("VIRTUAL_NVML_LIMIT_FILE") ? limits_mw[board->index] : 700000;
-    return SUCCESS;
-}
-
-int nvmlDeviceGetPowerManagementLimit(const Board *board, unsigned *limit_mw) {
-    return nvmlDeviceGetEnforcedPowerLimit(board, limit_mw);
-}
-
-int nvmlDeviceGetPowerManagementDefaultLimit(const Board *board, unsigned *limit_mw) {
-    *limit_mw = 700000 - 50000 * (unsigned)board->index;
-    return SUCCESS;
-}
-
-int nvmlDeviceGetPowerManagementLimitConstraints(const Board *board, unsigned *least_mw, unsigned *most_mw) {
-    *least_mw = 200000;
-    return nvmlDeviceGetPowerManagementDefaultLimit(board, most_mw);
-}
-
-int nvmlDeviceSetPowerManagementLimit(const Board *board, unsigned limit_mw) {
-    unsigned limits_mw[MAX_GPUS], least_mw, most_mw;
-    nvmlDeviceGetPowerManagementLimitConstraints(board, &least_mw, &most_mw);
-    if (!setting("MAY_SET_LIMIT", 1)) return NO_PERMISSION;
-    if (limit_mw < least_mw || limit_mw > most_mw) return INVALID_ARGUMENT;
-    if (setting("DEAF", 0)) return SUCCESS;
-    read_limits(limits_mw);
-    limits_mw[board->index] = limit_mw;
-    const char *path = getenv("VIRTUAL_NVML_LIMIT_FILE");
-    FILE *file = path ? fopen(path, "w") : NULL;
-    if (!file) return NOT_SUPPORTED;
-    for (int index = 0; index < MAX_GPUS; index++) fprintf(file, "%u\n", limits_mw[index]);
-    fclose(file);
-    return SUCCESS;
-}
-
-int nvmlDeviceGetMigMode(const Board *board, unsigned *current, unsigned *pending) {
     (void)board;
-    *current = *pending = setting("MIG", 0) != 0;
+    *limit_mw = 700000;
     return SUCCESS;
 }
 
