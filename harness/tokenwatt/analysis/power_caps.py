@@ -121,7 +121,8 @@ def sentence(frontier: CapFrontier) -> str:
     where = "without a cap" if reference.cap_w is None else f"at {reference.label}"
     against = f"{_words(best.tokens_per_j)} against {_words(reference.tokens_per_j)} {where}"
     if best is reference:
-        return f"No cap is better: tokens per joule are most {where}, {_words(reference.tokens_per_j)}."
+        cap = "cap" if reference.cap_w is None else "lower cap"
+        return f"No {cap} is better: tokens per joule are most {where}, {_words(reference.tokens_per_j)}."
     beyond_noise = best.tokens_per_j.is_above(reference.tokens_per_j)
     if beyond_noise is None:
         return (

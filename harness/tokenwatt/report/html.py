@@ -14,10 +14,14 @@ from tokenwatt.analysis.power_caps import frontiers
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.limits import add_limits
-from tokenwatt.report import energy_tables
+from tokenwatt.report.cap_table import cap_sections
+from tokenwatt.report.closure_table import TERMS, closure_points, closure_rows
+from tokenwatt.report.comparison_table import comparison_rows, variants
 from tokenwatt.report.reasons import meanings
+from tokenwatt.report.result_table import FIGURES, result_figures, result_rows
 from tokenwatt.report.run_tables import RunTables
 from tokenwatt.report.tables import environments, fleet_table, grades, measurement_rows, run_ids
+from tokenwatt.report.verdict_table import verdict_rows, verdict_summary
 from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
@@ -81,13 +85,14 @@ def page_text(tables: RunTables, study: FleetStudy | None) -> str:
 
 def _energy(tables: RunTables) -> dict[str, Any]:
     """What the energy sections show; a part without data is empty."""
-    from tokenwatt.report.energy_charts import cap_figure, closure_figure, energy_figure, trace_figures
+    from tokenwatt.report.energy_charts import cap_figure, closure_figure, energy_figure
+    from tokenwatt.report.trace_chart import trace_figures
 
     measurements = tables.measurements
-    figures = energy_tables.result_figures(measurements, tables.results)
-    closure = energy_tables.closure_points(measurements, tables.closure)
+    figures = result_figures(measurements, tables.results)
+    closure = closure_points(measurements, tables.closure)
     sweeps = frontiers(measurements, tables.results)
-    verdicts = energy_tables.verdict_rows(measurements)
+    verdicts = verdict_rows(measurements)
     traces = trace_figures(measurements, tables.power)
     drawn = {
         "energy-chart": energy_figure(figures),
@@ -97,16 +102,16 @@ def _energy(tables: RunTables) -> dict[str, Any]:
     }
     return {
         "charts": _drawn(drawn),
-        "labels": [figure.label for figure in energy_tables.FIGURES],
-        "results": energy_tables.result_rows(figures),
-        "comparisons": energy_tables.comparison_rows(measurements),
-        "variants": energy_tables.variants(measurements),
-        "sweeps": energy_tables.cap_sections(sweeps),
-        "terms": energy_tables.TERMS,
-        "closure": energy_tables.closure_rows(closure),
+        "labels": [figure.label for figure in FIGURES],
+        "results": result_rows(figures),
+        "comparisons": comparison_rows(tables.results),
+        "variants": variants(measurements),
+        "sweeps": cap_sections(sweeps),
+        "terms": TERMS,
+        "closure": closure_rows(closure),
         "traces": [name for name, _ in traces],
         "verdicts": verdicts,
-        "verdict_summary": energy_tables.verdict_summary(verdicts),
+        "verdict_summary": verdict_summary(verdicts),
     }
 
 

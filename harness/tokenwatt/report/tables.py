@@ -157,6 +157,35 @@ def number(value: object) -> str:
     return f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}"
 
 
+def amount(value: float, symbol: str) -> str:
+    """A value with its unit, or a plain number with four digits.
+
+    >>> amount(0.0667, "J"), amount(12345.6, "")
+    ('66.7 mJ', '12,346')
+    """
+    return format_si(value, symbol) if symbol else number(value)
+
+
+def span(low: float, high: float, symbol: str) -> str:
+    """Both ends of an interval, the unit once where they share it.
+
+    >>> span(0.591, 0.609, "J"), span(0.9, 1.1, "J"), span(891, 909, "")
+    ('591 to 609 mJ', '900 mJ to 1.10 J', '891 to 909')
+    """
+    first, last = amount(low, symbol), amount(high, symbol)
+    value, _, unit = first.partition(" ")
+    return f"{value} to {last}" if last.endswith(f" {unit}") else f"{first} to {last}"
+
+
+def percent(share: float) -> str:
+    """A share in percent.
+
+    >>> percent(0.0612)
+    '6.1 %'
+    """
+    return f"{share * 100:.1f} %"
+
+
 def maybe(value: Any) -> float | None:
     """A number of a table, or None where it is missing."""
     return None if value is None or pd.isna(value) else float(value)
