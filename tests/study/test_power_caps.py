@@ -68,6 +68,11 @@ def test_the_best_cap_is_named_with_its_gain_and_its_price() -> None:
     )
 
 
+def test_a_loss_of_speed_within_noise_is_not_claimed() -> None:
+    frontier = only({None: ((100.0, 98.0, 102.0), (0.25, 0.24, 0.26)), 500.0: ((99.0, 97.0, 101.0), (0.2, 0.19, 0.21))})
+    assert sentence(frontier).endswith("without a cap; the speed does not differ beyond noise.")
+
+
 def test_a_cap_whose_interval_meets_that_of_no_cap_is_not_called_better() -> None:
     frontier = only({None: ((100.0, 99.0, 101.0), (0.25, 0.2, 0.3)), 500.0: ((95.0, 94.0, 96.0), (0.22, 0.19, 0.25))})
     # 1 / 0.25 = 4 at the low end is below 1 / 0.2 = 5 at the high end.

@@ -115,9 +115,6 @@ def frontiers(measurements: pd.DataFrame, results: pd.DataFrame) -> tuple[CapFro
 def sentence(frontier: CapFrontier) -> str:
     """What the sweep says, in words."""
     best, reference = frontier.most_frugal, frontier.reference
-    loss = f"takes {frontier.speed_loss * 100:.1f} % of the speed"
-    if frontier.speed_loss < 0:
-        loss = f"adds {-frontier.speed_loss * 100:.1f} % to the speed"
     where = "without a cap" if reference.cap_w is None else f"at {reference.label}"
     against = f"{_words(best.tokens_per_j)} against {_words(reference.tokens_per_j)} {where}"
     if best is reference:
@@ -131,7 +128,17 @@ def sentence(frontier: CapFrontier) -> str:
         )
     if not beyond_noise:
         return f"No cap is better beyond noise: most tokens per joule at {best.label}, {against}; the intervals meet."
-    return f"Best cap {best.label}: {frontier.gain * 100:.1f} % more tokens per joule, {against}; it {loss}."
+    return f"Best cap {best.label}: {frontier.gain * 100:.1f} % more tokens per joule, {against}; {_price(frontier)}."
+
+
+def _price(frontier: CapFrontier) -> str:
+    """What the most frugal cap does to the speed."""
+    capped, reference = frontier.most_frugal.tokens_per_s, frontier.reference.tokens_per_s
+    if reference.is_above(capped):
+        return f"it takes {frontier.speed_loss * 100:.1f} % of the speed"
+    if capped.is_above(reference):
+        return f"it adds {-frontier.speed_loss * 100:.1f} % to the speed"
+    return "the speed does not differ beyond noise"
 
 
 def _frontier(sweep: pd.DataFrame) -> CapFrontier:

@@ -29,7 +29,7 @@ def _cap_row(point: CapPoint, frontier: CapFrontier) -> dict[str, Any]:
         "frugality": _estimate_cell(point.tokens_per_j),
         "share": percent(point.tokens_per_s.mean / reference) if reference else NOTHING,
         "windows": point.windows,
-        "note": "best" if point is frontier.best else "on the frontier" if point.is_pareto else "beaten in both",
+        "note": "best" if point is frontier.best else "on the frontier" if point.is_pareto else "beaten",
     }
 
 

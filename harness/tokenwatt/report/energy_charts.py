@@ -139,7 +139,7 @@ def cap_figure(found: Sequence[CapFrontier]) -> dict[str, Any] | None:
         if frontier.best is not None:
             figure.add_trace(_best_mark(frontier, frontier.best, position))
     figure.update_xaxes(title="output tokens/s", tickformat="~s")
-    figure.update_yaxes(title="output tokens per joule", tickformat="~s")
+    figure.update_yaxes(title="output tokens per joule", tickformat=",.4~r", automargin=True)
     figure.update_layout(**plain_layout())
     figure.update_layout(margin={"r": _LABEL_PX})
     return json.loads(str(figure.to_json()))

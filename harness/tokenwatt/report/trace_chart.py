@@ -51,9 +51,10 @@ def _trace_figure(windows: pd.DataFrame, readings: pd.DataFrame, budget: int) ->
         )
     for row in windows.dropna(subset=["window_start_s", "window_s"]).to_dict("records"):
         end_s = row["window_start_s"] + row["window_s"]
-        figure.add_vrect(x0=row["window_start_s"], x1=end_s, fillcolor=_SHADE, line_width=0, layer="below")
+        edge = {"color": _SHADE, "width": 1}
+        figure.add_vrect(x0=row["window_start_s"], x1=end_s, fillcolor=_SHADE, line=edge, layer="below")
     figure.update_xaxes(title="seconds on the run's clock")
-    figure.update_yaxes(title="board power, W", rangemode="tozero")
+    figure.update_yaxes(title="board power, W", rangemode="tozero", automargin=True)
     figure.update_layout(**plain_layout(), showlegend=True)
     return json.loads(str(figure.to_json()))
 

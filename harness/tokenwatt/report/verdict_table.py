@@ -40,7 +40,7 @@ def _verdict_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "status": status.replace("_", " "),
         "reasons": words(row["energy_reasons"]),
         "energy": _with_half_width(row["gpu_energy_j"], row["gpu_energy_half_width_j"]),
-        "per_gpu": " + ".join(format_si(float(each), "J") for each in row["gpu_energy_by_gpu_j"]),
+        "per_gpu": _per_gpu(row["gpu_energy_by_gpu_j"]),
         "counter": _si(row["gpu_energy_counter_j"], "J"),
         "sampled": _si(row["gpu_energy_sampled_j"], "J"),
         "difference": _signed_share(row["gpu_energy_relative_difference"]),
@@ -61,6 +61,11 @@ def _verdict_row(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 _STANDING = ("gpu_idle_power_w", "gpu_static_power_w", "gpu_idle_power_after_w")
+
+
+def _per_gpu(energies_j: Sequence[float]) -> str:
+    """The summands of several GPUs; empty for one."""
+    return " + ".join(format_si(float(each), "J") for each in energies_j) if len(energies_j) > 1 else ""
 
 
 def _si(value: Any, symbol: str) -> str:
