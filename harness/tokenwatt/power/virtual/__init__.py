@@ -1,7 +1,7 @@
 """A virtual NVML: boards that draw exactly known power and fail on cue, so that joules can be checked without a GPU.
 
-`virtual_nvml.c` is the library, whose first lines are the manual of its scripts; `script` writes them; `library` builds it,
-gives it to child processes, or puts it in the place of this process's NVML; `loads` are what boards do; `recorder` reads
+`virtual_nvml.h` is the manual of the scripts that the C library plays; `script` writes them; `library` builds it, gives
+it to child processes, or puts it in the place of this process's NVML; `loads` are what boards do; `recorder` reads
 meters on a manual clock; `scenarios` is the fault table and `simulate` runs it.
 """
 
