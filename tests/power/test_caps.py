@@ -52,7 +52,7 @@ class Boards:
         """For a process that finds these boards; `changes` replace settings of each."""
         boards = tuple(replace(board, **changes) for board in self.boards)
         script = Script(boards=boards, clock="monotonic", limit_file=self.folder / "limits")
-        return {**temporary().environment(script, name=self.folder.name), "PYTHONPATH": str(HARNESS)}
+        return {**temporary().environment(script), "PYTHONPATH": str(HARNESS)}
 
     def run(self, program: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", program]
