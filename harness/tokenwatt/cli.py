@@ -284,15 +284,11 @@ def report(
     results: Results = Path("results/raw"),
     scenario: Annotated[str, typer.Option("--scenario", help="Fleet scenario, or a TOML file.")] = "one-gigawatt",
 ) -> None:
-    """Write one self-contained HTML page: measurements, chart, fleet table, sources. It opens offline."""
-    import pandas as pd
-
-    from tokenwatt import store
-    from tokenwatt.record import Measurement
+    """Write one self-contained HTML page: measurements, energy with its verdicts, fleet, sources. It opens offline."""
     from tokenwatt.report import html
+    from tokenwatt.report.run_tables import RunTables
 
-    measurements = pd.concat([store.read(path, Measurement) for path in runs or [results]], ignore_index=True)
-    html.render(measurements, _study(scenario, None, results), output)
+    html.render(RunTables.read(runs or [results]), _study(scenario, None, results), output)
     typer.echo(f"written to {output}", err=True)
 
 

@@ -83,6 +83,21 @@ def read(path: Path, kind: type[Record]) -> pd.DataFrame:
     return metrics.derive(table, metrics.METRICS_OF.get(kind.grain, ()))
 
 
+def read_beside(path: Path, kind: type[Record], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table that not every run has, without rows where it is absent: under `path`, or beside the file `path`.
+
+    `columns` names those that are wanted; metrics are left out.
+
+    Raises:
+        UserError: a damaged file, another table, or a newer schema.
+    """
+    name = f"{kind.grain}.parquet"
+    files = sorted(path.parent.glob(name)) if path.is_file() else sorted(path.rglob(name))
+    wanted = list(columns or arrow_schema(kind).names)
+    tables = [_read_file(file, kind).select(wanted) for file in files]
+    return pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=wanted)
+
+
 def _read_file(path: Path, kind: type[Record]) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)

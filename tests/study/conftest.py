@@ -91,6 +91,7 @@ def measurement() -> MakeMeasurement:
             "ceiling_flop_per_s": 7.0e14,
             "run_id": "run-a",
             "measurement_id": "run-a/0",
+            "point_id": "run-a/p0",
             "measured_at": datetime(2026, 11, 1, tzinfo=UTC),
             "run_began_at": datetime(2026, 11, 1, tzinfo=UTC),
             "status": Status.OK,
