@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import Measurement, Status
+from tokenwatt.record import ClosureTerm, Measurement, PowerRecord, Result, Status
 from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Request
 
@@ -51,6 +51,54 @@ def measurement(**changes) -> Measurement:
         "output_tokens": 10,
     }
     return Measurement.model_validate({**columns, **changes})
+
+
+def result(mean: float, low: float | None = None, high: float | None = None, **changes) -> Result:
+    """Joules per output token of the point of `measurement`, with its interval; `changes` replace columns."""
+    columns = {
+        "run_id": "r",
+        "point_id": "r/p0",
+        "suite": "s",
+        "workload": "w",
+        "engine": "fake",
+        "model": None,
+        "phase": "mixed",
+        "variant": None,
+        "concurrency": 1,
+        "gpu_power_cap_w": None,
+        "windows": 5,
+        "quantity": "joules_per_output_token",
+        "unit": "J/token",
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "method": None if low is None else "t",
+        "has_converged": None,
+    }
+    return Result.model_validate({**columns, **changes})
+
+
+def closure_term(term: str, energy_j: float, **changes) -> ClosureTerm:
+    """One term of the window of `measurement`; `changes` replace columns."""
+    columns = {"run_id": "r", "measurement_id": "r/0", "term": term, "energy_j": energy_j}
+    return ClosureTerm.model_validate({**columns, **changes})
+
+
+def reading(at_s: float, power_w: float | None, **changes) -> PowerRecord:
+    """One reading of a board during the window of `measurement`; `changes` replace columns."""
+    columns = {
+        "at_s": at_s,
+        "source": "GPU-1",
+        "energy_j": None,
+        "power_w": power_w,
+        "sm_clock_hz": None,
+        "memory_clock_hz": None,
+        "temperature_c": None,
+        "power_limit_w": None,
+        "run_id": "r",
+        "measurement_id": "r/0",
+    }
+    return PowerRecord.model_validate({**columns, **changes})
 
 
 def lockstep(

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -35,6 +34,8 @@ app.add_typer(data_app, name="data")
 bench_kernels = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 INTERRUPTED = 130
+SIGNALLED = 128
+"""A shell reports a command that signal n ended as 128 + n."""
 # typer brings its own click, whose UsageError it does not export; every wrong command line is one of those.
 UsageError = typer.BadParameter.__mro__[1]
 
@@ -50,11 +51,50 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Measure virtual GPUs of known energy, healthy and faulty, instead.")
+    ] = False,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            "--script",
+            help="With --simulate: measure the GPUs of this script alone, from 12.5 to 32.5 s of it. How to write one "
+            "is said in tokenwatt/power/virtual/virtual_nvml.h.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            min=1,
+            help="With --simulate: so many seeded GPUs instead, and how often an interval holds the truth.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what is here, what is missing, and what to do about it."""
     from tokenwatt import doctor as room
-    from tokenwatt.terminal import print_findings
+    from tokenwatt.terminal import outcomes_as_json, print_coverage, print_findings, print_outcomes
 
+    if (script is not None or trials is not None) and not simulate:
+        raise UserError("--script and --trials say what to simulate, and nothing is simulated; add --simulate")
+    if script is not None and trials is not None:
+        raise UserError("--trials has machines of its own and takes no --script; give one of the two")
+    if trials is not None:
+        experiments = room.coverage(trials)
+        if as_json:
+            typer.echo(json.dumps([asdict(experiment) for experiment in experiments], indent=2))
+        else:
+            print_coverage(experiments)
+        return
+    if simulate:
+        outcomes = room.simulate(script)
+        if as_json:
+            typer.echo(json.dumps(outcomes_as_json(outcomes), indent=2))
+        else:
+            print_outcomes(outcomes)
+        raise typer.Exit(0 if all(outcome.is_right for outcome in outcomes) else 1)
     findings = room.examine()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -120,15 +160,16 @@ def _power_caps(text: str | None, is_allowed: bool) -> tuple[tuple[float, ...], 
     """
     if text is None:
         return (), None
-    caps_module = import_module("tokenwatt.power.caps")
-    caps = caps_module.parse_power_caps(text)
+    from tokenwatt.power.caps import PowerCaps, parse_power_caps
+
+    caps = parse_power_caps(text)
     if not is_allowed:
         watts = ", ".join(f"{cap:g}" for cap in caps)
         raise UserError(
             f"--power-caps would set the power limit of every GPU of the engine to {watts} W, one after the other, and "
             "restore it at the end; add --allow-power-limit to let it"
         )
-    return caps, caps_module.PowerCaps.open
+    return caps, PowerCaps.open
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -176,6 +217,71 @@ def _bench_kernels(
         raise typer.Exit(1)
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def meter(
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run and meter.")] = None,
+    attach: Annotated[
+        str | None, typer.Option("--attach", metavar="URL", help="Meter around this running server instead.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="How long, with --attach.", show_default="30")
+    ] = None,
+    idle: Annotated[
+        float | None,
+        typer.Option("--idle", help="Seconds of idle power to read before a command; 0 skips it.", show_default="2"),
+    ] = None,
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", metavar="UUID", help="May be given several times. Default: those of CUDA_VISIBLE_DEVICES."
+        ),
+    ] = None,
+    gpu_meter: Annotated[
+        str | None, typer.Option("--gpu-meter", help="Instead of NVML: dcgm:http://host:9400/metrics.")
+    ] = None,
+    node_meter: Annotated[
+        str | None,
+        typer.Option(
+            "--node-meter", help="ipmi, redfish:https://bmc/redfish/v1/Chassis/1, or csv:rack.csv?timezone=..."
+        ),
+    ] = None,
+    results: Results = Path("results/raw"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the row as JSON to this file.")] = None,
+) -> None:
+    """Meter any command, or the server at a URL: energy, mean and peak power, verdict. The table goes to stderr.
+
+    A command keeps its streams, its terminal and its exit code; Ctrl-C and SIGTERM go to it.
+    """
+    from tokenwatt import metering as room
+    from tokenwatt import store
+    from tokenwatt.record import EnergyStatus, Status
+    from tokenwatt.terminal import metered_rows_as_json, print_metered
+
+    if bool(command) == (attach is not None):
+        raise UserError("meter needs either a command, as in `tokenwatt meter -- sleep 5`, or --attach URL")
+    if attach is None and seconds is not None:
+        raise UserError("--seconds goes with --attach; a command is metered until it ends")
+    if attach is not None and idle is not None:
+        raise UserError("--idle goes with a command; around a running server no board is idle")
+    choice = room.Choice(tuple(gpus or ()), gpu_meter, node_meter, 2.0 if idle is None else idle)
+    if attach is None:
+        metered = room.meter_command(command or (), choice, results)
+    else:
+        metered = room.meter_server(attach, 30.0 if seconds is None else seconds, choice, results)
+    row = metered.row
+    print_metered(row)
+    typer.echo(f"written to {metered.folder}", err=True)
+    if json_file is not None:
+        text = json.dumps(metered_rows_as_json([row])[0], indent=2) + "\n"
+        store.write_whole(json_file, lambda file: file.write(text.encode()))
+    if row.exit_code is not None:
+        raise typer.Exit(row.exit_code if row.exit_code >= 0 else SIGNALLED - row.exit_code)
+    if row.status is Status.INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
+    if row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID:
+        raise typer.Exit(1)
+
+
 @app.command()
 def fleet(
     scenario: Annotated[
@@ -215,15 +321,11 @@ def report(
     results: Results = Path("results/raw"),
     scenario: Annotated[str, typer.Option("--scenario", help="Fleet scenario, or a TOML file.")] = "one-gigawatt",
 ) -> None:
-    """Write one self-contained HTML page: measurements, chart, fleet table, sources. It opens offline."""
-    import pandas as pd
-
-    from tokenwatt import store
-    from tokenwatt.record import Measurement
+    """Write one self-contained HTML page: measurements, energy with its verdicts, fleet, sources. It opens offline."""
     from tokenwatt.report import html
+    from tokenwatt.report.run_tables import RunTables
 
-    measurements = pd.concat([store.read(path, Measurement) for path in runs or [results]], ignore_index=True)
-    html.render(measurements, _study(scenario, None, results), output)
+    html.render(RunTables.read(runs or [results]), _study(scenario, None, results), output)
     typer.echo(f"written to {output}", err=True)
 
 

@@ -23,6 +23,13 @@ class RunClock:
         """Now."""
         return time.perf_counter() - self._origin_s
 
+    def wall_step_s(self) -> float:
+        """How far the host's time of day has left this clock since the run began: it was set, or the host slept.
+
+        NTP's small corrections are in both clocks.
+        """
+        return (datetime.now(UTC) - self.began_at).total_seconds() - self()
+
     def new_run_id(self) -> str:
         """A name for the run, in the order of time: when it began, and four digits by chance."""
         return f"{self.began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

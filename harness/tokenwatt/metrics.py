@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from tokenwatt.record import OUR_KERNEL, KernelTiming, Measurement
+from tokenwatt.record import OUR_KERNEL, KernelTiming, Measurement, MeteredRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,15 @@ GPU_POWER = Metric(
     "lower",
     "Mean board power over the window, summed over GPUs.",
     lambda t: t["gpu_energy_j"] / t["window_s"],
+)
+
+JOULES_PER_OUTPUT_TOKEN = Metric(
+    "joules_per_output_token",
+    "J/token",
+    "gpu_energy_j / output_tokens",
+    "lower",
+    "Board energy per generated token; prefill is inside it, so read it with isl and osl.",
+    lambda t: t["gpu_energy_j"] / t["output_tokens"].where(t["output_tokens"] > 0),
 )
 
 METRICS: tuple[Metric, ...] = (
@@ -200,7 +209,13 @@ KERNEL_METRICS: tuple[Metric, ...] = (
     ),
 )
 
-METRICS_OF: dict[str, tuple[Metric, ...]] = {Measurement.grain: METRICS, KernelTiming.grain: KERNEL_METRICS}
+METER_METRICS: tuple[Metric, ...] = (GPU_POWER, JOULES_PER_OUTPUT_TOKEN)
+
+METRICS_OF: dict[str, tuple[Metric, ...]] = {
+    Measurement.grain: METRICS,
+    KernelTiming.grain: KERNEL_METRICS,
+    MeteredRun.grain: METER_METRICS,
+}
 """Tables that have derived columns."""
 
 

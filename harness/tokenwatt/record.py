@@ -182,7 +182,7 @@ class MeteredWindow(Environment):
     gpu_energy_by_gpu_j: tuple[Joules, ...] = ()
     """gpu_energy_j of each GPU, in the order of gpu_uuids; empty where there is none."""
     gpu_power_peak_w: Watts | None = None
-    """Highest sampled power in the window, summed over GPUs."""
+    """Highest sum of the GPUs' sampled powers in the window."""
     gpu_counter_period_s: Seconds | None = None
     """How often the energy counter is renewed, by a start-up trial: the slowest GPU's."""
     gpu_power_period_s: Seconds | None = None

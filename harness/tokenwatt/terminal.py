@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +19,8 @@ from tokenwatt.analysis.results import DECIDING, is_ratio
 from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
-from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Reason, Record, Result, Status
+from tokenwatt.power.virtual import Coverage, Outcome
+from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, MeteredRun, Reason, Record, Result, Status
 from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
@@ -96,6 +97,12 @@ def kernel_rows_as_json(rows: Sequence[KernelTiming]) -> list[dict[str, Any]]:
     """Measured columns and metrics of each row, as plain values."""
     table = store.to_table(rows, KernelTiming).to_pandas()
     return _with_computed(rows, table, [metric.name for metric in metrics.KERNEL_METRICS])
+
+
+def metered_rows_as_json(rows: Sequence[MeteredRun]) -> list[dict[str, Any]]:
+    """Measured columns and metrics of each row, as plain values."""
+    table = store.to_table(rows, MeteredRun).to_pandas()
+    return _with_computed(rows, table, [metric.name for metric in metrics.METER_METRICS])
 
 
 def _with_computed(rows: Sequence[Record], table: pd.DataFrame, computed: Sequence[str]) -> list[dict[str, Any]]:
@@ -286,6 +293,44 @@ def _kernel_cells(row: KernelTiming, values: dict[str, Any]) -> list[str]:
     ]
 
 
+def print_metered(row: MeteredRun) -> None:
+    """What a command or a server took, on stderr: stdout belongs to the command."""
+    console = Console(stderr=True, width=MAX_WIDTH)
+    (values,) = metered_rows_as_json([row])
+    ended = "" if row.exit_code is None else f", exit code {row.exit_code}"
+    verdict = ", ".join([str(row.energy_status), *row.energy_reasons])
+    console.print(f"\n{row.subject}", highlight=False, markup=False)
+    console.print(f"{format_si(row.window_s, 's')}{ended}; energy {verdict}", highlight=False, markup=False)
+    table = _table("", "energy", "mean power", "peak")
+    for uuid, energy_j in zip(row.gpu_uuids, row.gpu_energy_by_gpu_j, strict=False):
+        table.add_row(uuid, *_metered_cells(energy_j, row.window_s))
+    if row.gpu_count:
+        table.add_row("GPUs", *_metered_cells(row.gpu_energy_j, row.window_s), format_si(row.gpu_power_peak_w, "W"))
+    if row.cpu_energy_j is not None:
+        table.add_row("CPU packages", *_metered_cells(row.cpu_energy_j, row.window_s))
+    if row.node_meter is not None:
+        table.add_row(f"node, {row.node_meter}", *_metered_cells(row.node_energy_j, row.window_s))
+    if table.row_count:
+        console.print(table)
+    notes = [
+        f"idle power before: {format_si(row.gpu_idle_power_w, 'W')}" if row.gpu_idle_power_w is not None else "",
+        f"tokens: {row.output_tokens} generated, {row.input_tokens or 0} in prompts" if row.output_tokens else "",
+        f"{compact(values['joules_per_output_token'])} J per output token"
+        if row.output_tokens and row.gpu_energy_j
+        else "",
+        ", ".join([f"node energy {row.node_energy_status}", *row.node_energy_reasons]) if row.node_meter else "",
+        "" if row.status is Status.OK and not row.reasons else ", ".join([str(row.status), *row.reasons]),
+        row.detail or "",
+    ]
+    for note in filter(None, notes):
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _metered_cells(energy_j: float | None, window_s: float | None) -> tuple[str, str]:
+    power_w = None if energy_j is None or not window_s else energy_j / window_s
+    return format_si(energy_j, "J"), format_si(power_w, "W")
+
+
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for position, heading in enumerate(headings):
@@ -369,6 +414,63 @@ def print_findings(findings: Sequence[Finding]) -> None:
         console.print(f"{mark}  {finding.subject}: {finding.found}", highlight=False)
         if finding.advice:
             console.print(f"      {finding.advice}", highlight=False, markup=False)
+
+
+def outcomes_as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Every field of each outcome, with its error and whether it is right."""
+    return [{**asdict(outcome), "error": outcome.error, "is_right": outcome.is_right} for outcome in outcomes]
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """The fault table: one line for each fault with the verdict on it; then what differs from what must come out."""
+    # A narrow terminal breaks long lines; rich would cut the reasons.
+    console = Console(width=MAX_WIDTH)
+    table = _table("fault", "verdict", "true J", "measured J", "error", "")
+    table.add_column("reasons", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(
+            outcome.scenario,
+            outcome.status,
+            f"{outcome.true_j:.1f}",
+            "–" if outcome.measured_j is None else f"{outcome.measured_j:.1f}",
+            "–" if outcome.error is None else f"{100 * outcome.error:+.2f} %",
+            "[green]ok[/]" if outcome.is_right else "[red]wrong[/]",
+            ", ".join(outcome.reasons),
+        )
+    console.print(table, highlight=False)
+    wrong = [outcome for outcome in outcomes if not outcome.is_right]
+    console.print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} as they must be", highlight=False)
+    for outcome in wrong:
+        console.print(f"  {outcome.scenario}: {_must_be(outcome)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_coverage(experiments: Sequence[Coverage]) -> None:
+    """The coverage experiment: a line for each length of window."""
+    console = Console(width=MAX_WIDTH)
+    errors = ("half width\nmedian", "error\nmedian", "error\nworst", "sampled power\nmedian", "sampled power\nworst")
+    table = _table("window", "trials", "95 % interval\nholds the truth", *errors)
+    for experiment in experiments:
+        shares = (
+            experiment.half_width,
+            experiment.median_error,
+            experiment.worst_error,
+            experiment.sampled_median_error,
+            experiment.sampled_worst_error,
+        )
+        table.add_row(
+            f"{experiment.window_s:.0f} s",
+            str(experiment.trials),
+            f"{100 * experiment.covered:.1f} %",
+            *(f"{100 * share:.3f} %" for share in shares),
+        )
+    console.print(table, highlight=False)
+
+
+def _must_be(outcome: Outcome) -> str:
+    near = f"joules within {100 * outcome.accuracy:.1f} % of the truth"
+    if outcome.must_be is None:
+        return f"must be {near}"
+    return f"must be {outcome.must_be}{f' for {outcome.must_say}' if outcome.must_say else ''}, {near}"
 
 
 def _outcome(row: Measurement) -> str:

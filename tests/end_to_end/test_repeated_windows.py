@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tokenwatt import store
 from tokenwatt.bench import subject
-from tokenwatt.errors import UserError
 from tokenwatt.power import virtual
 from tokenwatt.power.virtual.loads import constant
-from tokenwatt.record import Measurement, PowerRecord, Result
+from tokenwatt.record import PowerRecord, Result
 
 BENCH = """
 [[bench]]
@@ -108,31 +107,31 @@ def test_a_wrong_comparison(tmp_path, tokenwatt, monkeypatch, arguments, message
     assert list(tmp_path.iterdir()) == []
 
 
-def parse(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def refuse(_: object) -> None:
-    raise UserError("power caps need NVML")
-
-
-@pytest.fixture
-def caps_module(monkeypatch):
-    """In the place of `power.caps`: reads lists, and sets nothing on this machine."""
-    module = SimpleNamespace(parse_power_caps=parse, PowerCaps=SimpleNamespace(open=refuse))
-    monkeypatch.setitem(sys.modules, "tokenwatt.power.caps", module)
-
-
-@pytest.mark.usefixtures("caps_module")
 def test_caps_are_set_only_when_allowed(tmp_path, tokenwatt):
     path = suite(tmp_path, 0.01)
-    outcome = tokenwatt("bench", path, "--power-caps", "700,500", "--results", str(tmp_path / "raw"))
+    outcome = tokenwatt("bench", path, "--power-caps", "500,700", "--results", str(tmp_path / "raw"))
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert "--power-caps would set the power limit of every GPU of the engine to 700, 500 W" in line
     assert "add --allow-power-limit" in line
-    allowed = ("bench", path, "--power-caps", "700,500", "--allow-power-limit", "--results", str(tmp_path / "raw"))
-    outcome = tokenwatt(*allowed)
-    assert outcome.code == 2
-    assert outcome.err.splitlines()[-1] == "tokenwatt: power caps need NVML"
-    assert len(store.read(tmp_path / "raw", Measurement)) == 0
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_point_at_two_caps(tmp_path):
+    board = virtual.Board(constant(300.0), may_set_limit=True, power_period_s=0.025)
+    script = virtual.Script((board,), clock="monotonic", limit_file=tmp_path / "limits")
+    path = suite(tmp_path, 0.01, window_s=1.0)
+    command = [sys.executable, "-m", "tokenwatt", "bench", path, "--results", str(tmp_path / "raw"), "--json"]
+    done = subprocess.run(
+        [*command, "--power-caps", "500,600", "--allow-power-limit"],
+        env=virtual.build(tmp_path).environment(script),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [(row["gpu_power_cap_w"], row["gpu_power_limit_w"]) for row in rows] == [(600.0, 600.0), (500.0, 500.0)]
+    # Board, when, watts: what was set, and at last what was found.
+    set_w = [float(line.split()[2]) for line in (tmp_path / "limits").read_text().splitlines()]
+    assert set_w[-3:] == [600.0, 500.0, 700.0]

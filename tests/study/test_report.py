@@ -13,6 +13,7 @@ from tokenwatt.economics.scenario import FleetStudy, load_scenario, run_scenario
 from tokenwatt.errors import UserError
 from tokenwatt.record import EnergyStatus, Measurement, Reason, Status
 from tokenwatt.report import html
+from tokenwatt.report.run_tables import RunTables
 
 HOSTILE = '<script>alert("x")</script>'
 Make = Callable[..., Measurement]
@@ -83,7 +84,7 @@ def page(measurement: Make, failed: Measurement, table: Table, study: FleetStudy
         energy_status=EnergyStatus.NO_METER,
         gpu_energy_j=None,
     )
-    return Page(html.page_text(table(measurement(), failed, no_meter), study))
+    return Page(html.page_text(RunTables(table(measurement(), failed, no_meter)), study))
 
 
 def test_loads_nothing(page: Page) -> None:
@@ -136,7 +137,7 @@ def test_the_limit_is_drawn_beside(measurement: Make, table: Table) -> None:
 def test_hostile_text_is_only_text(measurement: Make, table: Table) -> None:
     row = measurement(engine=HOSTILE, workload=HOSTILE, model=HOSTILE, run_id=HOSTILE, gpu_name=HOSTILE)
     # Two workloads, so that the hostile names become names of lines in the chart too.
-    text = html.page_text(table(row, measurement(measurement_id="run-a/1")), None)
+    text = html.page_text(RunTables(table(row, measurement(measurement_id="run-a/1"))), None)
     assert HOSTILE not in text
     page = Page(text)
     assert HOSTILE in page.text
@@ -145,17 +146,17 @@ def test_hostile_text_is_only_text(measurement: Make, table: Table) -> None:
 
 
 def test_a_run_without_a_good_row_still_renders(failed: Measurement, table: Table, study: FleetStudy) -> None:
-    page = Page(html.page_text(table(failed), study))
+    page = Page(html.page_text(RunTables(table(failed)), study))
     assert "No row ended well" in page.text
     assert not [tag for tag, _ in page.tags if tag == "script"]
 
 
 def test_no_rows_and_no_fleet_still_render(table: Table) -> None:
-    assert "No measurements were given" in Page(html.page_text(table(), None)).text
+    assert "No measurements were given" in Page(html.page_text(RunTables(table()), None)).text
 
 
 def test_written_whole_or_not_at_all(measurement: Make, table: Table, tmp_path: Path) -> None:
-    path = html.render(table(measurement()), None, tmp_path / "deep" / "report.html")
+    path = html.render(RunTables(table(measurement())), None, tmp_path / "deep" / "report.html")
     assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
 
@@ -163,7 +164,7 @@ def test_written_whole_or_not_at_all(measurement: Make, table: Table, tmp_path: 
 def test_a_place_that_cannot_be_written_is_named(measurement: Make, table: Table, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write results there"):
-        html.render(table(measurement()), None, tmp_path / "file" / "report.html")
+        html.render(RunTables(table(measurement())), None, tmp_path / "file" / "report.html")
 
 
 @pytest.mark.parametrize("library", ["plotly", "jinja2"])
@@ -172,4 +173,4 @@ def test_a_missing_library_is_answered_with_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf"the report needs {library}: pip install 'tokenwatt\[report\]'"):
-        html.page_text(table(measurement()), None)
+        html.page_text(RunTables(table(measurement())), None)

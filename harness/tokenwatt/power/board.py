@@ -66,7 +66,7 @@ def board_energy(samples: Sequence[PowerSample], start_s: float, end_s: float, i
         return _nothing(reason)
     window = (start_s, end_s)
     counter = counted(readings.at_s, readings.total_j, readings.power_w, *window, instrument)
-    sampled = _sampled(readings.at_s, readings.power_w, *window, Reason.POWER_MISSING)
+    sampled = _sampled(readings.at_s, readings.power_w, *window, instrument)
     reasons = {reason for reason in (counter.reason, sampled.reason) if reason is not None}
     if sampled.energy_j is not None:
         reasons |= _doubts_about_power(readings, start_s, end_s, counter, sampled, instrument)
@@ -90,14 +90,15 @@ def _nothing(reason: Reason) -> BoardEnergy:
     return BoardEnergy(Reading(reason=reason), Reading(reason=reason), frozenset({reason}))
 
 
-def _sampled(at_s: Series, power_w: Series, start_s: float, end_s: float, missing: Reason) -> Reading:
+def _sampled(at_s: Series, power_w: Series, start_s: float, end_s: float, instrument: Instrument) -> Reading:
     """Integral of the power readings that are known."""
     known = np.isfinite(power_w)
-    reason = coverage(at_s[known], start_s, end_s, missing)
+    reason = coverage(at_s[known], start_s, end_s, Reason.POWER_MISSING)
     if reason is not None:
         return Reading(reason=reason)
     known_s, known_w = at_s[known], power_w[known]
-    return Reading(integral(known_s, known_w, start_s, end_s), integral_sd(known_s, known_w, start_s, end_s))
+    sd_j = integral_sd(known_s, known_w, start_s, end_s, instrument.power_period_s or 0.0)
+    return Reading(integral(known_s, known_w, start_s, end_s), sd_j)
 
 
 def _doubts_about_power(
@@ -106,9 +107,9 @@ def _doubts_about_power(
     if _is_frozen(readings, start_s, end_s, instrument, is_counted=counter.energy_j is not None):
         return {Reason.POWER_STUCK}
     doubts = set()
-    if instrument.is_trailing_average or _is_trailing(readings):
+    if instrument.is_trailing_average or (counter.energy_j is not None and _is_trailing(readings)):
         doubts.add(Reason.TRAILING_AVERAGE)
-    module = _sampled(readings.at_s, readings.module_w, start_s, end_s, Reason.POWER_MISSING)
+    module = _sampled(readings.at_s, readings.module_w, start_s, end_s, instrument)
     if not _agree(counter, sampled):
         is_module = module.energy_j is not None and _agree(counter, module)
         doubts.add(Reason.MODULE_SCOPE if is_module else Reason.INSTRUMENTS_DISAGREE)

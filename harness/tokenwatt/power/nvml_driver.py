@@ -108,6 +108,7 @@ class Driver:
             nvml.NVML_ERROR_NOT_SUPPORTED,
             nvml.NVML_ERROR_NO_PERMISSION,
             nvml.NVML_ERROR_TIMEOUT,
+            nvml.NVML_ERROR_UNKNOWN,
             nvml.NVML_ERROR_NO_DATA,
             nvml.NVML_ERROR_NOT_READY,
             nvml.NVML_ERROR_INSUFFICIENT_RESOURCES,

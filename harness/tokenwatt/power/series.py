@@ -43,10 +43,13 @@ def integral(at_s: Series, rate: Series, start_s: float, end_s: float) -> float:
     return float(np.trapezoid(np.interp(knots_s, at_s, rate), knots_s))
 
 
-def integral_sd(at_s: Series, rate: Series, start_s: float, end_s: float) -> float:
-    """Standard deviation of `integral`, if the rate jumps at a random moment between two readings that differ."""
+def integral_sd(at_s: Series, rate: Series, start_s: float, end_s: float, age_s: float = 0.0) -> float:
+    """Standard deviation of `integral`, if the rate jumps at a random moment between two readings that differ.
+
+    age_s: how old a reading may be, which leaves the moment of a jump open for so much longer.
+    """
     near = touching(at_s, start_s, end_s)
-    missed = np.diff(rate[near]) * np.diff(at_s[near])
+    missed = np.diff(rate[near]) * (np.diff(at_s[near]) + age_s)
     return float(np.sqrt(np.sum(missed**2) / 12))
 
 

@@ -20,7 +20,7 @@ class State:
     """What a row says of its boards beside joules; None where no reading in the window tells."""
 
     power_peak_w: float | None = None
-    """Highest sampled power, summed over boards."""
+    """Highest sum of the boards' sampled powers."""
     power_limit_w: float | None = None
     """Lowest enforced limit, summed over boards."""
     power_limit_default_w: float | None = None
@@ -53,7 +53,7 @@ def state_of(boards: Mapping[str, Sequence[PowerSample]], instruments: Instrumen
     reasons = {reason for board in samples for sample in board for reason in sample.throttle_reasons}
     others = [known for board in samples if (known := known_values(board, lambda s: s.other_processes))]
     return State(
-        power_peak_w=total([_largest(board, lambda s: s.power_w) for board in samples]),
+        power_peak_w=_peak_w(samples),
         power_limit_w=total([_least(board, _limit) for board in samples]),
         power_limit_default_w=total([_instrument(instruments, source).power_limit_default_w for source in boards]),
         sm_clock_hz=_mean([_mean(known_values(board, lambda s: s.sm_clock_hz)) for board in samples]),
@@ -122,8 +122,10 @@ def _least(samples: Sequence[PowerSample], quantity: Callable[[PowerSample], flo
     return min(known_values(samples, quantity), default=None)
 
 
-def _largest(samples: Sequence[PowerSample], quantity: Callable[[PowerSample], float | None]) -> float | None:
-    return max(known_values(samples, quantity), default=None)
+def _peak_w(boards: Sequence[Sequence[PowerSample]]) -> float | None:
+    """Boards are read one after the other within milliseconds, so that their n-th readings belong together."""
+    readings_w = [known_values(board, lambda s: s.power_w) for board in boards]
+    return max((sum(together) for together in zip(*readings_w, strict=False)), default=None)
 
 
 def _lowest(parts: Sequence[float | None]) -> float | None:

@@ -24,9 +24,11 @@ PERIOD_SHARE = 2e-3
 """How far the true period may lie from the one found at start-up."""
 PERIOD_STEPS = 21
 PHASE_STEPS = 40
-FINER = 10
-"""The best of the steps above is searched again in steps so many times smaller."""
-AS_GOOD = 0.02
+FINER = 5
+"""Around the best period all phases are searched again in steps so many times smaller."""
+AROUND = 4
+"""Steps of the period on either side of the best one that are searched again, by halves."""
+AS_GOOD = 0.1
 """Phases whose misfit exceeds the best by less than this share of two ticks' energy cannot be told from it."""
 NEAR_TICK_S = 3e-4
 """A reading so near to a tick may have come on either side of it, even if the call itself takes no time."""
@@ -84,8 +86,7 @@ def staircase(at_s: Series, total_j: Series, power_w: Series, edge_s: float, cou
         return None
     flow_j = cumulative(at_s, power_w)
     flow_j *= (total_j[-1] - total_j[0]) / flow_j[-1]
-    since_s = at_s - at_s[0]
-    fit = _Fit(since_s, total_j, flow_j)
+    fit = _Fit(at_s - edge_s, total_j, flow_j)
     period_s, phase_s, phase_sd_s = fit.search(counter.period_s)
     near_s = max(NEAR_TICK_S, counter.call_s, 3 * counter.jitter_s, 2 * phase_sd_s)
     ticks = fit.assign(period_s, phase_s, near_s)
@@ -94,42 +95,36 @@ def staircase(at_s: Series, total_j: Series, power_w: Series, edge_s: float, cou
         return None
     tick_s, tick_j = ticks[first] * period_s + phase_s, total_j[first]
     time_sd_s = math.hypot(phase_sd_s, counter.jitter_s, counter.call_s / math.sqrt(12))
-    return Staircase(at_s[0] + tick_s, tick_j, time_sd_s, _between_sd_j(tick_s, tick_j))
+    return Staircase(edge_s + tick_s, tick_j, time_sd_s, _between_sd_j(tick_s, tick_j))
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Readings around an edge: time since the first, counter, and integrated power in the counter's scale."""
+    """Readings around an edge: time since the edge, counter, and integrated power in the counter's scale."""
 
     since_s: Series
     total_j: Series
     flow_j: Series
 
     def search(self, period_s: float) -> tuple[float, float, float]:
-        """Period and phase that fit best, and the phase's standard deviation: first coarsely, then around the best."""
+        """Period, phase, and the phase's standard deviation: the best pair, then all that are as good as it."""
         periods = period_s * (1 + np.linspace(-PERIOD_SHARE, PERIOD_SHARE, PERIOD_STEPS))
         phases = np.arange(PHASE_STEPS) / PHASE_STEPS
-        best_period, best_phase = self._best(periods, phases)
-        step = periods[1] - periods[0]
-        periods = best_period + np.linspace(-step, step, FINER + 1)
-        fine = np.arange(-2 * FINER, 2 * FINER + 1) / (PHASE_STEPS * FINER)
-        best_period, best_phase = self._best(periods, best_phase + fine)
-        misfits = self._misfits(best_period, best_phase + fine)
-        tick_j = (self.total_j[-1] - self.total_j[0]) / self.since_s[-1] * best_period
-        middle = len(fine) // 2
-        good = misfits <= misfits[middle] + 2 * AS_GOOD * tick_j
-        low, high = middle, middle
-        while low > 0 and good[low - 1]:
-            low -= 1
-        while high < len(good) - 1 and good[high + 1]:
-            high += 1
-        centre, width = (fine[low] + fine[high]) / 2, (high - low + 1) / (PHASE_STEPS * FINER)
-        return best_period, (best_phase + centre) * best_period, width * best_period / math.sqrt(12)
-
-    def _best(self, periods: Series, phases: Series) -> tuple[float, float]:
-        misfits = np.array([self._misfits(period_s, phases) for period_s in periods])
-        which, phase = np.unravel_index(misfits.argmin(), misfits.shape)
-        return float(periods[which]), float(phases[phase])
+        coarse = np.array([self._misfits(each_s, phases) for each_s in periods])
+        best, step_s = periods[coarse.min(axis=1).argmin()], periods[1] - periods[0]
+        periods = best + step_s * np.arange(-2 * AROUND, 2 * AROUND + 1) / 2
+        phases = np.arange(PHASE_STEPS * FINER) / (PHASE_STEPS * FINER)
+        fine = np.array([self._misfits(each_s, phases) for each_s in periods])
+        which, middle = np.unravel_index(fine.argmin(), fine.shape)
+        tick_j = (self.total_j[-1] - self.total_j[0]) / (self.since_s[-1] - self.since_s[0]) * period_s
+        is_good = np.any(fine <= fine.min() + 2 * AS_GOOD * tick_j, axis=0)
+        # The phases are a circle: begin opposite to the best one.
+        opposite = np.roll(is_good, len(phases) // 2 - middle)
+        bad = np.flatnonzero(~opposite) - len(phases) // 2
+        low, high = max(bad[bad < 0], default=-len(phases) // 2), min(bad[bad > 0], default=len(phases) // 2)
+        centre, width = (middle + (low + high) / 2) / len(phases), (high - low - 1) / len(phases)
+        best_s = float(periods[which])
+        return best_s, centre * best_s, width * best_s / math.sqrt(12)
 
     def _misfits(self, period_s: float, phases: Series) -> Series:
         """Sum of |growth of the counter - energy between the ticks that were read| for each phase (share of P)."""

@@ -7,12 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.analysis.points import point_name
+
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#c9a227", "#56b4d3", "#aa3377", "#888888")
 """Colour-blind safe, readable on white and on near-black."""
-SERIES = ["engine", "model", "workload", "dtype", "gpu_name"]
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+"""Of markers, one fewer than colours, so that lines of one colour differ."""
+SERIES = ["engine", "model", "workload", "dtype", "gpu_name", "phase", "variant", "gpu_power_cap_w"]
 """A line of the chart is one combination of these."""
 DEFAULT_NAME = ["engine", "model", "workload"]
 PANEL_HEIGHT_PX = 420
+NEAR = 4.0
+"""Values within this ratio are drawn from zero."""
 
 _POINT = "%{fullData.name}<br>%{x} in flight<br>"
 _SPEED = _POINT + "%{y:,.4~g} token/s<br>%{customdata[0]} token/s per user<extra></extra>"
@@ -21,13 +27,15 @@ _ENERGY = _POINT + "%{y:.3~g} J/token<br>%{customdata[0]} token/s per user<extra
 
 
 def throughput_figure(measurements: pd.DataFrame) -> dict[str, Any] | None:
-    """Plotly figure as plain JSON values; None without one `ok` row.
+    """Plotly figure as plain JSON values; None without one `ok` row of more than prompts alone.
 
     Needs the columns that `perf_model.limits.add_limits` appends.
     """
     from plotly.subplots import make_subplots
 
-    good = measurements[measurements["status"] == "ok"]
+    # A window of phase prefill generates one token per prompt: a rate of output tokens says nothing about it.
+    good = measurements[(measurements["status"] == "ok") & (measurements["phase"] != "prefill")]
+    good = outside_sweeps(good)
     if good.empty:
         return None
     has_energy = bool(good["joules_per_output_token"].notna().any())
@@ -43,16 +51,36 @@ def throughput_figure(measurements: pd.DataFrame) -> dict[str, Any] | None:
     ticks = sorted({int(value) for value in good["concurrency"]})
     figure.update_xaxes(type="log", title="requests in flight", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
     figure.update_yaxes(type="log", tickformat="~s")
-    figure.update_layout(
-        template="none",
-        height=PANEL_HEIGHT_PX,
-        margin={"l": 56, "r": 16, "t": 40, "b": 56},
-        legend={"orientation": "h", "y": -0.22, "x": 0},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"align": "left"},
-    )
+    if has_energy:
+        figure.update_yaxes(**value_axis(good["joules_per_output_token"].dropna()), row=1, col=2)
+    figure.update_layout(**plain_layout())
     return json.loads(str(figure.to_json()))
+
+
+def outside_sweeps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows outside sweeps and comparisons, which have charts and tables of their own; all where there are no others."""
+    plain = rows[rows["gpu_power_cap_w"].isna() & rows["variant"].isna()]
+    return rows if plain.empty else plain
+
+
+def value_axis(values: pd.Series) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2, 5; from zero where the values lie too close for three of those."""
+    if values.min() > 0 and values.max() / values.min() >= NEAR:
+        return {"type": "log", "dtick": "D2"}
+    return {"type": "linear", "rangemode": "tozero"}
+
+
+def plain_layout() -> dict[str, Any]:
+    """Layout of every chart: no ground of its own, so that the page's shows, in light and in dark."""
+    return {
+        "template": "none",
+        "height": PANEL_HEIGHT_PX,
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
+        "legend": {"orientation": "h", "y": -0.22, "x": 0, "itemsizing": "constant"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"align": "left"},
+    }
 
 
 def _line(name: str, rows: pd.DataFrame, column: str, colour: str, hover: str) -> Any:
@@ -63,7 +91,7 @@ def _line(name: str, rows: pd.DataFrame, column: str, colour: str, hover: str) -
     return go.Scatter(
         x=rows["concurrency"].tolist(),
         y=[None if pd.isna(value) else float(value) for value in rows[column]],
-        name=f"{_escaped(name)}: limit" if is_limit else _escaped(name),
+        name=f"{escaped(name)}: limit" if is_limit else escaped(name),
         legendgroup=name,
         showlegend=column == "output_tokens_per_s",
         mode="lines+markers",
@@ -74,7 +102,7 @@ def _line(name: str, rows: pd.DataFrame, column: str, colour: str, hover: str) -
     )
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """Plotly reads a few tags in names: show them as text."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -82,13 +110,12 @@ def _escaped(name: str) -> str:
 def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Lines with their names, which hold only what differs between lines."""
     telling = [column for column in SERIES if rows[column].nunique(dropna=False) > 1] or DEFAULT_NAME
-    named = rows.assign(**{column: rows[column].astype("object").where(rows[column].notna(), "–") for column in SERIES})
     return [
         (
-            " · ".join(str(group[column].iloc[0]) for column in telling),
+            point_name(group.iloc[0].to_dict(), telling),
             group.sort_values(["concurrency", "measured_at"]),
         )
-        for _, group in named.groupby(SERIES, sort=True)
+        for _, group in rows.groupby(SERIES, sort=True, dropna=False)
     ]
 
 

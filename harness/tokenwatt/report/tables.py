@@ -45,20 +45,33 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "dtype": _text(row["dtype"]),
         "workload": row["workload"],
         "lengths": f"{number(row['isl'])} / {number(row['osl'])}",
+        "asked": _asked(row),
         "concurrency": int(row["concurrency"]),
         "speed": number(row["output_tokens_per_s"]),
         "pace": number(row["output_tokens_per_s_per_user"]),
-        "ttft": format_si(_float(row["ttft_median_s"]), "s"),
+        "ttft": format_si(maybe(row["ttft_median_s"]), "s"),
         "limit": number(row["limit_output_tokens_per_s"]),
         "bound": _text(row["limit_bound"]),
         "share": NOTHING if pd.isna(row["share_of_limit"]) else f"{row['share_of_limit']:.0%}",
-        "power": format_si(_float(row["gpu_power_w"]), "W"),
-        "energy": format_si(_float(row["joules_per_output_token"]), "J"),
+        "power": format_si(maybe(row["gpu_power_w"]), "W"),
+        "energy": format_si(maybe(row["joules_per_output_token"]), "J"),
         "energy_note": _energy_note(row),
         "status": str(row["status"]) if row["status"] != "ok" or row["is_stable"] else "not stable",
-        "reasons": _words(row["reasons"]),
+        "reasons": words(row["reasons"]),
         "detail": "" if pd.isna(row["detail"]) else row["detail"],
     }
+
+
+def _asked(row: Mapping[Any, Any]) -> str:
+    """What sets the window apart from others of its workload; empty for an ordinary one."""
+    cap_w = maybe(row["gpu_power_cap_w"])
+    told = (
+        "" if row["phase"] == "mixed" else str(row["phase"]),
+        "" if cap_w is None else f"cap {cap_w:g} W",
+        f"variant {row['variant']}" if isinstance(row["variant"], str) else "",
+        f"window {row['window_index'] + 1}" if row["window_index"] else "",
+    )
+    return ", ".join(filter(None, told))
 
 
 def _energy_note(row: Mapping[Any, Any]) -> str:
@@ -67,7 +80,7 @@ def _energy_note(row: Mapping[Any, Any]) -> str:
         return "no window"
     if row["energy_status"] == "valid":
         return ""
-    reasons = _words(row["energy_reasons"])
+    reasons = words(row["energy_reasons"])
     return str(row["energy_status"]).replace("_", " ") + (f": {reasons}" if reasons else "")
 
 
@@ -119,8 +132,8 @@ def environments(measurements: pd.DataFrame) -> list[dict[str, str]]:
 def _environment(row: Mapping[Any, Any]) -> dict[str, str]:
     boards = f"{row['gpu_count']} x {row['gpu_name']}, driver {row['gpu_driver_version']}"
     ceilings = [
-        format_si(_float(row["ceiling_memory_bytes_per_s"]), "B/s"),
-        format_si(_float(row["ceiling_flop_per_s"]), f"flop/s {_text(row['dtype'])}"),
+        format_si(maybe(row["ceiling_memory_bytes_per_s"]), "B/s"),
+        format_si(maybe(row["ceiling_flop_per_s"]), f"flop/s {_text(row['dtype'])}"),
     ]
     return {
         "GPU": boards if isinstance(row["gpu_name"], str) else "none",
@@ -138,13 +151,43 @@ def number(value: object) -> str:
     >>> number(12345.6), number(61.234), number(0.1234), number(None)
     ('12,346', '61.2', '0.123', '–')
     """
-    found = _float(value)
+    found = maybe(value)
     if found is None:
         return NOTHING
     return f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}"
 
 
-def _float(value: Any) -> float | None:
+def amount(value: float, symbol: str) -> str:
+    """A value with its unit, or a plain number with four digits.
+
+    >>> amount(0.0667, "J"), amount(12345.6, "")
+    ('66.7 mJ', '12,346')
+    """
+    return format_si(value, symbol) if symbol else number(value)
+
+
+def span(low: float, high: float, symbol: str) -> str:
+    """Both ends of an interval, the unit once where they share it.
+
+    >>> span(0.591, 0.609, "J"), span(0.9, 1.1, "J"), span(891, 909, "")
+    ('591 to 609 mJ', '900 mJ to 1.10 J', '891 to 909')
+    """
+    first, last = amount(low, symbol), amount(high, symbol)
+    value, _, unit = first.partition(" ")
+    return f"{value} to {last}" if last.endswith(f" {unit}") else f"{first} to {last}"
+
+
+def percent(share: float) -> str:
+    """A share in percent.
+
+    >>> percent(0.0612)
+    '6.1 %'
+    """
+    return f"{share * 100:.1f} %"
+
+
+def maybe(value: Any) -> float | None:
+    """A number of a table, or None where it is missing."""
     return None if value is None or pd.isna(value) else float(value)
 
 
@@ -152,5 +195,10 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else NOTHING
 
 
-def _words(reasons: Sequence[str] | None) -> str:
+def words(reasons: Sequence[str] | None) -> str:
+    """Reasons as a reader wants them; empty for none.
+
+    >>> words(["sample_gap", "mig"])
+    'sample gap, mig'
+    """
     return "" if reasons is None else ", ".join(reason.replace("_", " ") for reason in reasons)

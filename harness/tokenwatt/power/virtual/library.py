@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from tokenwatt.errors import UserError
 from tokenwatt.power.virtual.script import Script
 
-SOURCE = Path(__file__).with_name("virtual_nvml.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("nvml.c", "script.c", "instruments.c"))
 FILE_NAME = "libnvidia-ml.so.1"
 # No -soname: the loader would hand the library out to whoever asks for NVML later in this process.
-FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread")
+FLAGS = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-pthread")
 SCRIPT_VARIABLE = "VIRTUAL_NVML_SCRIPT"
 
 
@@ -42,18 +43,26 @@ class Library:
         if calls.virtual_nvml_check_script(text.encode()):
             raise UserError(f"{where}: {calls.virtual_nvml_error().decode()}")
 
-    def settings(self, script: Script, name: str = "machine") -> dict[str, str]:
-        """What tells the library of a child process which script to play; written beside it under that name."""
+    def settings(self, script: Script) -> dict[str, str]:
+        """What tells the library of a child process which script to play: the name of a file, written beside it.
+
+        Raises:
+            UserError: the script has a mistake.
+        """
         text = script.text()
         self.check(text)
-        file = self.path.with_name(f"{name}.script")
+        file = self.path.with_name(f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.script")
         file.write_text(text, encoding="utf-8")
         return {SCRIPT_VARIABLE: str(file)}
 
-    def environment(self, script: Script, name: str = "machine") -> dict[str, str]:
-        """This process's environment, changed so that a child finds the script's boards."""
+    def environment(self, script: Script) -> dict[str, str]:
+        """This process's environment, changed so that a child finds the script's boards.
+
+        Raises:
+            UserError: the script has a mistake.
+        """
         search = os.pathsep.join(filter(None, (str(self.path.parent), os.environ.get("LD_LIBRARY_PATH"))))
-        return {**os.environ, "LD_LIBRARY_PATH": search, **self.settings(script, name)}
+        return {**os.environ, "LD_LIBRARY_PATH": search, **self.settings(script)}
 
 
 class Machine:
@@ -92,10 +101,11 @@ def build(folder: Path) -> Library:
         raise UserError("the virtual NVML must be compiled, and no C compiler was found (cc or gcc); install gcc")
     path = folder / FILE_NAME
     done = subprocess.run(  # noqa: S603
-        [compiler, *FLAGS, "-o", path, SOURCE, "-lm"], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, "-o", path, *SOURCES, "-lm"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UserError(f"{compiler} cannot compile {SOURCE}: {done.stderr.strip().splitlines()[-1]}")
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        raise UserError(f"{compiler} cannot compile the virtual NVML: {first}")
     return Library(path)
 
 
@@ -128,10 +138,10 @@ def load(script: Script | str, library: Library | None = None, where: str = "vir
         _point(pynvml, before)
 
 
-def _point(pynvml: ModuleType, library: ctypes.CDLL | None) -> None:
+def _point(binding: Any, library: ctypes.CDLL | None) -> None:
     """Make the binding call `library`; None: what it finds when it starts next. Functions that it remembers go too."""
-    pynvml.nvmlLib = library
-    pynvml._nvmlGetFunctionPointer_cache.clear()
+    binding.nvmlLib = library
+    binding._nvmlGetFunctionPointer_cache.clear()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenwatt.power.meter import Meter
-from tokenwatt.power.sampler import SAMPLING_PERIOD_S
+from tokenwatt.power.sampler import SAMPLING_PERIOD_S, due_times
 from tokenwatt.power.virtual.library import Machine
 from tokenwatt.record import PowerSample
 
@@ -28,17 +28,21 @@ class Mishap:
     """When its own clock is set back, and by how much."""
 
 
+UNDISTURBED = Mishap()
+"""Nothing."""
+
+
 def record(
     machine: Machine,
     meters: Sequence[Meter],
     seconds: float,
     period_s: float = SAMPLING_PERIOD_S,
     seed: int = 0,
-    mishap: Mishap = Mishap(),  # noqa: B008
+    mishap: Mishap = UNDISTURBED,
 ) -> list[PowerSample]:
     """Read meters as a `Sampler` does, from now on the machine's manual clock, without waiting.
 
-    Slot n is due `n * period_s` from now and comes late by chance; one that readings overran is left out.
+    A reading comes late by chance; one that readings overran is left out.
 
     Raises:
         MeterError: a reading failed; what came before it is lost, as the energy of such a window is.
@@ -52,9 +56,9 @@ def record(
         step_s, by_s = mishap.step_back_s or (np.inf, 0.0)
         return now_s - by_s if now_s >= step_s else now_s
 
-    for slot in range(int(seconds / period_s) + 1):
+    due = due_times(begin_s, period_s)
+    while (due_s := next(due)) <= begin_s + seconds:
         late_s = random.exponential(LATE_S) + (STALL_S if random.random() < STALL_SHARE else 0.0)
-        due_s = begin_s + slot * period_s
         silent_from_s, silent_to_s = mishap.silence_s or (np.inf, np.inf)
         if machine.clock() > due_s or silent_from_s <= due_s < silent_to_s:
             continue

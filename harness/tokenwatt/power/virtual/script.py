@@ -14,7 +14,7 @@ Knots = tuple[tuple[float, float], ...]
 
 
 class FaultKind(StrEnum):
-    """What can go wrong for a while; `virtual_nvml.c` says what each does."""
+    """What can go wrong for a while; `virtual_nvml.h` says what each does."""
 
     STUCK_COUNTER = "stuck_counter"
     COUNTER_RESET = "counter_reset"
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One board. The numbers are lines of a script; `virtual_nvml.c` says what each does, with units and bounds."""
+    """One board. The numbers are lines of a script; `virtual_nvml.h` says what each does, with units and bounds."""
 
     knots: Knots = ((0.0, 300.0),)
     """True power; the last value is held."""

@@ -1,0 +1,222 @@
+"""One metered stretch: meters read from before it until after it, and its row says what it took."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tokenwatt import power, store
+from tokenwatt.clock import RunClock
+from tokenwatt.environment import describe
+from tokenwatt.errors import UserError
+from tokenwatt.metering import child
+from tokenwatt.metering.visible_gpus import visible_gpus
+from tokenwatt.power.external import NodeMeter, open_gpu_meter, open_node_meter
+from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
+from tokenwatt.power.external.dcgm import DcgmMeter
+from tokenwatt.power.external.energy import MIN_READINGS
+from tokenwatt.record import EnergyStatus, Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
+from tokenwatt.rows import energy_columns
+
+MAX_IDLE_S = 3600.0
+MARGIN_S = 1.2
+"""Meters are read so long on both sides of a window: a board's counter is renewed several times in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which meters to read."""
+
+    gpus: tuple[str, ...] = ()
+    """NVML UUIDs; none: those that CUDA_VISIBLE_DEVICES names, or all."""
+    gpu_meter: str | None = None
+    """A meter that stands in for NVML, such as `dcgm:http://host:9400/metrics`."""
+    node_meter: str | None = None
+    """A meter of the whole machine, such as `ipmi`."""
+    idle_s: float = 2.0
+    """How long idle power is read before the window; 0 skips it, as around a server, which is not idle."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.idle_s <= MAX_IDLE_S:
+            raise UserError(f"--idle must be 0 to {MAX_IDLE_S:.0f} seconds, got {self.idle_s:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What was done while meters were read."""
+
+    start_s: float
+    end_s: float
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Columns of `MeteredRun` that only the doer knows: exit code, tokens, a status other than `ok`, a detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """The row and the folder that it is kept in."""
+
+    row: MeteredRun
+    folder: Path
+
+
+def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Metered:
+    """Run `command` to its end and write `meter.parquet` and `power.parquet` to `<results>/<run_id>/`.
+
+    A meter that fails on the way spoils the energy, not the command.
+
+    Raises:
+        UserError: no such program, GPU or meter; nothing has been run then.
+        MeterError: NVML is there and refuses to work, or its first reading fails; nothing has been run then.
+    """
+    child.find(command)
+
+    def work(clock: RunClock) -> Stretch:
+        ended = child.run(command, clock)
+        return Stretch(ended.start_s, ended.end_s, {"exit_code": ended.exit_code})
+
+    return meter_stretch(shlex.join(command), choice, results, work)
+
+
+def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
+    """Open meters, read idle power, do `work`, read a little longer, and write the row."""
+    clock = RunClock()
+    run_id, measured_at = clock.new_run_id(), datetime.now(UTC)
+    place = {"run_id": run_id, "measurement_id": f"{run_id}/0"}
+    done: Stretch | None = None
+    failure: str | None = None
+    idle: tuple[float, float] | None = None
+    with _open(choice, clock) as (boards, node):
+        boards = boards.learnt(clock)
+        environment = boards.environment()  # now: a GPU that is lost on the way has no name any more
+        store.write([], PowerRecord, results / run_id)  # an unwritable disk is known now
+        sampler = power.Sampler(boards.meters.meters, clock, boards.period_s)
+        try:
+            with sampler:
+                idle = _lead_in(choice.idle_s, boards, clock)
+                done = work(clock)
+                with suppress(KeyboardInterrupt):  # pressed twice: the command has ended, its row is due
+                    boards.wait_out(MARGIN_S)
+        except power.MeterError as error:
+            if done is None:
+                raise
+            failure = str(error)
+        columns = _metered_columns(boards, sampler.samples, node, done, failure)
+    row = MeteredRun.model_validate(
+        {
+            **environment.model_dump(),
+            **place,
+            "measured_at": measured_at,
+            "run_began_at": clock.began_at,
+            "status": Status.OK,
+            "subject": subject,
+            "power_scope": boards.meters.scope,
+            "gpu_idle_power_w": power.mean_power_w(sampler.samples, *idle, boards.instruments) if idle else None,
+            **columns,
+        }
+    )
+    store.write(
+        [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples], PowerRecord, results / run_id
+    )
+    store.write([row], MeteredRun, results / run_id)
+    return Metered(row, results / run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boards:
+    """The GPUs that are read, by NVML or by what stands in for it."""
+
+    meters: power.Meters
+    uuids: tuple[str, ...] | None
+    remote: DcgmMeter | None = None
+    instruments: power.Instruments = field(default_factory=dict)
+
+    def learnt(self, clock: RunClock) -> _Boards:
+        """The same with what a trial says of them."""
+        return replace(self, instruments=self.meters.learn(clock))
+
+    @property
+    def period_s(self) -> float:
+        return power.SAMPLING_PERIOD_S if self.remote is None else DCGM_PERIOD_S
+
+    def wait_out(self, seconds: float) -> None:
+        """Let a margin beside an edge be read; without boards nothing is averaged there."""
+        if self.meters.scope is not None:
+            time.sleep(max(seconds, 2 * self.period_s if self.remote else 0.0))
+
+    def environment(self) -> Environment:
+        """Of this machine, with the GPUs that are read."""
+        if self.remote is None:
+            uuids = () if self.meters.scope is None else self.uuids
+            return describe("cpu" if uuids == () else "cuda", uuids, None, None, None)
+        here = describe("cuda", (), None, None, None)
+        uuids = self.remote.sources
+        name = self.remote.gpu_names[0] or None
+        return here.model_copy(update={"gpu_name": name, "gpu_count": len(uuids), "gpu_uuids": uuids})
+
+    def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float) -> power.Energy:
+        """Joules of the window, with the doubts that come with a meter that is read through another machine."""
+        energy = power.integrate(samples, start_s, end_s, self.instruments)
+        if self.remote is None:
+            return energy
+        if min(_renewals(samples, uuid, start_s, end_s) for uuid in self.remote.sources) < MIN_READINGS:
+            energy = energy.doubted(Reason.WINDOW_TOO_SHORT)
+        return energy
+
+
+@contextmanager
+def _open(choice: Choice, clock: RunClock) -> Iterator[tuple[_Boards, NodeMeter | None]]:
+    """Everything that is to be read; closed in the end."""
+    with ExitStack() as stack:
+        if choice.gpu_meter is not None:
+            remote = open_gpu_meter(choice.gpu_meter, choice.gpus or None)
+            boards = _Boards(power.Meters((remote,), "engine_gpus" if choice.gpus else "all_gpus"), None, remote)
+        else:
+            uuids = choice.gpus or visible_gpus(
+                os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"), power.boards()
+            )
+            boards = _Boards(power.open_meters(uuids), uuids)
+            if choice.gpus and boards.meters.scope is None:
+                raise UserError(f"--gpu names {choice.gpus[0]}, and there is no NVML here")
+        stack.enter_context(boards.meters)
+        node = stack.enter_context(open_node_meter(choice.node_meter, clock)) if choice.node_meter else None
+        yield boards, node
+
+
+def _lead_in(idle_s: float, boards: _Boards, clock: RunClock) -> tuple[float, float] | None:
+    """Read idle power, or at least the margin in front of the window; where idle power was read."""
+    begin_s = clock()
+    boards.wait_out(max(idle_s, MARGIN_S))
+    return (begin_s, begin_s + idle_s) if idle_s and boards.meters.scope is not None else None
+
+
+def _metered_columns(
+    boards: _Boards, samples: Sequence[PowerSample], node: NodeMeter | None, done: Stretch, failure: str | None
+) -> dict[str, Any]:
+    """Window, energies and the doer's own columns; a stretch that went wrong carries no numbers."""
+    if done.columns.get("status", Status.OK) is not Status.OK:
+        return {**done.columns, "node_meter": None if node is None else node.text}
+    if failure is None:
+        energy = boards.energy(samples, done.start_s, done.end_s)
+    else:
+        energy = power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
+    columns = {"window_start_s": done.start_s, "window_s": done.end_s - done.start_s, **energy_columns(energy)}
+    details = [done.columns.get("detail"), failure]
+    if node is not None:
+        node_energy = node.energy(done.start_s, done.end_s)
+        columns |= node_energy.columns(node.text)
+        details.append(None if node_energy.detail is None else f"{node.text}: {node_energy.detail}")
+    return {**columns, **done.columns, "detail": "; ".join(filter(None, details)) or None}
+
+
+def _renewals(samples: Sequence[PowerSample], uuid: str, start_s: float, end_s: float) -> int:
+    """How many different values a source showed in the window."""
+    inside = [sample for sample in samples if sample.source == uuid and start_s <= sample.at_s <= end_s]
+    return sum(1 for _ in groupby(inside, key=lambda sample: (sample.energy_j, sample.power_w)))

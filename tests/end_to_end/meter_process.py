@@ -1,0 +1,47 @@
+"""`tokenwatt meter` as a process, and its row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def start(folder: Path, *arguments: str, machine: Any = None, **env: str) -> subprocess.Popen[str]:
+    """The process, working in `folder` with its streams piped; `env` are further variables of its environment."""
+    environment = {**(os.environ if machine is None else machine.environment), **env}
+    command = [sys.executable, "-m", "tokenwatt", "meter", "--json", "row.json", "--results", "raw", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_ctrl_c,
+    )
+
+
+def meter(folder: Path, *arguments: str, machine: Any = None, stdin: str = "", **env: str) -> tuple[int, str, str, Row]:
+    """Exit code, both streams, and the row."""
+    process = start(folder, *arguments, machine=machine, **env)
+    out, err = process.communicate(stdin, timeout=60)
+    return process.returncode, out, err, row_in(folder)
+
+
+def row_in(folder: Path) -> Row:
+    """What `--json` wrote; empty if it was not written."""
+    row = folder / "row.json"
+    return json.loads(row.read_text()) if row.exists() else {}
+
+
+def _hear_ctrl_c() -> None:
+    """A shell starts background jobs deaf to SIGINT, and their children inherit it: tests may run in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,213 @@
+"""`tokenwatt meter -- COMMAND` around real commands, on virtual boards of known power."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.end_to_end.meter_process import meter, row_in, start
+
+from tokenwatt import store
+from tokenwatt.record import MeteredRun, PowerRecord
+
+
+def test_joules_of_a_command_on_two_boards(tmp_path, virtual_nvml):
+    boards = replace(virtual_nvml, gpus=2, base_w=300.0, amplitude_w=100.0, period_s=0.5)
+    code, out, err, row = meter(tmp_path, "--", "sleep", "3", machine=boards)
+    assert (code, out) == (0, ""), err
+    # Board 0 draws 300 W and board 1 twice that; the sine is gone within an error of a part of its period.
+    seconds = row["window_s"]
+    assert seconds == pytest.approx(3.0, abs=0.2)
+    assert row["gpu_energy_j"] == pytest.approx(900 * seconds, rel=0.02)
+    assert row["gpu_energy_by_gpu_j"] == pytest.approx([300 * seconds, 600 * seconds], rel=0.03)
+    assert row["gpu_power_w"] == pytest.approx(900, rel=0.02)
+    assert row["gpu_power_peak_w"] == pytest.approx(1200, rel=0.02)  # 3 x (300 + 100)
+    assert row["gpu_idle_power_w"] == pytest.approx(900, rel=0.05)
+    assert (row["energy_status"], row["power_scope"], row["gpu_uuids"]) == ("valid", "all_gpus", list(boards.uuids))
+    assert (row["status"], row["exit_code"], row["subject"]) == ("ok", 0, "sleep 3")
+    assert "exit code 0; energy valid" in err
+    assert boards.uuid(1) in err
+    (table,) = store.read(tmp_path / "raw", MeteredRun).to_dict("records")
+    assert table["gpu_energy_j"] == row["gpu_energy_j"]
+    assert set(store.read(tmp_path / "raw", PowerRecord)["source"]) >= set(boards.uuids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (("--gpu", "GPU-00000000-0000-0000-0000-000000000001"), {}),
+        (
+            (),
+            {
+                "CUDA_VISIBLE_DEVICES": "1",
+            },
+        ),
+    ],
+    ids=["--gpu", "CUDA_VISIBLE_DEVICES"],
+)
+def test_one_board_is_chosen_by_uuid(tmp_path, virtual_nvml, arguments, env):
+    boards = replace(virtual_nvml, gpus=2, base_w=100.0)
+    env = {**env, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    code, _, err, row = meter(tmp_path, "--idle", "0", *arguments, "--", "sleep", "2.1", machine=boards, **env)
+    assert code == 0, err
+    assert (row["power_scope"], row["gpu_uuids"]) == ("engine_gpus", [boards.uuid(1)])
+    assert row["gpu_energy_j"] == pytest.approx(200 * row["window_s"], rel=0.03)
+    assert row["gpu_idle_power_w"] is None
+
+
+def test_a_command_keeps_its_streams_and_its_exit_code(tmp_path):
+    script = "cat; echo told >&2; exit 7"
+    code, out, err, row = meter(tmp_path, "--idle", "0", "--", "sh", "-c", script, stdin="from stdin\n")
+    assert (code, out) == (7, "from stdin\n")
+    assert err.startswith("told\n")
+    assert "exit code 7; energy no_meter" in err
+    assert (row["status"], row["exit_code"], row["energy_status"]) == ("ok", 7, "no_meter")
+
+
+def test_options_behind_the_command_are_its_own(tmp_path):
+    code, out, _, row = meter(tmp_path, "--idle", "0", "echo", "--json", "-x")
+    assert (code, out, row["subject"]) == (0, "--json -x\n", "echo --json -x")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signals_go_to_the_command_and_all_that_it_started(tmp_path, number, code):
+    process = start(tmp_path, "--idle", "0", "--", "sh", "-c", "echo ready; sleep 60; true")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    process.communicate(timeout=20)  # until stdout is closed: by the shell, and by its child
+    assert process.returncode == code
+    assert row_in(tmp_path)["exit_code"] == -number
+
+
+def test_a_command_may_end_in_its_own_way_when_interrupted(tmp_path):
+    script = 'trap "echo bye; exit 5" INT; echo ready; while :; do sleep 0.05; done'
+    process = start(tmp_path, "--idle", "0", "--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (5, "bye\n")
+
+
+def test_a_command_reads_from_the_terminal(tmp_path):
+    # A session of its own with a pseudo-terminal, as a shell gives it to a foreground job.
+    controller, terminal = pty.openpty()
+    code = (
+        "import fcntl, os, subprocess, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        f"sys.exit(subprocess.call([{sys.executable!r}, '-m', 'tokenwatt', 'meter', '--idle', '0', '--', 'sh', '-c',"
+        " 'read word; echo got $word; read word']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    os.write(controller, b"hello\n")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"got hello\n"
+    os.write(controller, b"\x03")  # Ctrl-C: the terminal sends it to the foreground group, which is the command's
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    os.close(controller)
+    os.close(terminal)
+
+
+SHELL = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+meter = [sys.executable, "-m", "tokenwatt", "meter", "--idle", "0", "--"]
+pid = os.spawnvp(os.P_NOWAIT, sys.executable, [*meter, "sh", "-c", "echo ready; read word; echo got $word"])
+_, status = os.waitpid(pid, os.WUNTRACED)
+print("stopped" if os.WIFSTOPPED(status) and os.tcgetpgrp(0) == os.getpgrp() else status, flush=True)
+os.kill(pid, signal.SIGCONT)
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_ctrl_z_gives_the_shell_its_terminal_and_fg_gives_it_back(tmp_path):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", SHELL], cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.write(controller, b"\x1a")
+    assert process.stdout.readline() == b"stopped\n"
+    os.write(controller, b"hello\n")
+    assert process.stdout.readline() == b"got hello\n"
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    os.close(controller)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "needs either a command, as in `tokenwatt meter -- sleep 5`, or --attach URL"),
+        (("--", "no-such-program"), "no program 'no-such-program' that can be run"),
+        (("--seconds", "5", "--", "true"), "--seconds goes with --attach"),
+        (("--attach", "http://localhost:1", "--idle", "2"), "--idle goes with a command; around a running server no"),
+        (("--idle", "-1", "--", "true"), "--idle must be 0 to 3600 seconds, got -1"),
+        (("--node-meter", "ipmy", "--", "true"), "unknown node meter 'ipmy' (did you mean 'ipmi'?)"),
+        (("--gpu-meter", "ipmi", "--", "true"), "it reads a machine, not its GPUs; known: dcgm"),
+        (("--gpu", "GPU-7", "--", "true"), "--gpu names GPU-7, and there is no NVML here"),
+        (("--attach", "localhost:8000"), "--attach needs an address like http://localhost:8000, got 'localhost:8000'"),
+        (("--attach", "http://127.0.0.1:9"), "no server to meter: http://127.0.0.1:9/metrics does not answer"),
+        (("--attach", "http://127.0.0.1:9", "--seconds", "0"), "--seconds must be > 0"),
+    ],
+)
+def test_wrong_input_is_one_line(tokenwatt, tmp_path, arguments, message):
+    outcome = tokenwatt("meter", "--results", str(tmp_path / "raw"), *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_broken_executable_is_one_line(tokenwatt, tmp_path):
+    (tmp_path / "broken").write_bytes(b"\x00\x01")
+    (tmp_path / "broken").chmod(0o755)
+    outcome = tokenwatt("meter", "--idle", "0", "--results", str(tmp_path / "raw"), "--", str(tmp_path / "broken"))
+    assert outcome.code == 2
+    assert "cannot be started (Exec format error)" in outcome.err
+
+
+def test_the_node_by_a_meter_that_writes_a_file(tmp_path):
+    # A logger of its own, as a rack has it: 400 W, four rows a second, by its own UTC clock.
+    path, over = tmp_path / "rack.csv", threading.Event()
+
+    def write() -> None:
+        with path.open("w") as file:
+            file.write("timestamp,power_w\n")
+            while not over.wait(0.25):
+                file.write(f"{datetime.now(UTC).isoformat()},400\n")
+                file.flush()
+
+    logger = threading.Thread(target=write)
+    logger.start()
+    time.sleep(0.5)
+    code, _, err, row = meter(tmp_path, "--idle", "0", "--node-meter", "csv:rack.csv", "--", "sleep", "3.5")
+    over.set()
+    logger.join()
+    assert code == 0, err
+    assert (row["node_meter"], row["node_energy_status"]) == ("csv:rack.csv", "valid")
+    assert row["node_energy_j"] == pytest.approx(400 * row["window_s"], rel=1e-3)
+    assert "node, csv:rack.csv" in err
+
+
+def test_a_file_in_the_wrong_zone_gives_no_node_energy_but_the_request_that_would(tmp_path):
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    rows = [f"{(moment + timedelta(seconds=s)).isoformat()},400" for s in range(-60, 60)]
+    (tmp_path / "rack.csv").write_text("\n".join(["timestamp,power_w", *rows]) + "\n")
+    code, _, err, row = meter(tmp_path, "--idle", "0", "--node-meter", "csv:rack.csv", "--", "true")
+    assert code == 0, err
+    assert (row["node_energy_j"], row["node_energy_status"]) == (None, "invalid")
+    assert row["node_energy_reasons"] == ["clocks_apart"]
