@@ -117,6 +117,7 @@ def test_caps_are_set_only_when_allowed(tmp_path, tokenwatt):
     assert not (tmp_path / "raw").exists()
 
 
+@pytest.mark.slow
 def test_a_point_at_two_caps(tmp_path):
     board = virtual.Board(constant(300.0), may_set_limit=True, power_period_s=0.025)
     script = virtual.Script((board,), clock="monotonic", limit_file=tmp_path / "limits")

@@ -96,10 +96,16 @@ class Subject:
             self._measure(decode)
 
     def look_back(self) -> None:
-        """After the engine was closed: idle power again, written into the rows that were made."""
+        """After the engine was closed: idle power again, written into the rows that were made.
+
+        A board that is lost by then leaves them as they are: good rows, without this column.
+        """
         if not self.meters.scope or not self.spec.idle_s:
             return
-        after_w = self._resting_power_w("idle power, after", SETTLE_S)
+        try:
+            after_w = self._resting_power_w("idle power, after", SETTLE_S)
+        except power.MeterError:
+            return
         rows = self.run.measurements
         rows[self._first_row :] = [
             row.model_copy(update={"gpu_idle_power_after_w": after_w}) if row.variant == self.variant else row
