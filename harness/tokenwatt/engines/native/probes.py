@@ -1,9 +1,9 @@
 """Typical steps of a run, and the kernels of each family in them, to be run and metered alone.
 
 A window's steps are of two kinds: those that only decode, and those that compute prompts beside it. Of each kind the
-mean step is a probe's shape, so that a family's energy in the window is read between what was metered, not beyond. Where
-all steps are of one kind, a step with half as many tokens joins them, to tell operations from bytes: a product reads
-the same weights for fewer operations. Attention that only decodes keeps their ratio, whatever the step.
+mean step is a probe's shape, so that a family's energy in the window is read between what was metered, not beyond.
+Where all steps are of one kind, a step with half as many tokens joins them, to tell operations from bytes: a product
+reads the same weights for fewer operations. Attention that only decodes keeps their ratio, whatever the step.
 """
 
 from __future__ import annotations
