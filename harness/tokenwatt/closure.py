@@ -120,7 +120,7 @@ def _split(work: np.ndarray, energy_j: np.ndarray, steps: np.ndarray, balance: f
     relative = work / energy_j[:, None]
     sizes = np.linalg.norm(relative, axis=0)
     columns = np.flatnonzero(sizes)
-    if len(columns) == 2 and np.linalg.cond(relative / sizes) > MAX_CONDITION:
+    if len(columns) == 2 and (len(work) < 2 or np.linalg.cond(relative / sizes) > MAX_CONDITION):
         flop, bytes_ = (steps if steps.any() else np.ones(len(steps))) @ work
         columns = columns[:1] if balance is not None and flop > balance * bytes_ else columns[1:]
     figures = np.zeros(2)
