@@ -230,8 +230,9 @@ def measure(
     on_progress: is told what is metered next.
     """
     window, reason = _explained(row, static_half_width_w)
-    if window is None or row.window_start_s is None:
+    if window is None:
         return Closure(remarks=(reason,))
+    assert row.window_start_s is not None  # as window_s is
     probes = engine.probes(row.window_start_s, row.window_start_s + window.window_s)
     if not probes.probes:
         return Closure(remarks=(probes.refusal,))

@@ -29,6 +29,7 @@ from tokenwatt.engines.fake import FakeEngine
 from tokenwatt.engines.protocol import Engine, Family, Probe, Probes
 from tokenwatt.errors import EngineError
 from tokenwatt.record import ClosureTerm, EnergyStatus, Measurement, Reason
+from tokenwatt.spec import BenchSpec
 
 WINDOW = WindowEnergy("r", "r/0", energy_j=1000.0, half_width_j=6.0, window_s=5.0, static_power_w=100.0)
 
@@ -323,7 +324,7 @@ def test_a_window_that_cannot_be_explained_has_no_terms(changes, remark):
 
 
 def test_an_engine_without_probes_has_no_terms():
-    engine = FakeEngine.__new__(FakeEngine)
+    engine = FakeEngine(BenchSpec.model_validate({"engine": "fake", "workloads": ("chat",), "concurrency": (1,)}))
     board = ScriptedBoard(50.0, LAW)
     found = measure(engine, board.meters, time.perf_counter, window_of(board, worked(PROBES, board)))
     assert found == Closure(remarks=("this engine cannot run its kernel families one by one",))

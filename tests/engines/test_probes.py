@@ -20,8 +20,8 @@ from tokenwatt import metering
 from tokenwatt.closure import measure
 from tokenwatt.engines.native.accounting import FAMILIES, StepShape, total
 from tokenwatt.engines.native.engine import NativeEngine
-from tokenwatt.engines.native.probes import MeanStep, Stand, typical_steps
-from tokenwatt.engines.native.recording import Recording
+from tokenwatt.engines.native.probes import MeanStep, Stand, probes_of, typical_steps
+from tokenwatt.engines.native.recording import Recording, recorded
 from tokenwatt.engines.native.runner import Runner
 from tokenwatt.engines.protocol import Engine, Family, Probe, Probes
 from tokenwatt.errors import EngineError
@@ -215,6 +215,7 @@ class Drawing:
         return replace(found, probes=tuple(self.board.drawing(each, time.perf_counter) for each in found.probes))
 
 
+@pytest.mark.parametrize("served", ["qwen3-moe"], indirect=True)
 def test_closure_finds_the_law_of_a_scripted_board(served, monkeypatch):
     pretend_loops(monkeypatch.setattr, window_s=0.1)
     monkeypatch.setattr(metering, "MARGIN_S", 0.01)
@@ -247,6 +248,50 @@ def test_probes_wait_for_the_end_of_a_run(served):
 
 def test_a_window_without_steps_has_no_probes(served):
     assert served.engine.probes(-2.0, -1.0).refusal == "no step of the engine ended in the window"
+
+
+@pytest.mark.parametrize("served", ["llama", "deepseek-v3"], indirect=True)
+def test_a_window_of_one_kind_of_step_has_one_beside_it_of_half_its_tokens(served):
+    tokens_of(served.engine)
+    log = served.engine._serving.log
+    last_chunk_s = max(at_s for at_s, shape in zip(log.at_s, log.shapes, strict=True) if shape.chunks)
+    decoding = served.engine.probes(last_chunk_s, ALWAYS).probes
+    tokens_of(served.engine, prompts((40, 33, 38, 36), osl=1))
+    prefilling = served.engine.probes(0.0, ALWAYS).probes
+    for probes in (decoding, prefilling):
+        whole, half = (next(each for each in probes if bool(each.steps) is there) for there in (True, False))
+        assert (whole.family, half.family) == ("attention", "attention")
+        assert half.flop < 0.75 * whole.flop
+        for probe in probes:
+            prepared(probe)()
+    assert all("chunk" not in probe.shape for probe in decoding)
+    assert all("decode" not in probe.shape for probe in prefilling)
+
+
+@pytest.mark.parametrize("served", ["llama"], indirect=True)
+def test_gpus_that_share_a_model_have_no_probes(served):
+    loaded = served.engine._ready
+    assert loaded.accounting is not None
+    shared = replace(loaded, accounting=replace(loaded.accounting, size=2))
+    found = probes_of(shared, served.engine._serving.log, 0.0, ALWAYS)
+    assert (found.probes, found.refusal) == ((), "a GPU that shares its model cannot run a part of a step alone")
+
+
+@torch.inference_mode()
+def test_a_recording_holds_what_launches_a_kernel():
+    x, kept = torch.arange(6.0).view(2, 3), torch.zeros(2, 3)
+    with recorded("fused") as recording:
+        x.t().reshape(2, 3)  # a copy, since the columns lie apart
+        x.reshape(3, 2)  # none
+        x.to(torch.float32)  # none
+        wide = x.to(torch.float64)
+        kept.copy_(wide)
+        torch.empty(3)
+        torch.mm(x, x.t())  # of another family
+    assert [call.name.removesuffix("_copy") for call in recording.calls] == ["aten::reshape", "aten::to", "aten::copy_"]
+    kept.zero_()
+    recording()
+    assert torch.equal(kept, x)
 
 
 def test_mean_steps_by_hand():

@@ -171,5 +171,5 @@ def _named(step: Step) -> str:
         parts.append(f"{step.decodes} decode at {int(step.starts[0]) + 1:,} tokens")
     if step.chunks:
         chunked = int(step.counts[step.decodes :].sum())
-        parts.append(f"{len(step.chunks)} chunks of {chunked:,} tokens")
+        parts.append(f"{len(step.chunks)} chunk{'s' if len(step.chunks) > 1 else ''} of {chunked:,} tokens")
     return ", ".join(parts)

@@ -86,13 +86,12 @@ class _Tape(TorchDispatchMode):
         answer = func(*args, **kwargs)
         if self._is_inside:
             return answer
-        name = func._schema.name
-        aliases = [each.alias_info for each in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        name, is_mutable = func._schema.name, func._schema.is_mutable
+        is_view = not is_mutable and not _storages(answer).isdisjoint(_storages((*args, *kwargs.values())))
         if not is_view and name not in WITHOUT_KERNEL:
             self._note("matmul" if name in PRODUCTS else "fused", Call(name, func, args, kwargs))
-        if all(alias is None for alias in aliases):
-            self._remember(answer)
+        if not is_view and not is_mutable:
+            self._made |= _storages(answer)
         return answer
 
     def kernel(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -107,7 +106,7 @@ class _Tape(TorchDispatchMode):
         group = function.__module__.split(".")[1]
         assert group in get_args(Family), f"{function.__module__} belongs to no family"
         self._note(group, Call(function.__name__, function, args, kwargs))
-        self._remember(answer)
+        self._made |= _storages(answer)
         return answer
 
     def _note(self, family: str, call: Call) -> None:
@@ -124,9 +123,10 @@ class _Tape(TorchDispatchMode):
             return value
         return self._kept.setdefault((place, value.shape, value.stride(), value.dtype), value)
 
-    def _remember(self, answer: Any) -> None:
-        if isinstance(answer, list | tuple):
-            for each in answer:
-                self._remember(each)
-        elif isinstance(answer, Tensor) and answer.numel():
-            self._made.add(answer.untyped_storage().data_ptr())
+
+def _storages(value: Any) -> set[int]:
+    """Where the storages of all tensors in arguments or an answer begin. (Of `to` and `reshape` only this tells whether
+    they have copied.)"""
+    if isinstance(value, list | tuple):
+        return {begin for each in value for begin in _storages(each)}
+    return {value.untyped_storage().data_ptr()} if isinstance(value, Tensor) and value.numel() else set()
