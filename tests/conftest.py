@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent / "power" / "virtual_nvml.c"
+from tokenwatt.errors import UserError
+from tokenwatt.power import virtual
+from tokenwatt.power.virtual import loads
 
 
 @dataclass(frozen=True)
 class VirtualNvml:
     """A machine with virtual boards; take another one with `dataclasses.replace(virtual_nvml, gpus=2, ...)`.
 
-    Board g draws (g + 1) * (base_w + amplitude_w * sin(2 pi t / period_s)) at `time.monotonic()` = t, and its counter
-    is renewed every `tick_s`. The other fields are faults; virtual_nvml.c says what each does.
+    Board g draws (g + 1) * (base_w + amplitude_w * sin(2 pi t / period_s)) at `time.monotonic()` = t, the sine in 128
+    straight lines; it may draw (g + 1) * 700 W; its counter is renewed every `tick_s`, g * tick_s / 3 late. The other
+    fields are faults. For what else virtual boards can do, ask `library` for the environment of another script.
     """
 
-    library_dir: Path
+    library: virtual.Library
     base_w: float = 300.0
     amplitude_w: float = 0.0
     period_s: float = 1.0
@@ -36,20 +34,47 @@ class VirtualNvml:
     lost: bool = False
 
     @property
+    def script(self) -> virtual.Script:
+        """What the library plays."""
+        return virtual.Script(
+            boards=tuple(self._board(number) for number in range(self.gpus)),
+            clock="monotonic",
+            epoch_s=0.0,
+            old_driver=self.old_driver,
+        )
+
+    def _board(self, number: int) -> virtual.Board:
+        times = number + 1
+        mean_w, amplitude_w = times * self.base_w, times * self.amplitude_w
+        return virtual.Board(
+            knots=loads.sine(mean_w, amplitude_w, self.period_s) if amplitude_w else loads.constant(mean_w),
+            repeat=amplitude_w > 0,
+            limit_w=times * 700.0,
+            default_limit_w=times * 700.0,
+            max_limit_w=times * 700.0,
+            counter_period_s=self.tick_s,
+            counter_phase_s=number * self.tick_s / 3,
+            power_gain=self.bias,
+            temperature_c=50.0 + number,
+            throttle=self.throttle,
+            no_counter=self.no_counter,
+            no_instant=self.no_instant,
+            faults=(virtual.Fault(virtual.FaultKind.LOST),) if self.lost else (),
+        )
+
+    @property
     def settings(self) -> dict[str, str]:
-        """Environment variables that shape the boards, read whenever NVML starts."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "library_dir"}
-        return {f"VIRTUAL_NVML_{name.upper()}": str(float(value)) for name, value in values.items()}
+        """Environment variables that choose the boards, read whenever NVML starts."""
+        return self.library.settings(self.script)
 
     @property
     def environment(self) -> dict[str, str]:
         """Environment for a process that shall find these boards."""
-        search = os.pathsep.join(filter(None, (str(self.library_dir), os.environ.get("LD_LIBRARY_PATH"))))
-        return {**os.environ, "LD_LIBRARY_PATH": search, **self.settings}
+        return self.library.environment(self.script)
 
     def uuid(self, board: int) -> str:
         """NVML UUID of a board."""
-        return f"GPU-00000000-0000-0000-0000-{board:012d}"
+        return virtual.uuid(board)
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -58,20 +83,16 @@ class VirtualNvml:
 
     def true_energy_j(self, start_s: float, end_s: float, board: int | None = None) -> float:
         """Energy drawn between two moments of `time.monotonic()`, by one board or (None) by all."""
-        turn = 2 * math.pi / self.period_s
-        swing_j = self.amplitude_w / turn * (math.cos(turn * start_s) - math.cos(turn * end_s))
-        share = sum(range(1, self.gpus + 1)) if board is None else board + 1
-        return share * (self.base_w * (end_s - start_s) + swing_j)
+        machine = virtual.Machine(self.library, self.script.text())
+        boards = range(self.gpus) if board is None else (board,)
+        return sum(machine.true_energy_j(number, start_s, end_s) for number in boards)
 
 
 @pytest.fixture(scope="session")
 def virtual_nvml(tmp_path_factory: pytest.TempPathFactory) -> VirtualNvml:
     """One virtual board at a constant 300 W whose counter ticks every 100 ms."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("the virtual NVML needs a C compiler (gcc)")
-    folder = tmp_path_factory.mktemp("virtual_nvml")
-    name = "libnvidia-ml.so.1"
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
-    subprocess.run([compiler, *flags, "-o", folder / name, SOURCE, "-lm"], check=True)
-    return VirtualNvml(library_dir=folder)
+    try:
+        library = virtual.build(tmp_path_factory.mktemp("virtual_nvml"))
+    except UserError as error:
+        pytest.skip(str(error))
+    return VirtualNvml(library)

@@ -49,11 +49,33 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Measure virtual GPUs of known energy, healthy and faulty, instead.")
+    ] = False,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            "--script",
+            help="With --simulate: measure the GPUs of this script alone, from 12.5 to 32.5 s of it. How to write one "
+            "is said in tokenwatt/power/virtual/virtual_nvml.h.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what is here, what is missing, and what to do about it."""
     from tokenwatt import doctor as room
-    from tokenwatt.terminal import print_findings
+    from tokenwatt.terminal import outcomes_as_json, print_findings, print_outcomes
 
+    if script is not None and not simulate:
+        raise UserError("--script says what to simulate, and nothing is simulated; add --simulate")
+    if simulate:
+        outcomes = room.simulate(script)
+        if as_json:
+            typer.echo(json.dumps(outcomes_as_json(outcomes), indent=2))
+        else:
+            print_outcomes(outcomes)
+        raise typer.Exit(0 if all(outcome.is_right for outcome in outcomes) else 1)
     findings = room.examine()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import get_args
 
@@ -32,7 +32,6 @@ from tokenwatt.engines.protocol import Engine, Family, Probe, Probes
 from tokenwatt.errors import EngineError
 from tokenwatt.metering import Integrate, metered_loop
 from tokenwatt.record import ClosureTerm, Measurement
-from tokenwatt.rows import energy_columns
 
 MAX_CONDITION = 10.0
 """Where a small error of a loop could come back so many times larger in a figure, one of the two is set to zero. (The
@@ -223,10 +222,11 @@ def measure(
     """Meter the families of a window of the engine's last `serve`, which is over, and explain the window's energy.
 
     Takes some four seconds for each family and shape, up to half a minute in all. A window without trusted energy or
-    static power, and an engine without probes, have no terms; the remarks say so.
+    static power, and an engine without probes, have no terms; the remarks say so. Where a loop at one of a family's
+    shapes failed, its other loops speak for all of its steps, and nobody can say how well: there is no half width.
 
     clock: the run's, which `row` was measured on.
-    integrate: `power.integrate`, with what is known of the instruments.
+    integrate: `power.integrate`, told what was learnt of the instruments, and a cap that was set on purpose.
     on_progress: is told what is metered next.
     """
     window, reason = _explained(row, static_half_width_w)
@@ -236,12 +236,22 @@ def measure(
     probes = engine.probes(row.window_start_s, row.window_start_s + window.window_s)
     if not probes.probes:
         return Closure(remarks=(probes.refusal,))
-    observations, remarks = [], []
+    observations: list[Observation] = []
+    remarks: list[str] = []
+    failed: set[Family] = set()
     for probe in probes.probes:
         on_progress(f"energy of {probe.family}, {probe.shape}")
         found = meter_probe(probe, window.static_power_w, meters, clock, integrate)
-        (remarks if isinstance(found, str) else observations).append(found)
-    figures = coefficients(observations, _balance(row))
+        if isinstance(found, Observation):
+            observations.append(found)
+            continue
+        remarks.append(found)
+        if probe.steps:
+            failed.add(probe.family)
+    figures = {
+        family: replace(figure, relative_half_width=None) if family in failed else figure
+        for family, figure in coefficients(observations, _balance(row)).items()
+    }
     remarks += _unmetered(probes, figures)
     return Closure(tuple(close(window, probes.flop, probes.bytes, figures)), tuple(remarks))
 
@@ -286,7 +296,7 @@ def meter_probe(
     energy_j = loop.energy.gpu_energy_j
     if energy_j is None:
         return f"{what}: {loop.failure or ', '.join(loop.energy.reasons) or loop.energy.status}"
-    half_width_j = energy_columns(loop.energy).get("gpu_energy_half_width_j")
+    half_width_j = loop.energy.half_width_j
     return Observation(
         family=probe.family,
         flop=probe.flop,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from tokenwatt import __version__, power
 from tokenwatt.engines import ENGINES, NEEDS
 from tokenwatt.environment import cpu_name
+from tokenwatt.power import virtual
 
 OPTIONAL = {
     "torch": "bench",
@@ -54,6 +56,15 @@ def examine() -> list[Finding]:
             )
         )
     return findings
+
+
+def simulate(script: Path | None) -> list[virtual.Outcome]:
+    """Energy as this tokenwatt measures it on virtual boards: the fault table, or one person's script.
+
+    Raises:
+        UserError: the script is wrong, or there is no C compiler or no pynvml.
+    """
+    return virtual.simulate() if script is None else [virtual.simulate_file(script)]
 
 
 def default_suite() -> str:

@@ -50,6 +50,8 @@ def describe(
         gpu_count=len(uuids),
         gpu_uuids=uuids,
         gpu_driver_version=boards[0].driver_version if boards else None,
+        gpu_ecc=_over_all([board.has_ecc for board in boards], all),
+        gpu_mig=_over_all([board.is_mig for board in boards], any),
         cpu_name=cpu_name(),
         cpu_count=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -62,6 +64,12 @@ def describe(
         ceiling_memory_bytes_per_s=ceilings.memory_bytes_per_s if ceilings else None,
         ceiling_flop_per_s=ceilings.flop_per_s if ceilings else None,
     )
+
+
+def _over_all(answers: list[bool | None], rule: Callable[[list[bool]], bool]) -> bool | None:
+    """`all` or `any` of those that are known; None if none is."""
+    known = [answer for answer in answers if answer is not None]
+    return rule(known) if known else None
 
 
 def measure_ceilings(device: str, dtype: str) -> Ceilings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: P
     run = KernelRun(run_id, results / run_id)
     with power.open_meters((gpu_uuid,)) as meters:
         run.save()
+        instruments = meters.learn(clock)
         observer.begin("gate", 0.0)
         _pass_gate(families, dtype_names, device)
         observer.end(None)
@@ -70,7 +72,7 @@ def run_contests(families: Sequence[str], dtype_names: Sequence[str], results: P
             observer.begin(f"ceilings of this machine, {dtype_name}", 0.0)
             environment = _environment(gpu_uuid, dtype_name)
             observer.end(None)
-            bench = _Bench(run, meters, clock, environment)
+            bench = _Bench(run, meters, instruments, clock, environment)
             for contest in commands.bench(families, (dtype_name,), device):
                 observer.begin(f"{contest.family} {contest.problem} {dtype_name}", 0.0)
                 bench.measure(contest)
@@ -113,6 +115,7 @@ class _Bench:
 
     run: KernelRun
     meters: power.Meters
+    instruments: power.Instruments
     clock: RunClock
     environment: Environment
 
@@ -143,8 +146,9 @@ class _Bench:
     def _meter(self, function: Callable[[], object], median_s: float, place: dict[str, Any]) -> dict[str, Any]:
         """Columns of the energy of a loop of calls. A meter that fails spoils the energy, not the time."""
         sampler = power.Sampler(self.meters.meters, self.clock)
+        integrate = partial(power.integrate, instruments=self.instruments)
         try:
-            loop = metered_loop(function, median_s, sampler, self.clock)
+            loop = metered_loop(function, median_s, sampler, self.clock, integrate)
         finally:
             self.run.power += [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples]
         columns = energy_columns(loop.energy)

@@ -15,7 +15,7 @@ HOST_BOUND_SHARE = 0.95
 """A host that spends more of the window than this on queueing may have kept the device waiting."""
 
 Integrate = Callable[[Iterable[PowerSample], float, float], power.Energy]
-"""`power.integrate`, with whatever it knows of its instruments."""
+"""`power.integrate`, told what was learnt of the instruments, and a cap that was set on purpose."""
 
 
 @dataclass(frozen=True, slots=True)

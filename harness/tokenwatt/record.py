@@ -536,6 +536,8 @@ class PowerSample(Record):
     """Instantaneous power of the module around the GPU (CPU and GPU of a Grace superchip); null where there is none."""
     other_processes: Count | None = None
     """Processes on the GPU that are neither this one nor its descendants; null where NVML does not list them."""
+    unmetered_gpus: Count | None = None
+    """Boards beside the metered ones on which this process or its descendants run."""
 
 
 class PowerRecord(PowerSample):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ from tokenwatt import metrics, store
 from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
+from tokenwatt.power.virtual import Outcome
 from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Record, Status
 from tokenwatt.units import format_si
 
@@ -267,6 +269,41 @@ def print_findings(findings: Sequence[Finding]) -> None:
         console.print(f"{mark}  {finding.subject}: {finding.found}", highlight=False)
         if finding.advice:
             console.print(f"      {finding.advice}", highlight=False, markup=False)
+
+
+def outcomes_as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Every field of each outcome, with its error and whether it is right."""
+    return [{**asdict(outcome), "error": outcome.error, "is_right": outcome.is_right} for outcome in outcomes]
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """The fault table: one line for each fault with the verdict on it; then what differs from what must come out."""
+    # A narrow terminal breaks long lines; rich would cut the reasons.
+    console = Console(width=MAX_WIDTH)
+    table = _table("fault", "verdict", "true J", "measured J", "error", "")
+    table.add_column("reasons", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(
+            outcome.scenario,
+            outcome.status,
+            f"{outcome.true_j:.1f}",
+            "–" if outcome.measured_j is None else f"{outcome.measured_j:.1f}",
+            "–" if outcome.error is None else f"{100 * outcome.error:+.2f} %",
+            "[green]ok[/]" if outcome.is_right else "[red]wrong[/]",
+            ", ".join(outcome.reasons),
+        )
+    console.print(table, highlight=False)
+    wrong = [outcome for outcome in outcomes if not outcome.is_right]
+    console.print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} as they must be", highlight=False)
+    for outcome in wrong:
+        console.print(f"  {outcome.scenario}: {_must_be(outcome)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _must_be(outcome: Outcome) -> str:
+    near = f"joules within {100 * outcome.accuracy:.1f} % of the truth"
+    if outcome.must_be is None:
+        return f"must be {near}"
+    return f"must be {outcome.must_be}{f' for {outcome.must_say}' if outcome.must_say else ''}, {near}"
 
 
 def _outcome(row: Measurement) -> str:

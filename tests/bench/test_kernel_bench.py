@@ -22,6 +22,8 @@ from tests.factories import measurement
 
 from tokenwatt import cli, power, store
 from tokenwatt.clock import Clock
+from tokenwatt.power import Instruments
+from tokenwatt.power.instrument import Sleep
 from tokenwatt.record import OUR_KERNEL, EnergyStatus, Environment, KernelTiming, PowerRecord, PowerSample, Reason
 from tokenwatt.terminal import print_kernels
 from tokenwatt_kernels import timing
@@ -253,6 +255,9 @@ class Meter:
 
     def __init__(self, readings: int) -> None:
         self.left = readings
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        return {}
 
     def read(self, clock: Clock) -> list[PowerSample]:
         self.left -= 1

@@ -16,6 +16,8 @@ import torch
 
 from tokenwatt import power, store
 from tokenwatt.clock import Clock
+from tokenwatt.power import Instruments
+from tokenwatt.power.instrument import Sleep
 from tokenwatt.record import Measurement, PowerRecord, PowerSample, RequestRecord
 
 FAKE = """
@@ -175,6 +177,9 @@ class DyingMeter:
 
     def __init__(self, readings: int) -> None:
         self.left = readings
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        return {}
 
     def read(self, clock: Clock) -> list[PowerSample]:
         self.left -= 1

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import threading
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 
 from tokenwatt.clock import Clock
-from tokenwatt.power import MeterError, Sampler
+from tokenwatt.power import Instruments, MeterError, Sampler
+from tokenwatt.power.instrument import Sleep
+from tokenwatt.power.sampler import SAMPLING_PERIOD_S, due_times
 from tokenwatt.record import PowerSample
 
 
@@ -22,6 +24,9 @@ class Metronome:
         self.lifetime = lifetime
         self.read_takes_s = read_takes_s
         self.slow_read = slow_read
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        return {}
 
     def read(self, clock: Clock) -> list[PowerSample]:
         self.readers.append(threading.current_thread().name)
@@ -44,10 +49,21 @@ def test_both_ends_are_sampled_and_the_schedule_does_not_drift():
     times_s = np.array([sample.at_s for sample in sampler.samples])
     assert times_s[0] <= start_s
     assert end_s <= times_s[-1]
-    # Readings come just after multiples of 40 ms. A schedule that adds the 10 ms of each read would wander through them
-    # evenly: 20 ms late in the median.
-    late_s = (times_s[1:-1] - times_s[0]) % 0.04
+    # Readings come just after they are due. A schedule that adds the 10 ms of each read would be later every time.
+    due_s = np.array(list(islice(due_times(times_s[0], 0.04), 40)))
+    late_s = times_s[1:-1] - due_s[np.searchsorted(due_s, times_s[1:-1], side="right") - 1]
     assert np.median(late_s) < 0.01
+
+
+def test_readings_are_in_step_with_nothing():
+    spacings_s = np.diff(list(islice(due_times(0.0, SAMPLING_PERIOD_S), 500)))
+    assert spacings_s.mean() == pytest.approx(SAMPLING_PERIOD_S, rel=0.02)
+    assert 0.05 <= spacings_s.min() < 0.051
+    assert 0.074 < spacings_s.max() <= 0.075
+    # Seen from a counter of any period, a hundred readings fall into each tenth of it.
+    read_s = np.array(list(islice(due_times(0.0, SAMPLING_PERIOD_S), 100)))
+    for period_s in (0.02, 0.025, 0.05, SAMPLING_PERIOD_S, 0.1, 0.125):
+        assert len(set((read_s % period_s / period_s * 10).astype(int))) == 10
 
 
 def test_missed_readings_are_not_made_up():

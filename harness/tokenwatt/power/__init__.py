@@ -1,10 +1,11 @@
 """Power: what the machine's meters read, sampled on the run's clock, and the energy of a window with its verdict.
 
-`open_meters` finds the meters, `Sampler` reads them in the background, `integrate` turns samples into joules that are
-`valid`, `suspect` with reasons, or absent.
+`open_meters` finds the meters, `Meters.learn` tries them out, `Sampler` reads them in the background, and `integrate`
+turns samples into joules that are `valid`, `suspect` with reasons, or absent.
 """
 
 from tokenwatt.power.discovery import Meters, open_meters
+from tokenwatt.power.instrument import Instrument, Instruments
 from tokenwatt.power.integrate import Energy, binned_power_w, integrate, mean_power_w
 from tokenwatt.power.meter import Meter, MeterError, PowerScope
 from tokenwatt.power.nvml import Board, boards
@@ -15,6 +16,8 @@ __all__ = [
     "SAMPLING_PERIOD_S",
     "Board",
     "Energy",
+    "Instrument",
+    "Instruments",
     "Meter",
     "MeterError",
     "Meters",

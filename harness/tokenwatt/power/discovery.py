@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tokenwatt.clock import Clock
+from tokenwatt.power.instrument import Instrument, Instruments, Sleep
 from tokenwatt.power.meter import Meter, PowerScope
 from tokenwatt.power.nvml import NvmlMeter
 from tokenwatt.power.rapl import RAPL_ROOT, RaplMeter
@@ -19,6 +22,17 @@ class Meters:
     """What a `Sampler` reads."""
     scope: PowerScope | None
     """Boards among them; None where no board is read."""
+
+    def learn(self, clock: Clock, sleep: Sleep = time.sleep) -> Instruments:
+        """What each board's readings are like, by a trial of a second and a half, and what is set on it.
+
+        Raises:
+            MeterError: a board stopped answering.
+        """
+        learnt: dict[str, Instrument] = {}
+        for meter in self.meters:
+            learnt |= meter.learn(clock, sleep)
+        return learnt
 
     def close(self) -> None:
         """Release every driver."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
 
 from tokenwatt.power.board import BoardEnergy, board_energy, package_energy_j, relative_difference
+from tokenwatt.power.counting import HALF_WIDTH_SDS
+from tokenwatt.power.instrument import Instrument, Instruments
 from tokenwatt.power.meter import RAPL_PREFIX
-from tokenwatt.power.throttle import SLOWDOWNS
+from tokenwatt.power.state import State, doubts_about_state, state_of, total
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
 
 MIN_WINDOW_S = 2.0
-"""Edges are uncertain by up to 10 ms each, 1 % of 2 s; and power readings may be averages over a second."""
-_FATAL = frozenset({Reason.EDGE_NOT_BRACKETED, Reason.SAMPLE_GAP})
+"""Power readings may be averages over a second, and a board that was idle a second ago still shows it."""
+MAX_HALF_WIDTH_SHARE = 0.05
+"""An energy that is less certain than this (95 %) is no figure."""
+_INVALID = frozenset({Reason.METER_ERROR, Reason.CLOCK_STEPPED_BACK, Reason.WRONG_GPU_COUNT})
+"""With these there are no joules, whatever an instrument says."""
+_ABSENT = frozenset({Reason.COUNTER_MISSING, Reason.POWER_MISSING})
+"""An instrument that is not there; every other reason for its silence is a fault."""
+NOTHING_LEARNT: Instruments = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,11 @@ class Energy:
     reasons: tuple[Reason, ...] = ()
     """Why it is not `valid`, in the order of `Reason`; empty for a window without any board."""
     gpu_energy_j: float | None = None
-    """Boards, summed: each one's counter, or its integral where it has none."""
+    """Boards, summed: each one's counter, or its integral where the counter is missing or not to be trusted."""
+    half_width_j: float | None = None
+    """Half of the 95 % interval around it, from what the edges leave open."""
+    by_gpu_j: tuple[float, ...] = ()
+    """Each board's part, in the order of the instruments, else of the samples."""
     counter_j: float | None = None
     """Boards, summed, by counter; None unless all have one."""
     sampled_j: float | None = None
@@ -33,30 +49,39 @@ class Energy:
     """(sampled - counter) / counter of those sums; the verdict looks at each board."""
     cpu_energy_j: float | None = None
     """CPU packages, summed; None where one of them does not cover the window."""
-    power_limit_w: float | None = None
-    """Lowest limit in the window, summed over boards."""
-    sm_clock_hz: float | None = None
-    """Mean over the window and the boards."""
-    temperature_start_c: float | None = None
-    """Hottest board at its first sample in the window."""
-    temperature_end_c: float | None = None
-    """Hottest board at its last sample in the window."""
-    throttle_reasons: tuple[str, ...] = ()
-    """Every NVML reason seen in the window, sorted."""
+    counter_period_s: float | None = None
+    """The slowest board's."""
+    power_period_s: float | None = None
+    """The slowest board's."""
+    sampling_period_s: float | None = None
+    """Median spacing of a board's readings."""
+    state: State = field(default_factory=State)
 
     def doubted(self, doubt: Reason) -> Energy:
         """The same with one more reason: what was `valid` is `suspect`."""
         status = EnergyStatus.SUSPECT if self.status is EnergyStatus.VALID else self.status
-        return replace(
-            self, status=status, reasons=tuple(reason for reason in Reason if reason in {*self.reasons, doubt})
-        )
+        return replace(self, status=status, reasons=_in_order({*self.reasons, doubt}))
 
 
-def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> Energy:
+def integrate(
+    samples: Iterable[PowerSample],
+    start_s: float,
+    end_s: float,
+    instruments: Instruments = NOTHING_LEARNT,
+    cap_w: float | None = None,
+) -> Energy:
     """Energy that each source used from `start_s` to `end_s`, seconds on the samples' clock.
 
-    Both edges need a sample on either side. A second of samples beyond them (`EDGE_READINGS`) is better: it averages
-    the counter's lag. A board's two instruments must agree within 5 %.
+    Both edges need a sample on either side; a few seconds of samples beyond them are better, because the counter's
+    ticks are found from them. A board's two instruments must agree within 2 %.
+
+    Args:
+        samples: each source's in the order in which they were taken.
+        start_s: start of the window.
+        end_s: end of the window.
+        instruments: what was learnt of each board (`Meters.learn`). A board that is named and has no samples makes the
+            window invalid.
+        cap_w: power limit that was set on purpose on each board.
 
     Raises:
         ValueError: the window is empty.
@@ -64,48 +89,64 @@ def integrate(samples: Iterable[PowerSample], start_s: float, end_s: float) -> E
     if not start_s < end_s:
         raise ValueError(f"end_s must be > start_s, got {start_s} to {end_s}")
     sources = _by_source(samples)
-    boards = [series for source, series in sources.items() if not source.startswith(RAPL_PREFIX)]
+    boards = {source: series for source, series in sources.items() if not source.startswith(RAPL_PREFIX)}
     packages = [series for source, series in sources.items() if source.startswith(RAPL_PREFIX)]
-    cpu_energy_j = _total([package_energy_j(series, start_s, end_s) for series in packages])
-    if not boards:
+    cpu_energy_j = total([package_energy_j(series, start_s, end_s) for series in packages])
+    missing = [source for source in instruments if source not in boards]
+    if not boards and not missing:
         return Energy(status=EnergyStatus.NO_METER, cpu_energy_j=cpu_energy_j)
 
-    energies = [board_energy(series, start_s, end_s) for series in boards]
-    inside = [[sample for sample in series if start_s <= sample.at_s <= end_s] for series in boards]
-    throttle_reasons = {reason for series in inside for sample in series for reason in sample.throttle_reasons}
+    order = [source for source in instruments if source in boards] or list(boards)
+    boards = {source: boards[source] for source in [*order, *(set(boards) - set(order))]}
+    known = [instruments.get(source, Instrument()) for source in boards]
+    energies = [
+        board_energy(series, start_s, end_s, instrument)
+        for series, instrument in zip(boards.values(), known, strict=True)
+    ]
+    inside = {source: [s for s in series if start_s <= s.at_s <= end_s] for source, series in boards.items()}
     found = {reason for energy in energies for reason in energy.reasons}
-    if throttle_reasons & SLOWDOWNS:
-        found.add(Reason.THROTTLED)
-    if end_s - start_s < MIN_WINDOW_S:
+    found |= doubts_about_state(inside, instruments, cap_w)
+    if missing:
+        found.add(Reason.WRONG_GPU_COUNT)
+    if end_s - start_s < MIN_WINDOW_S or _is_uncertain(energies):
         found.add(Reason.WINDOW_TOO_SHORT)
     status = _status(energies, found)
-    trusted = energies if status in (EnergyStatus.VALID, EnergyStatus.SUSPECT) else []
-    counter_j = _total([energy.counter_j for energy in trusted])
-    sampled_j = _total([energy.sampled_j for energy in trusted])
-    temperatures_c = [known for series in inside if (known := _known(series, lambda s: s.temperature_c))]
-    return Energy(
+    verdict = Energy(
         status=status,
-        reasons=tuple(reason for reason in Reason if reason in found),
-        gpu_energy_j=_total([energy.energy_j for energy in trusted]),
+        reasons=_in_order(found),
+        cpu_energy_j=cpu_energy_j,
+        counter_period_s=max((i.counter.period_s for i in known if i.counter is not None), default=None),
+        power_period_s=max((i.power_period_s for i in known if i.power_period_s is not None), default=None),
+        sampling_period_s=_spacing_s(boards.values()),
+        state=state_of(inside, instruments),
+    )
+    return _with_joules(verdict, energies) if status in (EnergyStatus.VALID, EnergyStatus.SUSPECT) else verdict
+
+
+def _with_joules(verdict: Energy, energies: Sequence[BoardEnergy]) -> Energy:
+    parts_j = [energy.best.energy_j for energy in energies]
+    counter_j = total([energy.counter.energy_j for energy in energies])
+    sampled_j = total([energy.sampled.energy_j for energy in energies])
+    return replace(
+        verdict,
+        gpu_energy_j=total(parts_j),
+        half_width_j=HALF_WIDTH_SDS * _sd_j(energies),
+        by_gpu_j=tuple(part_j for part_j in parts_j if part_j is not None),
         counter_j=counter_j,
         sampled_j=sampled_j,
         relative_difference=relative_difference(counter_j, sampled_j),
-        cpu_energy_j=cpu_energy_j,
-        power_limit_w=_total([min(_known(series, lambda s: s.power_limit_w), default=None) for series in inside]),
-        sm_clock_hz=_mean([_mean(_known(series, lambda s: s.sm_clock_hz)) for series in inside]),
-        temperature_start_c=max((known[0] for known in temperatures_c), default=None),
-        temperature_end_c=max((known[-1] for known in temperatures_c), default=None),
-        throttle_reasons=tuple(sorted(throttle_reasons)),
     )
 
 
-def mean_power_w(samples: Iterable[PowerSample], start_s: float, end_s: float) -> float | None:
+def mean_power_w(
+    samples: Iterable[PowerSample], start_s: float, end_s: float, instruments: Instruments = NOTHING_LEARNT
+) -> float | None:
     """Mean power of all boards over the window, W (idle power, say); None where its energy cannot be trusted.
 
     Raises:
         ValueError: the window is empty.
     """
-    energy_j = integrate(samples, start_s, end_s).gpu_energy_j
+    energy_j = integrate(samples, start_s, end_s, instruments).gpu_energy_j
     return None if energy_j is None else energy_j / (end_s - start_s)
 
 
@@ -130,29 +171,35 @@ def binned_power_w(samples: Iterable[PowerSample], start_s: float, end_s: float,
 
 def _by_source(samples: Iterable[PowerSample]) -> dict[str, list[PowerSample]]:
     sources: dict[str, list[PowerSample]] = {}
-    for sample in sorted(samples, key=lambda sample: sample.at_s):
+    for sample in samples:
         sources.setdefault(sample.source, []).append(sample)
     return sources
 
 
-def _status(energies: list[BoardEnergy], found: set[Reason]) -> EnergyStatus:
-    if found & _FATAL:
+def _sd_j(energies: Sequence[BoardEnergy]) -> float:
+    return math.hypot(*(energy.best.sd_j for energy in energies))
+
+
+def _is_uncertain(energies: Sequence[BoardEnergy]) -> bool:
+    """Whether the 95 % interval of the sum is too wide for a figure."""
+    energy_j = total([energy.best.energy_j for energy in energies])
+    return energy_j is not None and HALF_WIDTH_SDS * _sd_j(energies) > MAX_HALF_WIDTH_SHARE * energy_j
+
+
+def _status(energies: Sequence[BoardEnergy], found: set[Reason]) -> EnergyStatus:
+    silent = [energy for energy in energies if energy.best.energy_j is None]
+    if found & _INVALID or _is_uncertain(energies):
         return EnergyStatus.INVALID
-    if any(energy.energy_j is None for energy in energies):
-        return EnergyStatus.NO_METER
-    return EnergyStatus.SUSPECT if found else EnergyStatus.VALID
+    if not silent:
+        return EnergyStatus.SUSPECT if found else EnergyStatus.VALID
+    is_absent = all({energy.counter.reason, energy.sampled.reason} <= _ABSENT for energy in silent)
+    return EnergyStatus.NO_METER if is_absent else EnergyStatus.INVALID
 
 
-def _known(series: list[PowerSample], quantity: Callable[[PowerSample], float | None]) -> list[float]:
-    return [value for sample in series if (value := quantity(sample)) is not None]
+def _spacing_s(boards: Iterable[Sequence[PowerSample]]) -> float | None:
+    spacings_s = [float(np.median(np.diff([sample.at_s for sample in board]))) for board in boards if len(board) > 1]
+    return max(spacings_s, default=None)
 
 
-def _total(parts: list[float | None]) -> float | None:
-    """Sum; None if there is nothing to add up or a part is unknown."""
-    known = [part for part in parts if part is not None]
-    return sum(known) if parts and len(known) == len(parts) else None
-
-
-def _mean(parts: Sequence[float | None]) -> float | None:
-    known = [part for part in parts if part is not None]
-    return sum(known) / len(known) if known else None
+def _in_order(reasons: set[Reason]) -> tuple[Reason, ...]:
+    return tuple(reason for reason in Reason if reason in reasons)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol
 
+from tokenwatt.clock import Clock
 from tokenwatt.errors import TokenwattError
+from tokenwatt.power.instrument import Instruments, Sleep
 from tokenwatt.record import PowerSample
-
-Clock = Callable[[], float]
-"""The run's monotonic clock, seconds."""
 
 PowerScope = Literal["engine_gpus", "all_gpus"]
 """Boards that are read: those of the engine, or every board of the host."""
@@ -28,6 +26,14 @@ class Meter(Protocol):
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of what is read: GPU UUIDs, or `rapl:<package>`."""
+        ...
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        """What can be known of its boards beforehand, by a short trial; nothing for a CPU package.
+
+        Raises:
+            MeterError: a reading that this source supports has failed.
+        """
         ...
 
     def read(self, clock: Clock) -> list[PowerSample]:

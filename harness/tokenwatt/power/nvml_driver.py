@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from tokenwatt.errors import UserError, unknown_name
+from tokenwatt.errors import unknown_name
 from tokenwatt.power.meter import MeterError
 
 Handle = Any
@@ -55,16 +55,15 @@ class Driver:
         return self.required("UUID", self.binding.nvmlDeviceGetUUID, handle)
 
     def handle(self, uuid: str) -> Handle:
-        """The board of that name.
+        """The board of that name; for a MIG slice the board that it is a part of.
 
         Raises:
-            UserError: there is none, or the name is that of a MIG slice.
+            UserError: there is none.
         """
         nvml = self.binding
-        if uuid.startswith("MIG-"):
-            raise UserError(f"{uuid} is a MIG slice, which has no power meter of its own; name its board (GPU-...)")
         try:
-            return nvml.nvmlDeviceGetHandleByUUID(uuid)
+            found = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(found) if uuid.startswith("MIG-") else found
         except nvml.NVMLError as error:
             if error.value not in (nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT):
                 raise failure(uuid, error) from error
@@ -84,6 +83,9 @@ class Driver:
     def optional(self, what: str, calls: tuple[str, ...], *arguments: Any) -> Any:
         """Answer of the first of `calls` that binding, driver and board all know; None if there is none.
 
+        None also where this user may not ask, or where the driver has no answer this time: what follows from silence is
+        for the verdict to say.
+
         Raises:
             MeterError: a call that they know failed.
         """
@@ -95,9 +97,22 @@ class Driver:
             try:
                 return function(*arguments)
             except nvml.NVMLError as error:
-                if error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+                if error.value != nvml.NVML_ERROR_FUNCTION_NOT_FOUND and not self.is_silent(error.value):
                     raise failure(what, error) from error
         return None
+
+    def is_silent(self, code: int) -> bool:
+        """Whether a return code means that there is no answer, now or ever, and not that something broke."""
+        nvml = self.binding
+        return code in (
+            nvml.NVML_ERROR_NOT_SUPPORTED,
+            nvml.NVML_ERROR_NO_PERMISSION,
+            nvml.NVML_ERROR_TIMEOUT,
+            nvml.NVML_ERROR_UNKNOWN,
+            nvml.NVML_ERROR_NO_DATA,
+            nvml.NVML_ERROR_NOT_READY,
+            nvml.NVML_ERROR_INSUFFICIENT_RESOURCES,
+        )
 
 
 def failure(what: str, error: Exception) -> MeterError:

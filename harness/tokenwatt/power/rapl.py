@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenwatt.clock import Clock
+from tokenwatt.power.instrument import Instruments, Sleep
 from tokenwatt.power.meter import RAPL_PREFIX, MeterError
 from tokenwatt.record import PowerSample
 
@@ -45,6 +46,10 @@ class RaplMeter:
     def sources(self) -> tuple[str, ...]:
         """`rapl:package-0`, ..."""
         return tuple(package.source for package in self._packages)
+
+    def learn(self, clock: Clock, sleep: Sleep) -> Instruments:
+        """Nothing: the counter is current within a millisecond."""
+        return {}
 
     def read(self, clock: Clock) -> list[PowerSample]:
         """One sample per package: joules that never go back, although the counter wraps.

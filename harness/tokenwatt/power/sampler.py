@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from random import Random
 from types import TracebackType
 from typing import Self
 
@@ -13,17 +13,28 @@ from tokenwatt.clock import Clock
 from tokenwatt.power.meter import Meter
 from tokenwatt.record import PowerSample
 
-SAMPLING_PERIOD_S = 0.0618
-"""Golden section of 100 ms. Boards renew their readings every 20, 25, 50 or 100 ms; a period in step with that meets
-every tick at the same place and drifts slowly through it, while this one meets it everywhere within a few readings.
+SAMPLING_PERIOD_S = 0.0625
+"""Mean spacing of readings: 16 Hz."""
+DITHER = 0.2
+"""Spacings are even between this share less and this share more than the mean: 50 to 75 ms. Boards renew their readings
+every 20 to 100 ms; readings in step with that would meet every tick at the same place, and these meet it everywhere.
 Polling faster than 50 ms makes some boards answer zero."""
+
+
+def due_times(start_s: float, period_s: float) -> Iterator[float]:
+    """When to read, without end: dithered spacings, the same in every run."""
+    random = Random(0)  # noqa: S311
+    at_s = start_s
+    while True:
+        at_s += period_s * random.uniform(1 - DITHER, 1 + DITHER)
+        yield at_s
 
 
 class Sampler:
     """Context manager that reads `meters` every `period_s` on `clock`, and once more on entry and on exit.
 
     The readings on entry and exit put a sample on both sides of every window that lies inside the `with` block. The
-    schedule is start + n * period: one late reading does not shift the next ones, and missed ones are not made up.
+    schedule is `due_times`: one late reading does not shift the next ones, and missed ones are not made up.
     Between readings the thread sleeps; the driver calls release the interpreter lock.
 
     Leaving the block raises what a meter raised in the background; where the block itself failed, its own error goes
@@ -62,15 +73,15 @@ class Sampler:
         error.add_note(f"the power sampler failed as well: {failure}")
 
     def _run(self, start_s: float) -> None:
-        slot = 0
-        while True:
-            elapsed_s = self._clock() - start_s
-            # `slot + 1` keeps a sleep that ends a hair early from reading the same slot twice.
-            slot = max(slot + 1, math.floor(elapsed_s / self._period_s) + 1)
-            stopped = self._stop.wait(slot * self._period_s - elapsed_s)
+        due = due_times(start_s, self._period_s)
+        stopped = False
+        while not stopped:
+            at_s = next(due)
+            # Those that were missed are left out.
+            while at_s <= self._clock():
+                at_s = next(due)
+            stopped = self._stop.wait(at_s - self._clock())
             self._read()
-            if stopped:
-                return
 
     def _read(self) -> None:
         for meter in self._meters:

@@ -1,0 +1,102 @@
+"""The coverage experiment: many seeded machines, one window on each, and how often its interval holds the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tokenwatt import power
+from tokenwatt.power.virtual import loads
+from tokenwatt.power.virtual.library import load
+from tokenwatt.power.virtual.recorder import record
+from tokenwatt.power.virtual.scenarios import BOARD
+from tokenwatt.power.virtual.script import Knots, Script, uuid
+from tokenwatt.power.virtual.simulate import NO_RAPL
+from tokenwatt.record import EnergyStatus
+
+WORK_FROM_S = 3.0
+"""The start-up trial has the clock before; then power rises for a second."""
+WINDOW_FROM_S = (5.5, 8.5)
+MARGIN_S = 2.0
+"""Recorded after a window, as in a bench."""
+RENEWED_EVERY_S = (0.02, 0.1)
+"""Periods of counters and of power readings on real boards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What came out of all trials; errors are shares of the true energy."""
+
+    trials: int
+    """Machines."""
+    window_s: float
+    """Length of each window."""
+    covered: float
+    """Share of intervals that hold the true energy."""
+    median_error: float
+    """Median of |error|."""
+    worst_error: float
+    """Largest |error|."""
+    half_width: float
+    """Median half width of the intervals."""
+    sampled_median_error: float
+    """Median of |error| of the integral of sampled power, for comparison."""
+    sampled_worst_error: float
+    """Largest |error| of that integral."""
+    refused: int
+    """Windows that got no number."""
+
+
+def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0) -> Coverage:
+    """Run the experiment: loads like an LLM's and ramps, counters and windows at any phase.
+
+    Raises:
+        UserError: there is no C compiler, or no pynvml.
+    """
+    outcomes = [_trial(seed + trial, window_s) for trial in range(trials)]
+    known = [(energy, true_j) for energy, true_j in outcomes if energy.gpu_energy_j is not None]
+    errors = np.array([abs(energy.gpu_energy_j - true_j) / true_j for energy, true_j in known if energy.gpu_energy_j])
+    halves = np.array([(energy.half_width_j or 0.0) / true_j for energy, true_j in known])
+    sampled = np.array([abs(energy.sampled_j - true_j) / true_j for energy, true_j in known if energy.sampled_j])
+    return Coverage(
+        trials=trials,
+        window_s=window_s,
+        covered=float(np.mean(errors <= halves)),
+        median_error=float(np.median(errors)),
+        worst_error=float(errors.max()),
+        half_width=float(np.median(halves)),
+        sampled_median_error=float(np.median(sampled)),
+        sampled_worst_error=float(sampled.max()),
+        refused=sum(energy.status is EnergyStatus.INVALID for energy, _ in outcomes),
+    )
+
+
+def _trial(seed: int, window_s: float) -> tuple[power.Energy, float]:
+    """One machine and one window: what was measured, and the truth."""
+    random = np.random.default_rng(seed)
+    counter_s, power_s = random.uniform(*RENEWED_EVERY_S, size=2)
+    start_s = random.uniform(*WINDOW_FROM_S)
+    end_s = start_s + window_s
+    board = replace(
+        BOARD,
+        knots=_load(random, seed, start_s, window_s),
+        counter_period_s=counter_s,
+        counter_phase_s=random.uniform(0, counter_s),
+        power_period_s=power_s,
+        power_phase_s=random.uniform(0, power_s),
+    )
+    with load(Script(boards=(board,))) as machine, power.open_meters((uuid(0),), rapl_root=NO_RAPL) as meters:
+        instruments = meters.learn(machine.clock, machine.sleep)
+        machine.set_time(WORK_FROM_S - 0.5)
+        samples = record(machine, meters.meters, end_s + MARGIN_S - machine.clock(), seed=seed)
+        return power.integrate(samples, start_s, end_s, instruments), machine.true_energy_j(0, start_s, end_s)
+
+
+def _load(random: np.random.Generator, seed: int, start_s: float, window_s: float) -> Knots:
+    """A server's power; in one trial of five a ramp over the window and beyond it, up or down."""
+    if seed % 5 == 4:
+        low_w, high_w = random.uniform(100, 300), random.uniform(400, 690)
+        ends_w = (low_w, high_w) if random.random() < 0.5 else (high_w, low_w)
+        return loads.ramp(*ends_w, start_s - random.uniform(0, 1), window_s + random.uniform(0, 2))
+    return loads.llm_like(seed=seed, seconds=start_s + window_s, begin_s=WORK_FROM_S)
