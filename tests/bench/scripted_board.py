@@ -74,6 +74,11 @@ class ScriptedBoard:
         del samples
         return power.Energy(EnergyStatus.VALID, gpu_energy_j=self.until_j(end_s) - self.until_j(start_s))
 
+    def learn(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> Mapping[str, power.Instrument]:
+        """Nothing about it is worth a trial."""
+        del clock, sleep
+        return {}
+
     def close(self) -> None:
         """Nothing to release."""
 

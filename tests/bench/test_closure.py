@@ -282,6 +282,18 @@ def test_an_invalid_loop_gives_no_figure(monkeypatch):
     )
 
 
+def test_a_family_that_lacks_one_of_its_shapes_has_no_half_width(monkeypatch):
+    pretend_loops(monkeypatch.setattr, window_s=0.05)
+    monkeypatch.setattr(metering, "MARGIN_S", 0.02)
+    board = ScriptedBoard(50.0, LAW)
+    probes = worked((PROBES[1], replace(PROBES[4], prepare=cannot)), board)
+    found = closed(board, probes, window_of(board, probes), integrate=board.integrate)
+    assert [(term.term, term.half_width_j, term.loops) for term in found.terms] == [
+        ("static", None, 0), ("matmul", None, 1), ("rest", None, 0),
+    ]  # fmt: skip
+    assert found.remarks == ("matmul, mixed: out of GPU memory",)
+
+
 def test_a_probe_that_cannot_be_made_says_why(monkeypatch):
     pretend_loops(monkeypatch.setattr, window_s=0.05)
     probe = replace(PROBES[0], prepare=cannot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,18 +35,20 @@ def requests(isl: int, osl: int, vocabulary: int) -> Iterator[Request]:
         yield Request(index, rng.integers(0, vocabulary, isl, dtype=np.int32), 1 + (index * 37) % osl)
 
 
-def static_power_w(meters: power.Meters, clock: RunClock) -> float:
+def static_power_w(meters: power.Meters, instruments: power.Instruments, clock: RunClock) -> float:
     """Right after a run, while clocks are still up."""
     with power.Sampler(meters.meters, clock) as sampler:
         start_s = clock()
         time.sleep(STATIC_S)
         end_s = clock()
-    power_w = power.mean_power_w(sampler.samples, start_s + 0.6, end_s - 0.6)
+    power_w = power.mean_power_w(sampler.samples, start_s + 0.6, end_s - 0.6, instruments)
     assert power_w is not None
     return power_w
 
 
-def window_of(engine: NativeEngine, meters: power.Meters, clock: RunClock, concurrency: int) -> Measurement:
+def window_of(
+    engine: NativeEngine, meters: power.Meters, instruments: power.Instruments, clock: RunClock, concurrency: int
+) -> Measurement:
     """A window of a closed loop, with its board energy and static power."""
     vocabulary = 100_000
     start_s = clock() + RAMP_S
@@ -56,13 +59,13 @@ def window_of(engine: NativeEngine, meters: power.Meters, clock: RunClock, concu
             if event.at_s > end_s + TAIL_S:
                 break
         run.close()
-    energy = power.integrate(sampler.samples, start_s, end_s)
+    energy = power.integrate(sampler.samples, start_s, end_s, instruments)
     assert energy.gpu_energy_j is not None, energy.reasons
     ceilings = measure_ceilings("cuda", "bfloat16")
     return measurement(
         window_start_s=start_s,
         window_s=end_s - start_s,
-        gpu_static_power_w=static_power_w(meters, clock),
+        gpu_static_power_w=static_power_w(meters, instruments, clock),
         ceiling_flop_per_s=ceilings.flop_per_s,
         ceiling_memory_bytes_per_s=ceilings.memory_bytes_per_s,
         **energy_columns(energy),
@@ -82,11 +85,13 @@ def test_the_rest_is_at_most_a_tenth(model, concurrency, record_property):
     )  # fmt: skip
     clock = RunClock()
     with power.open_meters(engine.identity.gpu_uuids) as meters:
+        instruments = meters.learn(clock)
         try:
             engine.load(concurrency, 1024)
             engine.warm_up(list(itertools.islice(requests(512, 256, 100_000), concurrency)), concurrency, clock)
-            row = window_of(engine, meters, clock, concurrency)
-            found = measure(engine, meters, clock, row)
+            row = window_of(engine, meters, instruments, clock, concurrency)
+            integrate = partial(power.integrate, instruments=instruments)
+            found = measure(engine, meters, clock, row, integrate=integrate)
         finally:
             engine.close()
     for term in found.terms:
