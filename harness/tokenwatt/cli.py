@@ -61,14 +61,31 @@ def doctor(
             "is said in tokenwatt/power/virtual/virtual_nvml.h.",
         ),
     ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            min=1,
+            help="With --simulate: so many seeded GPUs instead, and how often an interval holds the truth.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is here, what is missing, and what to do about it."""
     from tokenwatt import doctor as room
-    from tokenwatt.terminal import outcomes_as_json, print_findings, print_outcomes
+    from tokenwatt.terminal import outcomes_as_json, print_coverage, print_findings, print_outcomes
 
-    if script is not None and not simulate:
-        raise UserError("--script says what to simulate, and nothing is simulated; add --simulate")
+    if (script is not None or trials is not None) and not simulate:
+        raise UserError("--script and --trials say what to simulate, and nothing is simulated; add --simulate")
+    if script is not None and trials is not None:
+        raise UserError("--trials has machines of its own and takes no --script; give one of the two")
+    if trials is not None:
+        experiments = room.coverage(trials)
+        if as_json:
+            typer.echo(json.dumps([asdict(experiment) for experiment in experiments], indent=2))
+        else:
+            print_coverage(experiments)
+        return
     if simulate:
         outcomes = room.simulate(script)
         if as_json:

@@ -67,6 +67,15 @@ def simulate(script: Path | None) -> list[virtual.Outcome]:
     return virtual.simulate() if script is None else [virtual.simulate_file(script)]
 
 
+def coverage(trials: int) -> list[virtual.Coverage]:
+    """The coverage experiment, for windows of 5 and of 20 s.
+
+    Raises:
+        UserError: there is no C compiler or no pynvml.
+    """
+    return [virtual.coverage(trials, window_s) for window_s in (5.0, 20.0)]
+
+
 def default_suite() -> str:
     """`gpu` where torch finds a GPU, else `cpu`."""
     return "gpu" if _has_gpu() else "cpu"

@@ -17,7 +17,7 @@ from tokenwatt import metrics, store
 from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
-from tokenwatt.power.virtual import Outcome
+from tokenwatt.power.virtual import Coverage, Outcome
 from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, Record, Status
 from tokenwatt.units import format_si
 
@@ -297,6 +297,31 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     console.print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} as they must be", highlight=False)
     for outcome in wrong:
         console.print(f"  {outcome.scenario}: {_must_be(outcome)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_coverage(experiments: Sequence[Coverage]) -> None:
+    """The coverage experiment: a line for each length of window."""
+    console = Console(width=MAX_WIDTH)
+    table = _table(
+        "window", "trials", "95 % interval\nholds the truth", "half width\nmedian", "error\nmedian", "error\nworst"
+    )
+    for column in ("sampled power\nmedian", "sampled power\nworst"):
+        table.add_column(column, justify="right", vertical="bottom", no_wrap=True)
+    for experiment in experiments:
+        shares = (
+            experiment.half_width,
+            experiment.median_error,
+            experiment.worst_error,
+            experiment.sampled_median_error,
+            experiment.sampled_worst_error,
+        )
+        table.add_row(
+            f"{experiment.window_s:.0f} s",
+            str(experiment.trials),
+            f"{100 * experiment.covered:.1f} %",
+            *(f"{100 * share:.3f} %" for share in shares),
+        )
+    console.print(table, highlight=False)
 
 
 def _must_be(outcome: Outcome) -> str:

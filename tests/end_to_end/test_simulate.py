@@ -45,9 +45,10 @@ def test_a_script_of_ones_own_is_measured_beside_the_truth(tokenwatt, tmp_path):
         ("foo = 1", ["--simulate"], "my.script: line 1: unknown key 'foo'; known: at clock"),
         ("boards = 0", ["--simulate"], "my.script: boards must be > 0, got 0; there is nothing to measure"),
         (None, ["--simulate"], "my.script: cannot be read"),
-        ("at = 0 1", [], "--script says what to simulate, and nothing is simulated; add --simulate"),
+        ("at = 0 1", [], "--script and --trials say what to simulate, and nothing is simulated; add --simulate"),
+        ("at = 0 1", ["--simulate", "--trials", "3"], "--trials has machines of its own and takes no --script"),
     ],
-    ids=["unknown key", "no board", "no file", "no simulation"],
+    ids=["unknown key", "no board", "no file", "no simulation", "script and trials"],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(tokenwatt, tmp_path, text, options, message):
     path = tmp_path / "my.script"
@@ -57,3 +58,11 @@ def test_wrong_input_is_one_line_and_exit_code_2(tokenwatt, tmp_path, text, opti
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert message in line
+
+
+def test_the_coverage_experiment_is_a_line_for_each_length_of_window(tokenwatt):
+    outcome = tokenwatt("doctor", "--simulate", "--trials", "10", "--json")
+    assert outcome.code == 0, outcome.err
+    assert [(row["trials"], row["window_s"]) for row in json.loads(outcome.out)] == [(10, 5.0), (10, 20.0)]
+    table = tokenwatt("doctor", "--simulate", "--trials", "3")
+    assert "holds the truth" in table.out
