@@ -246,6 +246,11 @@ def test_probes_wait_for_the_end_of_a_run(served):
     run.close()
 
 
+def test_an_engine_that_has_served_nothing_has_no_probes(tmp_path):
+    make("llama", tmp_path)
+    assert engine_of(tmp_path).probes(0.0, ALWAYS).refusal == "the engine has served nothing yet"
+
+
 def test_a_window_without_steps_has_no_probes(served):
     assert served.engine.probes(-2.0, -1.0).refusal == "no step of the engine ended in the window"
 

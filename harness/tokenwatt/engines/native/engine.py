@@ -162,7 +162,9 @@ class NativeEngine:
         loaded, serving = self._ready, self._serving
         if self._is_serving:
             raise EngineError("a run is under way; close it before its kernels are run one by one")
-        return Probes() if serving is None else probes_of(loaded, serving.log, start_s, end_s)
+        if serving is None:
+            return Probes(refusal="the engine has served nothing yet")
+        return probes_of(loaded, serving.log, start_s, end_s)
 
     def close(self) -> None:
         """Drop weights and cache."""
