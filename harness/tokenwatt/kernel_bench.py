@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from tokenwatt.bench import Observer
 from tokenwatt.clock import RunClock
 from tokenwatt.environment import describe, measure_ceilings
 from tokenwatt.errors import GateError, UserError, unknown_name
-from tokenwatt.record import EnergyStatus, Environment, KernelTiming, PowerRecord, Reason
+from tokenwatt.metered_loop import metered_loop
+from tokenwatt.record import Environment, KernelTiming, PowerRecord
 from tokenwatt.rows import energy_columns
 from tokenwatt_kernels import commands
 from tokenwatt_kernels.dtypes import DTYPES
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
     from tokenwatt_kernels.contests import Contest, Result
 
 DEFAULT_DTYPE = "bfloat16"
-MARGIN_S = 0.6
-"""A loop goes on so long on both sides of its window: ten readings each, which average a counter's lag to some 5 ms."""
-HOST_BOUND_SHARE = 0.95
-"""A host that spends more of the window than this on queueing may have kept the device waiting."""
 
 
 @dataclass(slots=True)
@@ -147,23 +145,16 @@ class _Bench:
 
     def _meter(self, function: Callable[[], object], median_s: float, place: dict[str, Any]) -> dict[str, Any]:
         """Columns of the energy of a loop of calls. A meter that fails spoils the energy, not the time."""
-        from tokenwatt_kernels import timing
-
         sampler = power.Sampler(self.meters.meters, self.clock)
+        integrate = partial(power.integrate, instruments=self.instruments)
         try:
-            with sampler:
-                loop = timing.loop(function, median_s, self.clock, margin_s=MARGIN_S)
-        except power.MeterError as error:
-            lost = power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-            return {**energy_columns(lost), "reasons": (str(error),)}
+            loop = metered_loop(function, median_s, sampler, self.clock, integrate)
         finally:
             self.run.power += [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples]
-        window_s = loop.end_s - loop.start_s
-        energy = power.integrate(sampler.samples, loop.start_s, loop.end_s, self.instruments)
-        if loop.queueing_s > HOST_BOUND_SHARE * window_s:
-            energy = energy.doubted(Reason.HOST_BOUND)
-        window = {"window_start_s": loop.start_s, "window_s": window_s, "window_calls": loop.calls}
-        return {**energy_columns(energy), **window}
+        columns = energy_columns(loop.energy)
+        if loop.failure is not None:
+            return {**columns, "reasons": (loop.failure,)}
+        return {**columns, "window_start_s": loop.start_s, "window_s": loop.window_s, "window_calls": loop.calls}
 
 
 def _timing_columns(contest: Contest, result: Result) -> dict[str, Any]:

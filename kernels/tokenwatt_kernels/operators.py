@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, Signature
 from types import NoneType
@@ -28,6 +29,26 @@ R = TypeVar("R")
 
 OPERATORS: dict[str, Any] = {}
 """Every operator of the modules that have been imported, by the name of its function."""
+
+Watcher = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Gets a function and its arguments, calls it, and gives back what it answers."""
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Within the block every call of an operator goes through `watcher`, so that somebody can tell which were made.
+
+    Calls that a compiler has taken up are not seen. One block at a time; it is that of the whole process.
+    """
+    if _watchers:
+        raise RuntimeError("operators are watched already; leave that block before the next begins")
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.clear()
 
 
 def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -54,7 +75,7 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if not torch.compiler.is_compiling():
-                return function(*args, **kwargs)
+                return _watchers[0](function, args, kwargs) if _watchers else function(*args, **kwargs)
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             return made(**_without_records(given.arguments, records))

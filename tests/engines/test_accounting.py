@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwatt.architecture import Architecture, DenseMlp, GroupedAttention, Layer, MixtureOfExperts, Rotary
-from tokenwatt.engines.native.accounting import FAMILIES, Accounting, StepLog, total
+from tokenwatt.engines.native.accounting import FAMILIES, Accounting, StepLog, StepShape, total
 from tokenwatt.engines.native.scheduler import Step
 from tokenwatt.engines.native.sequence import Sequence
 from tokenwatt.model_config import load_architecture
@@ -170,5 +170,8 @@ def test_a_chunk_that_does_not_end_a_prompt_reads_no_head():
 def test_a_log_adds_up_what_ended_in_a_stretch():
     log = StepLog()
     for at_s in (1.0, 2.0, 3.0):
-        log.note(at_s, tuple(Work(int(at_s), 10 * int(at_s)) for _ in FAMILIES))
+        works = tuple(Work(int(at_s), 10 * int(at_s)) for _ in FAMILIES)
+        log.note(at_s, works, StepShape.of(step(int(at_s) * [9], [(4, 6)], sampled=int(at_s))))
     assert log.between(1.0, 3.0) == dict.fromkeys(FAMILIES, Work(5, 50))  # those of 2 and 3
+    # The token of a step is in the context: 9 + 1 for each that decodes, 4 + 6 of the chunk.
+    assert log.shapes_between(1.0, 3.0) == [StepShape(2, 20, 1, 6, 10, 2), StepShape(3, 30, 1, 6, 10, 3)]

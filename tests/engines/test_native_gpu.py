@@ -12,9 +12,11 @@ from tests.engines.test_native_parity import prompts
 from transformers import PreTrainedModel
 
 from tokenwatt.engines.native.engine import NativeEngine
+from tokenwatt.engines.native.recording import Recording
 from tokenwatt.engines.native.serving import Serving
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request, Sampling
+from tokenwatt_kernels import timing
 
 pytestmark = pytest.mark.gpu
 
@@ -115,3 +117,34 @@ def test_sampled_tokens_do_not_depend_on_the_batch(tmp_path):
     together = tokens_of(engine, requests)
     for request in requests:
         assert tokens_of(engine, [request], 1)[request.index] == together[request.index]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mixtral", "gpt-oss", "deepseek-v3"])
+def test_probes_are_captured_and_change_no_token(family, tmp_path):
+    make(family, tmp_path)
+    engine = engine_of(tmp_path)
+    requests = prompts((5, 40, 17, 33, 8, 2), osl=24)
+    expected = tokens_of(engine, requests)
+    found = engine.probes(-1.0, 1.0)
+    assert {probe.family for probe in found.probes} >= {"attention", "matmul", "fused"}
+    for probe in found.probes:
+        recording = probe.prepare()
+        assert isinstance(recording, Recording)
+        launch = timing.in_one_launch(recording, 2)
+        # Where a capture fails, calls are queued one by one, and a loop would meter the host.
+        assert isinstance(getattr(launch, "__self__", None), torch.cuda.CUDAGraph), probe
+        launch()
+        torch.cuda.synchronize()
+    assert tokens_of(engine, requests) == expected
+
+
+def test_a_probe_that_decodes_has_the_rows_of_its_graph(tmp_path):
+    make("llama", tmp_path)
+    engine = engine_of(tmp_path, concurrency=12)
+    tokens_of(engine, prompts(tuple(range(5, 14)), osl=24), concurrency=9)
+    decodes = [probe for probe in engine.probes(-1.0, 1.0).probes if "chunk" not in probe.shape]
+    (product,) = (probe for probe in decodes if probe.family == "matmul")
+    recording = product.prepare()
+    assert isinstance(recording, Recording)
+    # Graphs of up to 12 have 1, 2, 4, 8 and 12 rows.
+    assert {len(call.args[0]) for call in recording.calls} <= {8, 12}

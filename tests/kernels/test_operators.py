@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import tokenwatt_kernels
-from tokenwatt_kernels.operators import OPERATORS, operator
+from tokenwatt_kernels.fused.norm.call import rms_norm
+from tokenwatt_kernels.operators import OPERATORS, operator, watched
 
 
 def _like_scaled(a: Tensor, bias: Tensor | None = None, *, factor: float = 2.0) -> Tensor:
@@ -85,3 +86,20 @@ def test_every_public_call_is_an_operator():
     for module, name in calls:
         assert callable(getattr(import_module(f"tokenwatt_kernels.{module}"), name))
     assert {name for _, name in calls} - COMPOSED <= set(OPERATORS)
+
+
+def test_calls_within_a_block_can_be_watched():
+    seen = []
+
+    def watch(function, args, kwargs):
+        seen.append((function.__name__, args, kwargs))
+        return function(*args, **kwargs)
+
+    x, weight = torch.ones(2, 4), torch.ones(4)
+    with watched(watch):
+        answer = rms_norm(x, weight, eps=0.0)
+        with pytest.raises(RuntimeError, match="operators are watched already"), watched(watch):
+            pass
+    rms_norm(x, weight)
+    assert [(name, kwargs) for name, _, kwargs in seen] == [("rms_norm", {"eps": 0.0})]
+    assert torch.equal(answer, x)

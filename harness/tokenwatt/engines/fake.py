@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock
-from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
+from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.spec import BenchSpec, Spec, validate
 from tokenwatt.workloads import Request
@@ -92,6 +92,10 @@ class FakeEngine:
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """It computes nothing."""
         return EngineReport()
+
+    def probes(self, start_s: float, end_s: float) -> Probes:
+        """It has no kernels."""
+        return Probes()
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from tokenwatt.clock import Clock
@@ -35,6 +35,43 @@ class EngineReport:
     """Bytes to and from memory that its steps could not avoid."""
     prefix_cache_hit_rate: float | None = None
     """Share of prompt tokens, since the run began, that were in the cache already."""
+
+
+Family = Literal["attention", "matmul", "moe", "fused"]
+"""A group of kernels whose energy is told apart; `fused` are norms, rotations, sampling and all that is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The kernels of one family in one step, which can be run again without the others."""
+
+    family: Family
+    shape: str
+    """What kind of step, for people."""
+    steps: float
+    """Steps of the stretch that this one stands for; 0 for one that was not in it, and only tells operations from
+    bytes."""
+    flop: float
+    """Operations of the family in the step."""
+    bytes: float
+    """Bytes of the family in the step."""
+    prepare: Callable[[], Callable[[], object]]
+    """Makes the call that runs the kernels once and, on a GPU, does not wait for them. It holds memory while it lives.
+
+    Raises EngineError where it cannot be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """A stretch of a run by kernel family, and probes of its typical steps; empty for an engine that has none."""
+
+    flop: Mapping[Family, float] = field(default_factory=dict)
+    """Operations of the stretch."""
+    bytes: Mapping[Family, float] = field(default_factory=dict)
+    """Bytes of the stretch."""
+    probes: tuple[Probe, ...] = ()
+    refusal: str = "this engine cannot run its kernel families one by one"
+    """Why there are no probes; empty where there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +138,16 @@ class Engine(Protocol):
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What it did for the tokens that came in (start_s, end_s] of the last `serve`."""
+        ...
+
+    def probes(self, start_s: float, end_s: float) -> Probes:
+        """The kernel families in the steps whose tokens came in (start_s, end_s] of the last `serve`, which is over.
+
+        Until the last call that a probe has made is dropped, the engine must not serve.
+
+        Raises:
+            EngineError: a run is under way.
+        """
         ...
 
     def close(self) -> None:

@@ -13,5 +13,6 @@ loading     from a spec to a model on a device: `weights` names the tensors, `ch
             says beforehand what they take, `requirements` what there are kernels for
 parallel    the share of a rank, `followers` the processes of the others
 accounting  what each step had to do
+probes      typical steps of a run, whose kernel families are run again one by one; `recording` catches their calls
 engine      all of it behind the protocol of engines; `options` are its settings
 """

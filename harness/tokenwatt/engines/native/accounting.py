@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tokenwatt.architecture import (
     MixtureOfExperts,
 )
 from tokenwatt.engines.native.scheduler import Step
+from tokenwatt.engines.protocol import Family
 from tokenwatt_kernels.fused.norm.problems import NormProblem, Scales
 from tokenwatt_kernels.fused.norm.work import work as norm_work
 from tokenwatt_kernels.fused.rope.problems import RopeProblem
@@ -34,8 +36,33 @@ from tokenwatt_kernels.matmul.problem import work as matmul_work
 from tokenwatt_kernels.work import Work
 
 INDEX_BYTES = 4
-FAMILIES = ("attention", "matmul", "moe", "fused")
+FAMILIES: tuple[Family, ...] = ("attention", "matmul", "moe", "fused")
 """Groups of kernels, in the order of a step's totals."""
+
+
+class StepShape(NamedTuple):
+    """What the work of a step depends on, summed over its sequences."""
+
+    decodes: int
+    decode_contexts: int
+    """Tokens that the sequences which decode have in the cache, those of the step included."""
+    chunks: int
+    chunk_tokens: int
+    chunk_contexts: int
+    """The same of the sequences whose prompt is computed."""
+    sampled: int
+    """Sequences that get an output token."""
+
+    @classmethod
+    def of(cls, step: Step) -> StepShape:
+        """The shape of a step."""
+        decodes = step.decodes
+        decode_contexts = int(step.starts[:decodes].sum()) + decodes
+        if not step.chunks:
+            return cls(decodes, decode_contexts, 0, 0, 0, decodes)
+        chunk_tokens = int(step.counts[decodes:].sum())
+        chunk_contexts = int(step.starts[decodes:].sum()) + chunk_tokens
+        return cls(decodes, decode_contexts, len(step.chunks), chunk_tokens, chunk_contexts, len(step.sequences))
 
 
 @dataclass(slots=True)
@@ -45,16 +72,22 @@ class StepLog:
     at_s: list[float] = field(default_factory=list)
     works: list[tuple[Work, ...]] = field(default_factory=list)
     """For each step a `Work` for each of FAMILIES."""
+    shapes: list[StepShape] = field(default_factory=list)
 
-    def note(self, at_s: float, works: tuple[Work, ...]) -> None:
+    def note(self, at_s: float, works: tuple[Work, ...], shape: StepShape) -> None:
         """A step is done."""
         self.at_s.append(at_s)
         self.works.append(works)
+        self.shapes.append(shape)
 
-    def between(self, start_s: float, end_s: float) -> dict[str, Work]:
+    def between(self, start_s: float, end_s: float) -> dict[Family, Work]:
         """The work of the steps whose tokens came in (start_s, end_s], by family."""
         inside = [works for at_s, works in zip(self.at_s, self.works, strict=True) if start_s < at_s <= end_s]
         return {family: total(works[place] for works in inside) for place, family in enumerate(FAMILIES)}
+
+    def shapes_between(self, start_s: float, end_s: float) -> list[StepShape]:
+        """The shapes of the same steps."""
+        return [shape for at_s, shape in zip(self.at_s, self.shapes, strict=True) if start_s < at_s <= end_s]
 
 
 def total(works: Iterable[Work]) -> Work:

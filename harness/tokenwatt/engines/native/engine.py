@@ -19,9 +19,10 @@ from tokenwatt.engines.native.hub import find_architecture, find_weights
 from tokenwatt.engines.native.loading import Loader
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.parallel import share_of
+from tokenwatt.engines.native.probes import probes_of
 from tokenwatt.engines.native.requirements import check_runs
 from tokenwatt.engines.native.serving import Loaded, Serving
-from tokenwatt.engines.protocol import EngineIdentity, EngineReport, TokenEvent
+from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
@@ -153,6 +154,18 @@ class NativeEngine:
         work = total(serving.log.between(start_s, end_s).values())
         hits = serving.scheduler.hits.rate if self._options.prefix_caching else None
         return EngineReport(work.flop, work.bytes, hits)
+
+    def probes(self, start_s: float, end_s: float) -> Probes:
+        """Typical steps among those whose tokens came in (start_s, end_s], whose families can be run one by one.
+
+        What the cache held is lost, which no run would have found: each begins with empty pages.
+        """
+        loaded, serving = self._ready, self._serving
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before its kernels are run one by one")
+        if serving is None:
+            return Probes(refusal="the engine has served nothing yet")
+        return probes_of(loaded, serving.log, start_s, end_s)
 
     def close(self) -> None:
         """Drop weights and cache."""

@@ -73,10 +73,14 @@ class DecodeGraphs:
         """Whether a graph holds so many."""
         return bool(self._graphs) and sequences <= self._sizes[-1]
 
+    def size_for(self, sequences: int) -> int:
+        """Rows of the graph that runs so many sequences."""
+        return next(size for size in self._sizes if size >= sequences)
+
     def replay(self, step: Step, stage: Stage) -> tuple[Batch, Tensor]:
         """Run a step without chunks; its batch, and logits [S, vocab_size] that the next replay overwrites."""
         assert self._logits is not None
-        graph = self._graphs[next(size for size in self._sizes if size >= step.decodes)]
+        graph = self._graphs[self.size_for(step.decodes)]
         host, _ = stage.fill(*decode_parts(step, self._table, self._page_size, graph.size))
         graph.buffer.copy_(host, non_blocking=True)
         graph.graph.replay()

@@ -9,27 +9,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Listed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenwatt.architecture import LatentAttention
-from tokenwatt.engines.native.batch import Batch, Stage, prepare
+from tokenwatt.engines.native.batch import Batch, Stage, decode_batch, decode_parts, prepare
 from tokenwatt.engines.native.graphs import DecodeGraphs
 from tokenwatt.engines.native.kv_cache import KvCache
 from tokenwatt.engines.native.model import Decoder
+from tokenwatt.engines.native.recording import Recording, recorded
 from tokenwatt.engines.native.sampling import sample
 from tokenwatt.engines.native.sampling_batch import SamplingBatch
 from tokenwatt.engines.native.scheduler import Step
 from tokenwatt.engines.native.sequence import Sequence
 from tokenwatt.engines.native.table import Table
+from tokenwatt.engines.protocol import Family
 
 STAGES = 2
 """Copies to the device that may be under way: a step is prepared while the one before runs, and the one before that is
 done, because `Serving` has waited for its tokens by then."""
 POLL_S = 50e-6
+PAGES_AT_ONCE = 256
+"""Pages that are filled together: few enough to need little memory beside the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,42 @@ class Runner:
         if not step.chunks and self._graphs.hold(step.decodes):
             batch, logits = self._graphs.replay(step, stage)
         else:
-            is_latent = isinstance(self._decoder.architecture.attention, LatentAttention)
-            batch = prepare(step, self._table, self._cache.page_size, stage, wants_contexts=is_latent)
+            batch = self._prepared(step, self._table, stage)
             logits = self._forward(batch)
         return Launched(step, *self._to_host(self._sample(step, batch, logits)))
+
+    @torch.inference_mode()
+    def record(self, step: Step, table: Table, family: Family) -> Recording:
+        """The kernels of one family in a step over sequences of another table, with the rows beside it of its graph.
+
+        Nothing else may be under way. The newest tokens are drawn anew, and the keys and values of the step stored.
+        """
+        stage = self._stages[-1]
+        if not step.chunks and self._graphs.hold(step.decodes):
+            size = self._graphs.size_for(step.decodes)
+            batch = decode_batch(stage.send(*decode_parts(step, table, self._cache.page_size, size)))
+            batch = replace(batch, sampled=batch.sampled[: step.decodes])
+        else:
+            batch = self._prepared(step, table, stage)
+        self._newest.random_(self._decoder.architecture.vocab_size)
+        self._sampling.of(step.sequences, self._device)  # made once for many steps, so no part of this one
+        with recorded(family) as recording:
+            logits = self._forward(batch)[: len(step.sequences)]
+            self._sample(step, batch, logits)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return recording
+
+    @torch.inference_mode()
+    def randomise(self, pages: int) -> None:
+        """Fill the first pages of the cache: of zeros a board would draw less power. What they held is lost."""
+        for kept in self._cache.layers:
+            for part in kept[:, :pages].split(PAGES_AT_ONCE, dim=1):
+                part.copy_(torch.randn(part.shape, dtype=self._decoder.embedding.dtype, device=self._device))
+
+    def _prepared(self, step: Step, table: Table, stage: Stage) -> Batch:
+        is_latent = isinstance(self._decoder.architecture.attention, LatentAttention)
+        return prepare(step, table, self._cache.page_size, stage, wants_contexts=is_latent)
 
     def _forward(self, batch: Batch) -> Tensor:
         decoding = self._newest.index_select(0, batch.rows[: batch.decodes])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tokenwatt.architecture import Architecture, LatentAttention
 from tokenwatt.clock import Clock
-from tokenwatt.engines.native.accounting import Accounting, StepLog
+from tokenwatt.engines.native.accounting import Accounting, StepLog, StepShape
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import PagePool, pages_for
 from tokenwatt.engines.native.runner import Launched, Runner
@@ -143,7 +143,7 @@ class Serving:
     def _outputs(self, launched: Launched, clock: Clock) -> list[Output]:
         step, tokens, at_s = launched.step, launched.tokens(self._check), clock()
         if self._loaded.accounting is not None:
-            self.log.note(at_s, self._loaded.accounting.of(step))
+            self.log.note(at_s, self._loaded.accounting.of(step), StepShape.of(step))
         outputs = []
         for sequence, token in zip(step.sequences, tokens, strict=True):
             if sequence.is_over:  # by a stop token, when this step was launched already
