@@ -126,7 +126,7 @@ def bench(
     from tokenwatt import bench as room
     from tokenwatt import doctor as examiner
     from tokenwatt.spec import SuiteSpec, load_toml
-    from tokenwatt.terminal import TerminalObserver, print_measurements, rows_as_json
+    from tokenwatt.terminal import TerminalObserver, print_closure, print_measurements, rows_as_json
     from tokenwatt.workloads import find_toml, library_folder
 
     if is_comparison and (power_caps is not None or not suites):
@@ -146,6 +146,7 @@ def bench(
         runs.append(run)
         if not as_json:
             print_measurements(run.measurements, f"{spec.name}: {run.folder}", run.results)
+            print_closure(run.measurements, run.closure, run.remarks)
     if as_json:
         typer.echo(json.dumps(rows_as_json([row for run in runs for row in run.measurements]), indent=2))
     if any(run.has_failed for run in runs):

@@ -49,6 +49,9 @@ class BenchSpec(Spec):
     """No further window of a point begins if all of them together would be longer than this, seconds."""
     phases: bool = False
     """Whether each point is followed by its prefill alone and by its decode alone."""
+    closure: bool = False
+    """Whether the energy of each point's last window is explained, by metering its kernel families one by one; takes up
+    to half a minute a point."""
     idle_s: float = Field(default=5.0, ge=0, le=3600)
     """How long power at rest is read: before the engine loads, after its warm-up and after its end, seconds; 0 skips
     all three."""
@@ -70,6 +73,8 @@ class SuiteSpec(Spec):
     """Name in the results."""
     description: str = ""
     """One sentence for the reader of the results."""
+    node_meter: str | None = None
+    """A meter of the whole machine: `ipmi`, `redfish:URL` or `csv:FILE`."""
     bench: tuple[BenchSpec, ...] = Field(min_length=1)
     """The benches, run in order."""
 

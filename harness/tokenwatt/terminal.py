@@ -20,7 +20,17 @@ from tokenwatt.doctor import Finding
 from tokenwatt.economics.scenario import FleetStudy, central_by_method
 from tokenwatt.perf_model.limits import LIMIT_COLUMNS, add_limits
 from tokenwatt.power.virtual import Coverage, Outcome
-from tokenwatt.record import EnergyStatus, KernelTiming, Measurement, MeteredRun, Reason, Record, Result, Status
+from tokenwatt.record import (
+    ClosureTerm,
+    EnergyStatus,
+    KernelTiming,
+    Measurement,
+    MeteredRun,
+    Reason,
+    Record,
+    Result,
+    Status,
+)
 from tokenwatt.units import format_si
 
 if TYPE_CHECKING:
@@ -137,6 +147,20 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
         lines.append("prefill: tokens/s and J/token are those of prompt tokens")
     for line in [*lines, *_comparisons(results)]:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_closure(rows: Sequence[Measurement], terms: Sequence[ClosureTerm], remarks: Sequence[str]) -> None:
+    """What the energy of explained windows went into, a line for each, and what could not be explained."""
+    console = Console(width=MAX_WIDTH)
+    by_row = {row.measurement_id: row for row in rows}
+    for measurement_id, group in groupby(terms, key=lambda term: term.measurement_id):
+        parts = {term.term: term.energy_j for term in group}
+        total_j, row = sum(parts.values()), by_row[measurement_id]
+        shares = ", ".join(f"{name} {100 * part_j / total_j:.1f} %" for name, part_j in parts.items())
+        line = f"  {row.workload} x{row.concurrency}: {format_si(total_j, 'J')} are {shares}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for remark in remarks:
+        console.print(f"  {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tokenwatt.bench.points import Point
 from tokenwatt.bench.run import Run
 from tokenwatt.bench.stopping import Stopping
 from tokenwatt.bench.subject import Subject
-from tokenwatt.bench.suite import Plan, new_run, plans_of
+from tokenwatt.bench.suite import Plan, new_run, node_meter_of, plans_of
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
 from tokenwatt.record import Measurement
@@ -30,6 +30,7 @@ SAME = (
     "max_windows",
     "budget_s",
     "phases",
+    "closure",
 )
 """What both sides must have in common, so that the ratio is that of the rest."""
 SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
@@ -49,10 +50,12 @@ def compare_suite(suite: SuiteSpec, results: Path, observer: Observer) -> Run:
     clock = RunClock()
     run = new_run(clock, results)
     with ExitStack() as meters:
+        node_meter = meters.enter_context(node_meter_of(suite, clock))
         sides = [
             Subject(
                 run, suite.name, plan.spec, plan.engine,
                 meters.enter_context(power.open_meters(plan.engine.identity.gpu_uuids)), clock, observer, side,
+                node_meter,
             )
             for side, plan in zip(SIDES, plans, strict=True)
         ]  # fmt: skip
@@ -80,8 +83,9 @@ def check_comparable(suite: SuiteSpec) -> None:
                 f"--compare needs the same {key} on both sides, "
                 f"got {getattr(first, key)!r} and {getattr(second, key)!r} in suite {suite.name!r}"
             )
-    if first.phases:
-        raise UserError(f"--compare measures no phases; take phases = true out of suite {suite.name!r}")
+    for key in ("phases", "closure"):
+        if getattr(first, key):
+            raise UserError(f"--compare measures no {key}; take {key} = true out of suite {suite.name!r}")
 
 
 def _load(sides: list[Subject], plans: list[Plan]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tokenwatt import store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.record import (
+    ClosureTerm,
     EnergyStatus,
     Measurement,
     PowerRecord,
@@ -36,6 +37,10 @@ class Run:
     """Of each run of an engine: as tables, because phases of minutes have 100,000 of them, and each save writes all."""
     power: list[pa.Table] = field(default_factory=list)
     """Readings of each run of an engine."""
+    closure: list[ClosureTerm] = field(default_factory=list)
+    """What the energy of some windows went into."""
+    remarks: list[str] = field(default_factory=list)
+    """What a person must know of it that no row says."""
     interval_widths: dict[str, float] = field(default_factory=dict)
     """Point -> the width of its interval that was asked for; 0 for none."""
 
@@ -86,6 +91,8 @@ class Run:
             table = pa.concat_tables([store.to_table([], kind), *parts])
             store.write_table(table, self.folder / f"{kind.grain}.parquet")
         store.write(self.results, Result, self.folder)
+        if self.closure:
+            store.write(self.closure, ClosureTerm, self.folder)
         store.write(self.measurements, Measurement, self.folder)
 
     @property

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
-from tokenwatt import power
+from tokenwatt import closure, power
 from tokenwatt.bench import decoding
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context
@@ -21,6 +22,7 @@ from tokenwatt.clock import RunClock
 from tokenwatt.engines.protocol import Engine
 from tokenwatt.environment import Ceilings, describe, measure_ceilings
 from tokenwatt.errors import EngineError
+from tokenwatt.power.external import NodeMeter
 from tokenwatt.record import Measurement, Reason, Status
 from tokenwatt.rows import MARGIN_S, Recording, row_of, row_without_numbers
 from tokenwatt.spec import BenchSpec
@@ -42,6 +44,8 @@ class Subject:
     clock: RunClock
     observer: Observer
     variant: Literal["A", "B"] | None = None
+    node_meter: NodeMeter | None = None
+    """Reads the whole machine meanwhile."""
     failure: str | None = None
     """Why the engine could not be loaded; every point then fails with it."""
     _instruments: power.Instruments = field(default_factory=dict)
@@ -80,8 +84,10 @@ class Subject:
         self._shared["gpu_static_power_w"] = self._resting_power_w("static power", SETTLE_S)
 
     def measure(self, point: Point) -> None:
-        """One point and, where they are asked for, its phases."""
+        """One point and, where they are asked for, what its energy went into, and its phases."""
         rows = self._measure(point)
+        if self.spec.closure and rows and rows[-1].status is Status.OK:
+            self._close(point, rows[-1])
         good = [row for row in rows if row.status is Status.OK and row.context and row.output_tokens]
         if not self.spec.phases or len(good) < len(rows):
             return
@@ -174,12 +180,38 @@ class Subject:
         count = recording.windows if ending is not None else max(1, recording.windows)
         report, min_window_s = self.engine.report, self.spec.min_window_s
         rows = [
-            row_of(asked | self._place(first + index, index), recording, index, report, min_window_s)
+            self._with_node(row_of(asked | self._place(first + index, index), recording, index, report, min_window_s))
             for index in range(count)
         ]
         if ending is not None:
             rows.append(row_without_numbers(asked | self._place(first + count, count), *ending))
         return rows
+
+    def _with_node(self, row: Measurement) -> Measurement:
+        """The row with the whole machine's energy, where a meter of it was asked for."""
+        if self.node_meter is None:
+            return row
+        if row.window_start_s is None or row.window_s is None:
+            return row.model_copy(update={"node_meter": self.node_meter.text})
+        energy = self.node_meter.energy(row.window_start_s, row.window_start_s + row.window_s)
+        said = None if energy.detail is None else f"{self.node_meter.text}: {energy.detail}"
+        columns = {
+            **energy.columns(self.node_meter.text),
+            "detail": "; ".join(filter(None, (row.detail, said))) or None,
+        }
+        return row.model_copy(update=columns)
+
+    def _close(self, point: Point, row: Measurement) -> None:
+        """Explain the energy of a window of the run that has just ended."""
+        integrate = partial(power.integrate, instruments=self._instruments, cap_w=point.cap_w)
+        self.observer.begin(f"closure, {point.label}", 0.0)
+        try:
+            found = closure.measure(self.engine, self.meters, self.clock, row, integrate=integrate)
+        finally:
+            self.observer.end(None)
+        self.run.closure += found.terms
+        self.run.remarks += [f"closure of {point.label}: {remark}" for remark in found.remarks]
+        self.run.save()
 
     def _warm_up(self, point: Point) -> None:
         if self._warm is not point:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from tokenwatt.bench.subject import Subject
 from tokenwatt.clock import RunClock
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.protocol import Engine
+from tokenwatt.power.external import NodeMeter, open_node_meter
 from tokenwatt.spec import BenchSpec, SuiteSpec
 
 
@@ -95,8 +96,8 @@ def run_suite(
     run = new_run(clock, results)
     for plan in plans:
         gpu_uuids = plan.engine.identity.gpu_uuids
-        with power.open_meters(gpu_uuids) as meters:
-            subject = Subject(run, suite.name, plan.spec, plan.engine, meters, clock, observer)
+        with power.open_meters(gpu_uuids) as meters, node_meter_of(suite, clock) as node_meter:
+            subject = Subject(run, suite.name, plan.spec, plan.engine, meters, clock, observer, node_meter=node_meter)
             with closing(plan.engine), _opened(open_caps, gpu_uuids, caps) as set_cap:
                 subject.rest()
                 subject.load(plan.points)
@@ -106,6 +107,15 @@ def run_suite(
                     subject.measure(point)
             subject.look_back()
     return run
+
+
+def node_meter_of(suite: SuiteSpec, clock: RunClock) -> AbstractContextManager[NodeMeter | None]:
+    """The meter of the whole machine that a suite asks for.
+
+    Raises:
+        UserError: there is no such meter, or it does not answer.
+    """
+    return nullcontext() if suite.node_meter is None else open_node_meter(suite.node_meter, clock)
 
 
 @contextmanager
