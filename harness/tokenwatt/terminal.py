@@ -514,4 +514,4 @@ def _notes(row: Measurement) -> str:
     head = [] if row.status is Status.OK else [f"{row.status}: {row.detail}" if row.detail else str(row.status)]
     unstable = ["not stable"] if row.is_stable is False else []
     remark = [row.detail] if row.status is Status.OK and row.detail else []
-    return ", ".join([*head, *unstable, *row.reasons, *row.energy_reasons, *remark])
+    return ", ".join(dict.fromkeys([*head, *unstable, *row.reasons, *row.energy_reasons, *remark]))

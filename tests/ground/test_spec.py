@@ -28,7 +28,10 @@ def test_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "windows_s = 3\n", "unknown key 'bench.0.windows_s'; allowed here: budget_s, concurrency, device"),
+        (
+            GOOD + "windows_s = 3\n",
+            "unknown key 'bench.0.windows_s'; allowed here: budget_s, closure, concurrency, device",
+        ),
         (GOOD.replace("[1]", "[0]"), "bench.0.concurrency.0: input should be greater than 0, got 0"),
         (GOOD.replace("[1]", '["1"]'), "bench.0.concurrency.0: input should be a valid integer, got '1'"),
         (GOOD.replace("[1]", "[true]"), "bench.0.concurrency.0: input should be a valid integer, got True"),
