@@ -89,6 +89,7 @@ class Reason(StrEnum):
     CAP_CHANGED = "cap_changed"
     THROTTLED = "throttled"
     HOST_BOUND = "host_bound"
+    CLIENT_BOUND = "client_bound"
     REQUESTS_REFUSED = "requests_refused"
 
 
@@ -312,6 +313,9 @@ class Measurement(MeteredWindow):
     """Same, 99th percentile."""
     e2el_median_s: Seconds | None = None
     """End-to-end latency, median over requests completed in the window."""
+    client_lag_p99_s: Seconds | None = None
+    """How long after its tokens appeared an event was taken note of, 99th percentile: whoever listens slowly makes the
+    engine look slow."""
 
     flop: Annotated[float, Unit("flop")] | None = None
     """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""

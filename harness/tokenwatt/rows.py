@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,8 @@ class Recording:
         return energy.doubted(Reason.POWER_DRIFTS) if _power_drifts(near, start_s, end_s) else energy
 
 
+MAX_CLIENT_LAG = 0.1
+"""Share of the time between two tokens of a request that taking note of one may lag, before speeds are the client's."""
 MARGIN_S = 2.0
 """Readings that far outside a window belong to it: the ticks of a counter are found from those around an edge.
 Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
@@ -90,6 +93,9 @@ def row_of(
     reasons = [*window.reasons]
     if Reason.POWER_DRIFTS in energy.reasons:
         reasons.append(Reason.POWER_DRIFTS)
+    lag_s = _client_lag_s(timeline, window)
+    if lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf):
+        reasons.append(Reason.CLIENT_BOUND)
     if latencies["e2el_median_s"] is None and timeline.phase != "decode":
         reasons.append(Reason.NO_REQUEST_COMPLETED)
     refused = [trace.refusal for trace in timeline.traces.values() if trace.refusal is not None]
@@ -106,6 +112,7 @@ def row_of(
         "running": window.running,
         **_tokens(timeline, window),
         **latencies,
+        "client_lag_p99_s": lag_s,
         **asdict(report(window.start_s, window.end_s)),
         "requests_refused": timeline.refused,
         **energy_columns(energy),
@@ -188,6 +195,10 @@ def _latencies(timeline: Timeline, window: Window) -> dict[str, float | None]:
         "tpot_p99_s": _quantile(tpot, 0.99),
         "e2el_median_s": _quantile(e2el, 0.5),
     }
+
+
+def _client_lag_s(timeline: Timeline, window: Window) -> float:
+    return float(np.quantile(timeline.lags[timeline.events(window.start_s, window.end_s)], 0.99))
 
 
 def _quantile(values: list[float], share: float) -> float | None:

@@ -64,6 +64,10 @@ def _doubles() -> array[float]:
     return array("d")
 
 
+def _floats() -> array[float]:
+    return array("f")
+
+
 def _ints() -> array[int]:
     return array("i")
 
@@ -72,7 +76,7 @@ def _ints() -> array[int]:
 class Timeline:
     """Everything that one run saw: requests as they were sent, tokens as they came.
 
-    Minutes at hundreds in flight are millions of tokens: 20 bytes each, in arrays that are searched, never walked.
+    Minutes at hundreds in flight are millions of tokens: 24 bytes each, in arrays that are searched, never walked.
     """
 
     concurrency: int
@@ -84,6 +88,8 @@ class Timeline:
     running: array[int] = field(default_factory=_ints)
     contexts: array[int] = field(default_factory=_ints)
     """Tokens before those of the event: the prompt, and the output so far."""
+    lags: array[float] = field(default_factory=_floats)
+    """How long after each event it was taken note of, seconds."""
     start_s: float | None = None
     """When C requests had produced their first token."""
     refused: int = 0
@@ -105,8 +111,8 @@ class Timeline:
             self.traces[request.index] = trace
             yield request
 
-    def record(self, event: TokenEvent) -> None:
-        """Take note of one event; events come in the order of their time."""
+    def record(self, event: TokenEvent, seen_s: float | None = None) -> None:
+        """Take note of one event at `seen_s` (None: at once); events come in the order of their time."""
         trace = self.traces[event.request_index]
         if event.refusal is not None:
             trace.refusal = event.refusal
@@ -124,6 +130,7 @@ class Timeline:
         self.token_times.append(event.at_s)
         self.token_counts.append(event.tokens)
         self.running.append(event.running)
+        self.lags.append(0.0 if seen_s is None else seen_s - event.at_s)
 
     def edge_after(self, start_s: float, limit_s: float) -> float | None:
         """The last token in (start, limit], with which a window that starts there ends; None without any."""

@@ -209,3 +209,31 @@ def test_caps_are_checked_before_anything_runs_and_restored_after_an_interrupt(c
     with pytest.raises(KeyboardInterrupt):
         run_suite(suite_of({}), tmp_path, Interrupting(1.0), (500.0,), lambda _: FakeCaps(calls))
     assert calls == ["restored", 500.0, "restored"]
+
+
+class SlowListener(Listener):
+    """Takes its time over each sign of progress."""
+
+    def __init__(self, clock, takes_s: float) -> None:
+        super().__init__()
+        self.clock, self.takes_s = clock, takes_s
+
+    def advance(self, elapsed_s: float) -> None:
+        self.clock.sleep(self.takes_s)
+
+
+@pytest.mark.parametrize(("takes_s", "is_bound"), [(0.0, False), (0.1, True)])
+def test_whoever_listens_slowly_is_not_taken_for_a_slow_engine(clock, tmp_path, takes_s: float, is_bound: bool):
+    run = run_suite(suite_of({"interval_width": 0.0}), tmp_path, SlowListener(clock, takes_s))
+    (row,) = run.measurements
+    # Progress is told every 0.2 s. Each time the next tokens, which come every 10 ms, wait for up to 100 ms.
+    assert row.client_lag_p99_s == pytest.approx(0.1 if is_bound else 0.0, abs=0.01)
+    assert (Reason.CLIENT_BOUND in row.reasons) == is_bound
+    assert row.is_stable is not is_bound
+
+
+def test_a_closure_that_cannot_be_made_is_said(clock, tmp_path):
+    run = run_suite(suite_of({"interval_width": 0.0, "closure": True}), tmp_path, Listener())
+    assert run.closure == []
+    assert run.remarks == ["closure of chat-smoke x4: the window has no trusted board energy: no_meter"]
+    assert not (tmp_path / "run" / "closure.parquet").exists()

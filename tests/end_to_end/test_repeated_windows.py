@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tokenwatt import store
 from tokenwatt.bench import subject
 from tokenwatt.power import virtual
 from tokenwatt.power.virtual.loads import constant
-from tokenwatt.record import PowerRecord, Result
+from tokenwatt.record import Measurement, PowerRecord, Result
 
 BENCH = """
 [[bench]]
@@ -136,3 +140,64 @@ def test_a_point_at_two_caps(tmp_path):
     # Board, when, watts: what was set, and at last what was found.
     set_w = [float(line.split()[2]) for line in (tmp_path / "limits").read_text().splitlines()]
     assert set_w[-3:] == [600.0, 500.0, 700.0]
+
+
+SWEEP = ["--power-caps", "600,500,400", "--allow-power-limit"]
+
+
+def test_sigterm_in_a_cap_sweep_keeps_the_rows_and_restores_the_limit(tmp_path):
+    limits = tmp_path / "limits"
+    board = virtual.Board(constant(300.0), limit_w=650.0, may_set_limit=True)
+    environment = virtual.temporary().environment(virtual.Script((board,), clock="monotonic", limit_file=limits))
+    results = tmp_path / "raw"
+    command = [sys.executable, "-m", "tokenwatt", "bench", suite(tmp_path, 0.01), "--results", str(results), *SWEEP]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(len(pd.read_parquet(file)) for file in results.rglob("measurements.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    rows = store.read(results, Measurement)
+    assert rows["status"].tolist()[0] == "ok"
+    assert rows["gpu_power_cap_w"].tolist()[0] == 600.0
+    # The file has a line for each limit that was set: board, time, watts.
+    set_w = [float(line.split()[2]) for line in limits.read_text().splitlines()]
+    assert set_w[-1] == 650.0
+    assert 600.0 in set_w
+
+
+def test_the_whole_machine_is_metered_beside_the_boards(tmp_path, tokenwatt):
+    """A meter writes 1000 W into a file ten times a second, by its own clock and in UTC, while the bench runs."""
+    log = tmp_path / "rack.csv"
+    log.write_text("timestamp,power_w\n")
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.wait(0.1):
+            with log.open("a") as file:
+                file.write(f"{datetime.now(UTC).isoformat()},1000\n")
+
+    path = Path(suite(tmp_path, 0.01))
+    path.write_text(path.read_text().replace('name = "s"', f'name = "s"\nnode_meter = "csv:{log}"'))
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
+    finally:
+        stop.set()
+        writer.join()
+    (row,) = json.loads(outcome.out)
+    assert (row["node_meter"], row["node_energy_status"]) == (f"csv:{log}", "valid"), outcome.err
+    assert row["node_energy_j"] == pytest.approx(1000.0 * row["window_s"], rel=0.01)
+
+
+def test_a_meter_that_does_not_exist_costs_nothing(tmp_path, tokenwatt):
+    path = Path(suite(tmp_path, 0.01))
+    path.write_text(path.read_text().replace('name = "s"', 'name = "s"\nnode_meter = "ipmy"'))
+    outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"))
+    assert outcome.code == 2
+    assert (
+        outcome.err.strip() == "tokenwatt: unknown node meter 'ipmy' (did you mean 'ipmi'?); known: csv, ipmi, redfish"
+    )

@@ -166,7 +166,7 @@ class Subject:
                 sampler,
                 closing(self.engine.serve(timeline.send(point.requests(), clock), concurrency, clock)) as events,
             ):
-                watch(events, recording, is_enough, self.observer.advance)
+                watch(events, recording, is_enough, self.observer.advance, clock)
         except power.MeterError as error:
             recording.meter_failure = str(error)
 

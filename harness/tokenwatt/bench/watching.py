@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tokenwatt.bench.observer import DISPLAY_PERIOD_S
+from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.rows import MARGIN_S, Recording
@@ -14,11 +15,16 @@ IsEnough = Callable[[Recording, float, float], bool]
 
 
 def watch(
-    events: Iterator[TokenEvent], recording: Recording, is_enough: IsEnough, advance: Callable[[float], None]
+    events: Iterator[TokenEvent],
+    recording: Recording,
+    is_enough: IsEnough,
+    advance: Callable[[float], None],
+    clock: Clock,
 ) -> None:
     """Record events until `is_enough` says so: windows follow each other, and the run goes on for a margin after each.
 
     advance: hears every now and then how many seconds have passed since the first window began.
+    clock: the run's, which tells how late an event is heard of.
 
     Raises:
         EngineError: request after request is refused.
@@ -26,7 +32,7 @@ def watch(
     timeline, wanted_s = recording.timeline, recording.wanted_s
     window_began_s, shown_s = None, 0.0
     for event in events:
-        timeline.record(event)
+        timeline.record(event, clock())
         if timeline.start_s is None:
             if event.refusal is not None and timeline.refused > timeline.concurrency:
                 raise EngineError(f"request after request is refused: {event.refusal}")

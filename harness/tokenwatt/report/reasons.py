@@ -36,7 +36,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.CAP_BELOW_DEFAULT: "the power limit is below the one that the board comes with",
     Reason.CAP_CHANGED: "the power limit changed in the window",
     Reason.THROTTLED: "heat, or hardware that protects itself, held the clocks back",
-    Reason.HOST_BOUND: "the client or the host was slower than the engine",
+    Reason.HOST_BOUND: "the host may have kept the device waiting",
+    Reason.CLIENT_BOUND: "tokens were taken note of late, so the speeds may be those of the listener",
     Reason.REQUESTS_REFUSED: "the engine would not serve some requests",
 }
 
