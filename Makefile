@@ -60,7 +60,7 @@ format: $(STAMP) ## rewrite the code in the house format
 schema: $(STAMP) ## write the data dictionary to results/README.md
 	@$(BIN)/tokenwatt data schema --write results/README.md
 
-silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel gate, kernel timings, the GPU suite
+silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel gate, kernel timings, energy, the GPU suite
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
 	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu -W default tests
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
@@ -70,6 +70,7 @@ silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel 
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench matmul moe --dtype float8_e4m3fn
 	for family in attention.decode matmul moe fused; do \
 	  PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench $$family || exit; done
+	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench energy
 	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu
 
 constraints: $(STAMP) ## pin what is installed now in constraints.txt

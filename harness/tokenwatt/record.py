@@ -172,7 +172,7 @@ class MeteredWindow(Environment):
     gpu_energy_j: Joules | None = None
     """Board energy over the window, summed over GPUs: the counter's where there is one, else the integral's."""
     gpu_energy_counter_j: Joules | None = None
-    """Same by the boards' energy counters, their lag behind the ticks averaged around the window's edges."""
+    """Same by the boards' energy counters, each edge interpolated between two of their ticks."""
     gpu_energy_sampled_j: Joules | None = None
     """Same by integrating sampled instantaneous power (trapezoid)."""
     gpu_energy_relative_difference: Ratio | None = None
@@ -313,9 +313,9 @@ class Measurement(MeteredWindow):
     """Same, 99th percentile."""
     e2el_median_s: Seconds | None = None
     """End-to-end latency, median over requests completed in the window."""
-    client_lag_p99_s: Seconds | None = None
-    """How long after its tokens appeared an event was taken note of, 99th percentile: whoever listens slowly makes the
-    engine look slow."""
+    client_lag_mean_s: Seconds | None = None
+    """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
+    the engine look slow."""
 
     flop: Annotated[float, Unit("flop")] | None = None
     """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""

@@ -15,6 +15,10 @@ from tokenwatt.engines.protocol import EngineReport
 from tokenwatt.record import EnergyStatus, Measurement, PowerSample, Reason, Status
 from tokenwatt.steady_state import Timeline, Window
 
+MARGIN_S = 2.0
+"""Readings that far outside a window belong to it: the ticks of a counter are found from those around an edge.
+Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
+
 
 @dataclass(slots=True)
 class Recording:
@@ -27,6 +31,8 @@ class Recording:
     """What was learnt of the boards."""
     cap_w: float | None = None
     """Power limit that was set on purpose on each board."""
+    margin_s: float = MARGIN_S
+    """The run goes on so long after each window."""
     samples: list[PowerSample] = field(default_factory=list)
     """Readings so far, oldest first."""
     windows: int = 0
@@ -45,9 +51,6 @@ class Recording:
 
 MAX_CLIENT_LAG = 0.1
 """Share of the time between two tokens of a request that taking note of one may lag, before speeds are the client's."""
-MARGIN_S = 2.0
-"""Readings that far outside a window belong to it: the ticks of a counter are found from those around an edge.
-Neighbouring windows share them, and they are stored with both, so that each row can be computed from its own."""
 
 
 def readings(samples: Sequence[PowerSample], start_s: float, end_s: float) -> list[PowerSample]:
@@ -112,7 +115,7 @@ def row_of(
         "running": window.running,
         **_tokens(timeline, window),
         **latencies,
-        "client_lag_p99_s": lag_s,
+        "client_lag_mean_s": lag_s,
         **asdict(report(window.start_s, window.end_s)),
         "requests_refused": timeline.refused,
         **energy_columns(energy),
@@ -198,7 +201,7 @@ def _latencies(timeline: Timeline, window: Window) -> dict[str, float | None]:
 
 
 def _client_lag_s(timeline: Timeline, window: Window) -> float:
-    return float(np.quantile(timeline.lags[timeline.events(window.start_s, window.end_s)], 0.99))
+    return float(np.mean(timeline.lags[timeline.events(window.start_s, window.end_s)]))
 
 
 def _quantile(values: list[float], share: float) -> float | None:

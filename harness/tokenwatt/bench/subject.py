@@ -239,7 +239,8 @@ class Subject:
     def _recording(self, point: Point) -> Recording:
         """An empty one, to be filled by a run of a point."""
         timeline = Timeline(point.concurrency, point.phase)
-        return Recording(timeline, point.window_s, self._instruments, point.cap_w)
+        margin_s = MARGIN_S if self.meters.meters else 0.0
+        return Recording(timeline, point.window_s, self._instruments, point.cap_w, margin_s)
 
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)

@@ -8,7 +8,7 @@ from tokenwatt.bench.observer import DISPLAY_PERIOD_S
 from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.errors import EngineError
-from tokenwatt.rows import MARGIN_S, Recording
+from tokenwatt.rows import Recording
 
 IsEnough = Callable[[Recording, float, float], bool]
 """Is asked once for each full window (start_s, end_s), as soon as the readings after it are there."""
@@ -39,7 +39,7 @@ def watch(
             continue
         if window_began_s is None:
             window_began_s = timeline.start_s
-        if event.at_s > window_began_s + wanted_s + MARGIN_S:
+        if event.at_s > window_began_s + wanted_s + recording.margin_s:
             end_s = timeline.edge_after(window_began_s, window_began_s + wanted_s)
             if end_s is None:  # silent for a whole window: there is none
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,10 @@ from tokenwatt.errors import UserError
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What this process is sent while a command runs is meant for the command, and for all of its process group."""
+
+
+LOOK_EVERY_S = 0.1
+"""The end of a command is seen at once; a stop, or a signal that another thread of this process was given, so late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +131,16 @@ def _lend(group_id: int) -> None:
 
 def _wait(pid: int, has_terminal: bool) -> int:
     """Exit code. A command that is stopped by Ctrl-Z stops this process as well, so that the shell comes back."""
-    while True:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            return os.waitstatus_to_exitcode(status)
-        if has_terminal:
-            os.tcsetpgrp(_stdin(), os.getpgrp())
-            os.kill(os.getpid(), signal.SIGSTOP)
-            _lend(pid)
+    ending = os.pidfd_open(pid)
+    try:
+        while True:
+            select.select([ending], [], [], LOOK_EVERY_S)
+            changed, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
+            if changed and not os.WIFSTOPPED(status):
+                return os.waitstatus_to_exitcode(status)
+            if changed and has_terminal:
+                os.tcsetpgrp(_stdin(), os.getpgrp())
+                os.kill(os.getpid(), signal.SIGSTOP)
+                _lend(pid)
+    finally:
+        os.close(ending)
