@@ -525,7 +525,7 @@ class PowerSample(Record):
     grain = "power"
 
     at_s: Seconds
-    """When the reading was taken, on the run's clock (middle of the calls for energy and power)."""
+    """When the energy counter, or whatever the meter has, was read, on the run's clock: the middle of the call."""
     source: str
     """GPU UUID, or `rapl:<package>`."""
     energy_j: Joules | None
@@ -542,6 +542,8 @@ class PowerSample(Record):
     """Enforced power limit."""
     throttle_reasons: tuple[str, ...] = ()
     """NVML reasons that hold clocks back at this moment."""
+    call_s: Seconds | None = None
+    """How long that call took, waiting for a processor included; null where it was not timed."""
     module_power_w: Watts | None = None
     """Instantaneous power of the module around the GPU (CPU and GPU of a Grace superchip); null where there is none."""
     other_processes: Count | None = None

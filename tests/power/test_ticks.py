@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwatt.power.instrument import Instrument, learn_periods, regular
+from tokenwatt.power.instrument import Instrument, QuickRead, learn_periods, regular
 from tokenwatt.power.series import cumulative, delay_s, longest_hold_s
 from tokenwatt.power.ticks import Counter, staircase
 
@@ -104,12 +104,15 @@ class Bench:
     def board(self, counter_s: float | None, power_s: float, call_s: float = 2e-4):
         """100 W; counter and power renewed so often (None: there is no counter)."""
 
-        def read() -> tuple[float | None, float | None]:
+        def energy_j() -> float | None:
             self.now_s += call_s
-            ticks = None if counter_s is None else np.floor(self.now_s / counter_s) * counter_s * 100.0
-            return ticks, 100.0 + np.floor(self.now_s / power_s) % 7
+            return None if counter_s is None else float(np.floor(self.now_s / counter_s) * counter_s * 100.0)
 
-        return read
+        def power_w() -> float:
+            self.now_s += call_s
+            return float(100.0 + np.floor(self.now_s / power_s) % 7)
+
+        return QuickRead(energy_j, power_w)
 
 
 def test_the_trial_finds_how_often_readings_are_renewed():

@@ -49,6 +49,7 @@ class _Readings:
     power_w: Series
     total_j: Series
     module_w: Series
+    call_s: Series
 
 
 def board_energy(samples: Sequence[PowerSample], start_s: float, end_s: float, instrument: Instrument) -> BoardEnergy:
@@ -58,6 +59,7 @@ def board_energy(samples: Sequence[PowerSample], start_s: float, end_s: float, i
         power_w=np.array([sample.power_w for sample in samples], dtype=np.float64),
         total_j=np.array([sample.energy_j for sample in samples], dtype=np.float64),
         module_w=np.array([sample.module_power_w for sample in samples], dtype=np.float64),
+        call_s=np.array([sample.call_s for sample in samples], dtype=np.float64),
     )
     if np.any(np.diff(readings.at_s) < 0):
         return _nothing(Reason.CLOCK_STEPPED_BACK)
@@ -65,7 +67,7 @@ def board_energy(samples: Sequence[PowerSample], start_s: float, end_s: float, i
     if reason is not None:
         return _nothing(reason)
     window = (start_s, end_s)
-    counter = counted(readings.at_s, readings.total_j, readings.power_w, *window, instrument)
+    counter = counted(readings.at_s, readings.total_j, readings.power_w, readings.call_s, *window, instrument)
     sampled = _sampled(readings.at_s, readings.power_w, *window, instrument)
     reasons = {reason for reason in (counter.reason, sampled.reason) if reason is not None}
     if sampled.energy_j is not None:
@@ -97,7 +99,9 @@ def _sampled(at_s: Series, power_w: Series, start_s: float, end_s: float, instru
     if reason is not None:
         return Reading(reason=reason)
     known_s, known_w = at_s[known], power_w[known]
-    sd_j = integral_sd(known_s, known_w, start_s, end_s, instrument.power_period_s or 0.0)
+    near = touching(known_s, start_s, end_s)
+    age_s = max(instrument.power_period_s or 0.0, longest_hold_s(known_s[near], known_w[near]))
+    sd_j = integral_sd(known_s, known_w, start_s, end_s, age_s)
     return Reading(integral(known_s, known_w, start_s, end_s), sd_j)
 
 

@@ -9,12 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 from tokenwatt.power.instrument import Instrument
-from tokenwatt.power.series import Series, has_gap, increase, is_bracketed, longest_hold_s, touching
-from tokenwatt.power.ticks import staircase
+from tokenwatt.power.series import Series, has_gap, increase, is_bracketed, longest_hold_s
+from tokenwatt.power.ticks import Counter, staircase
 from tokenwatt.record import Reason
 
 STUCK_PERIODS = 4.0
 """A counter that holds its value for longer than so many of its periods has stopped."""
+SLOW_CALLS, SLOW_CALL_S = 3.0, 1e-3
+"""A reading is slow if it takes so many times what it took in the trial and a millisecond more."""
 STUCK_SHARE = 0.5
 """The same as a share of the window, where the period is not known."""
 
@@ -42,7 +44,13 @@ def coverage(at_s: Series, start_s: float, end_s: float, missing: Reason) -> Rea
 
 
 def counted(
-    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, instrument: Instrument
+    at_s: Series,
+    total_j: Series,
+    power_w: Series,
+    call_s: Series,
+    start_s: float,
+    end_s: float,
+    instrument: Instrument,
 ) -> Reading:
     """Growth of a counter from `start_s` to `end_s`.
 
@@ -50,26 +58,31 @@ def counted(
         at_s: when it was read, increasing.
         total_j: what it said; nan where it did not answer.
         power_w: power at the same moments, nan where unknown; it only helps to find the ticks.
+        call_s: how long each reading of the counter took, nan where unknown.
         start_s: start of the window.
         end_s: end of the window.
         instrument: what the start-up trial found.
     """
     known = np.isfinite(total_j)
-    at_s, total_j, power_w = at_s[known], total_j[known], power_w[known]
+    at_s, total_j, power_w, call_s = at_s[known], total_j[known], power_w[known], call_s[known]
     reason = coverage(at_s, start_s, end_s, Reason.COUNTER_MISSING)
     if reason is not None:
         return Reading(reason=reason)
     since_reset = _between_resets(at_s, total_j, start_s, end_s)
     if since_reset is None:
         return Reading(reason=Reason.COUNTER_RESET)
-    at_s, total_j, power_w = at_s[since_reset], total_j[since_reset], power_w[since_reset]
-    near = touching(at_s, start_s, end_s)
-    hold_s = longest_hold_s(at_s[near], total_j[near])
+    at_s, total_j, power_w, call_s = at_s[since_reset], total_j[since_reset], power_w[since_reset], call_s[since_reset]
+    # The margins too: a counter that stopped at an edge is noticed by what follows.
+    hold_s = longest_hold_s(at_s, total_j)
     if hold_s > _longest_allowed_s(at_s, start_s, end_s, instrument):
         return Reading(reason=Reason.COUNTER_STUCK)
-    return _by_ticks(at_s, total_j, power_w, start_s, end_s, instrument) or _as_read(
-        at_s, total_j, start_s, end_s, hold_s
-    )
+    if instrument.counter is not None:
+        # One that took long, because this process had to wait for a processor, says a value and not when it was.
+        prompt = ~(call_s > SLOW_CALLS * instrument.counter.call_s + SLOW_CALL_S)
+        by_ticks = _by_ticks(at_s[prompt], total_j[prompt], power_w[prompt], start_s, end_s, instrument.counter)
+        if by_ticks is not None:
+            return by_ticks
+    return _as_read(at_s, total_j, start_s, end_s, hold_s)
 
 
 def _between_resets(at_s: Series, total_j: Series, start_s: float, end_s: float) -> slice | None:
@@ -89,15 +102,15 @@ def _longest_allowed_s(at_s: Series, start_s: float, end_s: float, instrument: I
 
 
 def _by_ticks(
-    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, instrument: Instrument
+    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, counter: Counter
 ) -> Reading | None:
     """Both edges interpolated between ticks; None where they cannot be found."""
-    if instrument.counter is None:
+    if not is_bracketed(at_s, start_s, end_s):
         return None
     mean_w = (total_j[-1] - total_j[0]) / (at_s[-1] - at_s[0])
     known = np.isfinite(power_w) & (power_w > 0)
     course_w = np.interp(at_s, at_s[known], power_w[known]) if known.sum() > 1 else np.full_like(at_s, mean_w)
-    ends = [staircase(at_s, total_j, course_w, edge_s, instrument.counter) for edge_s in (start_s, end_s)]
+    ends = [staircase(at_s, total_j, course_w, edge_s, counter) for edge_s in (start_s, end_s)]
     if ends[0] is None or ends[1] is None:
         return None
     (first_j, first_sd_j), (last_j, last_sd_j) = ends[0].at(start_s), ends[1].at(end_s)

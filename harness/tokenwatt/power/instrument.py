@@ -52,8 +52,12 @@ class _Trial:
     call_s: list[float]
 
 
-QuickRead = Callable[[], tuple[float | None, float | None]]
-"""Energy counter (J) and power (W) of one source, None where it has none."""
+@dataclass(frozen=True, slots=True)
+class QuickRead:
+    """The two readings of one source that are tried out; each is None where the source has none."""
+
+    energy_j: Callable[[], float | None]
+    power_w: Callable[[], float | None]
 
 
 def learn_periods(
@@ -65,12 +69,11 @@ def learn_periods(
     while clock() - begin_s < TRIAL_S:
         for source, read in sources.items():
             trial, before_s = trials[source], clock()
-            energy_j, power_w = read()
+            trial.energy_j.append(read.energy_j())
             after_s = clock()
+            trial.power_w.append(read.power_w())
             trial.at_s.append((before_s + after_s) / 2)
             trial.call_s.append(after_s - before_s)
-            trial.energy_j.append(energy_j)
-            trial.power_w.append(power_w)
         sleep(POLL_S)
     return {source: (_counter(trial), _power_period_s(trial)) for source, trial in trials.items()}
 

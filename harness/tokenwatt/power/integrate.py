@@ -18,8 +18,10 @@ from tokenwatt.record import EnergyStatus, PowerSample, Reason
 
 MIN_WINDOW_S = 2.0
 """Power readings may be averages over a second, and a board that was idle a second ago still shows it."""
+MAX_VALID_SHARE = 0.01
+"""An energy that is less certain than this (95 %) is doubted: results are to be repeatable within 2 %."""
 MAX_HALF_WIDTH_SHARE = 0.05
-"""An energy that is less certain than this (95 %) is no figure."""
+"""One that is less certain than this is no figure."""
 _INVALID = frozenset({Reason.METER_ERROR, Reason.CLOCK_STEPPED_BACK, Reason.WRONG_GPU_COUNT})
 """With these there are no joules, whatever an instrument says."""
 _ABSENT = frozenset({Reason.COUNTER_MISSING, Reason.POWER_MISSING})
@@ -108,7 +110,7 @@ def integrate(
     found |= doubts_about_state(inside, instruments, cap_w)
     if missing:
         found.add(Reason.WRONG_GPU_COUNT)
-    if end_s - start_s < MIN_WINDOW_S or _is_uncertain(energies):
+    if end_s - start_s < MIN_WINDOW_S or _is_uncertain(energies, MAX_VALID_SHARE):
         found.add(Reason.WINDOW_TOO_SHORT)
     status = _status(energies, found)
     verdict = Energy(
@@ -180,15 +182,15 @@ def _sd_j(energies: Sequence[BoardEnergy]) -> float:
     return math.hypot(*(energy.best.sd_j for energy in energies))
 
 
-def _is_uncertain(energies: Sequence[BoardEnergy]) -> bool:
-    """Whether the 95 % interval of the sum is too wide for a figure."""
+def _is_uncertain(energies: Sequence[BoardEnergy], share: float) -> bool:
+    """Whether half of the 95 % interval of the sum is wider than that share of it."""
     energy_j = total([energy.best.energy_j for energy in energies])
-    return energy_j is not None and HALF_WIDTH_SDS * _sd_j(energies) > MAX_HALF_WIDTH_SHARE * energy_j
+    return energy_j is not None and HALF_WIDTH_SDS * _sd_j(energies) > share * energy_j
 
 
 def _status(energies: Sequence[BoardEnergy], found: set[Reason]) -> EnergyStatus:
     silent = [energy for energy in energies if energy.best.energy_j is None]
-    if found & _INVALID or _is_uncertain(energies):
+    if found & _INVALID or _is_uncertain(energies, MAX_HALF_WIDTH_SHARE):
         return EnergyStatus.INVALID
     if not silent:
         return EnergyStatus.SUSPECT if found else EnergyStatus.VALID

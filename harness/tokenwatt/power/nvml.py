@@ -145,16 +145,18 @@ class NvmlMeter:
         get, nvml = self._driver.optional, self._driver.binding
         before_s = clock()
         energy_mj = get(f"energy counter of {uuid}", _ENERGY, handle)
+        after_s = clock()
         power_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_GPU)
-        at_s = (before_s + clock()) / 2
+        at_s, call_s = (before_s + after_s) / 2, after_s - before_s
         if not with_state:
-            return _sample(at_s, uuid, _scaled(energy_mj, _MILLI), _scaled(power_mw, _MILLI))
+            return _sample(at_s, call_s, uuid, _scaled(energy_mj, _MILLI), _scaled(power_mw, _MILLI))
         module_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_MODULE)
         pids = None if unmetered is None else self._pids(uuid, handle)
         return PowerSample(
             at_s=at_s,
             source=uuid,
             energy_j=_scaled(energy_mj, _MILLI),
+            call_s=call_s,
             power_w=_scaled(power_mw, _MILLI),
             sm_clock_hz=_scaled(get(f"SM clock of {uuid}", _CLOCK, handle, nvml.NVML_CLOCK_SM), _MEGA),
             memory_clock_hz=_scaled(get(f"memory clock of {uuid}", _CLOCK, handle, nvml.NVML_CLOCK_MEM), _MEGA),
@@ -169,12 +171,13 @@ class NvmlMeter:
     def _quick(self, uuid: str) -> QuickRead:
         handle, get, nvml = self._handles[uuid], self._driver.optional, self._driver.binding
 
-        def read() -> tuple[float | None, float | None]:
-            energy_mj = get(f"energy counter of {uuid}", _ENERGY, handle)
-            power_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_GPU)
-            return _scaled(energy_mj, _MILLI), _scaled(power_mw, _MILLI)
+        def energy_j() -> float | None:
+            return _scaled(get(f"energy counter of {uuid}", _ENERGY, handle), _MILLI)
 
-        return read
+        def power_w() -> float | None:
+            return _scaled(_instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_GPU), _MILLI)
+
+        return QuickRead(energy_j, power_w)
 
     def _pids(self, uuid: str, handle: Handle) -> list[int] | None:
         found = self._driver.optional(f"processes of {uuid}", _PROCESSES, handle)
@@ -224,10 +227,11 @@ def _instant_power_mw(driver: Driver, uuid: str, handle: Handle, scope: int) -> 
     return value.value.uiVal or None
 
 
-def _sample(at_s: float, source: str, energy_j: float | None, power_w: float | None) -> PowerSample:
+def _sample(at_s: float, call_s: float, source: str, energy_j: float | None, power_w: float | None) -> PowerSample:
     """A reading of energy and power alone."""
     return PowerSample(
         at_s=at_s,
+        call_s=call_s,
         source=source,
         energy_j=energy_j,
         power_w=power_w,

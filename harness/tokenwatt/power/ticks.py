@@ -32,6 +32,11 @@ AS_GOOD = 0.1
 """Phases whose misfit exceeds the best by less than this share of two ticks' energy cannot be told from it."""
 NEAR_TICK_S = 3e-4
 """A reading so near to a tick may have come on either side of it, even if the call itself takes no time."""
+JUMP_STEPS = 3.0
+"""A difference of power across a gap is a jump if it exceeds the median one so many times."""
+JUMP_ERROR = 0.1
+"""Standard deviation of a jump's joules, as a share of jump times gap: it may not be upright, nor its levels even. A
+straight line would be off by 1/4 in the middle."""
 MIDPOINT_TO_ANYWHERE = 0.6
 """Mean squared error of linear interpolation over a gap, to that at its middle: 0.53 for steps or slopes of power at a
 random place (1/90 by 1/48, and 1/120 by 1/64), 0.67 for white noise (1/6 by 1/4)."""
@@ -59,14 +64,30 @@ class Staircase:
     """How far a tick may lie from its place, one standard deviation."""
     between_sd_j: float
     """How far a straight line between two neighbours may be off at a random place, one standard deviation."""
+    usual_step_w: float
+    """Power before a gap and after it commonly differs by less than this."""
 
     def at(self, moment_s: float) -> tuple[float, float]:
-        """Joules at a moment and their standard deviation; the moment must lie within the ticks."""
-        after = int(np.clip(np.searchsorted(self.at_s, moment_s), 1, len(self.at_s) - 1))
-        span_s = self.at_s[after] - self.at_s[after - 1]
-        slope_w = (self.total_j[after] - self.total_j[after - 1]) / span_s
-        joules = self.total_j[after - 1] + slope_w * (moment_s - self.at_s[after - 1])
-        return float(joules), math.hypot(self.between_sd_j, slope_w * self.time_sd_s)
+        """Joules at a moment and their standard deviation; the moment must lie within the ticks.
+
+        Between two ticks power is taken to be even, unless it is another one before them than after them: then it
+        jumped in between, once, at the only moment that gives the joules of the gap. Edges of windows lie where power
+        jumps: a command begins to work, a burst of prefill ends.
+        """
+        gap = int(np.clip(np.searchsorted(self.at_s, moment_s) - 1, 0, len(self.at_s) - 2))
+        power_w = np.diff(self.total_j) / np.diff(self.at_s)
+        begin_s, end_s = self.at_s[gap], self.at_s[gap + 1]
+        before_w, after_w = power_w[max(gap - 1, 0)], power_w[min(gap + 1, len(power_w) - 1)]
+        jump_w = after_w - before_w
+        share = (after_w - power_w[gap]) / jump_w if abs(jump_w) > self.usual_step_w else -1.0
+        has_jump = 0.0 <= share <= 1.0
+        turn_s = begin_s + share * (end_s - begin_s) if has_jump else end_s
+        first_w, then_w = (before_w, after_w) if has_jump else (power_w[gap], power_w[gap])
+        joules = self.total_j[gap] + first_w * min(moment_s - begin_s, turn_s - begin_s)
+        joules += then_w * max(moment_s - turn_s, 0.0)
+        jump_sd_j = JUMP_ERROR * max(abs(jump_w) - self.usual_step_w, 0.0) * (end_s - begin_s)
+        time_sd_j = max(first_w, then_w) * self.time_sd_s
+        return float(joules), math.hypot(self.between_sd_j, jump_sd_j, time_sd_j)
 
 
 def staircase(at_s: Series, total_j: Series, power_w: Series, edge_s: float, counter: Counter) -> Staircase | None:
@@ -88,14 +109,15 @@ def staircase(at_s: Series, total_j: Series, power_w: Series, edge_s: float, cou
     flow_j *= (total_j[-1] - total_j[0]) / flow_j[-1]
     fit = _Fit(at_s - edge_s, total_j, flow_j)
     period_s, phase_s, phase_sd_s = fit.search(counter.period_s)
-    near_s = max(NEAR_TICK_S, counter.call_s, 3 * counter.jitter_s, 2 * phase_sd_s)
+    near_s = NEAR_TICK_S + counter.call_s + 3 * counter.jitter_s + 2 * phase_sd_s
     ticks = fit.assign(period_s, phase_s, near_s)
     _, first = np.unique(ticks, return_index=True)
     if len(first) < MIN_READINGS // 2:
         return None
     tick_s, tick_j = ticks[first] * period_s + phase_s, total_j[first]
     time_sd_s = math.hypot(phase_sd_s, counter.jitter_s, counter.call_s / math.sqrt(12))
-    return Staircase(edge_s + tick_s, tick_j, time_sd_s, _between_sd_j(tick_s, tick_j))
+    usual_step_w = _usual_step_w(tick_s, tick_j)
+    return Staircase(edge_s + tick_s, tick_j, time_sd_s, _between_sd_j(tick_s, tick_j, usual_step_w), usual_step_w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +174,19 @@ class _Fit:
         return self.total_j - np.interp(ticks * period_s + phase_s, self.since_s, self.flow_j)
 
 
-def _between_sd_j(tick_s: Series, tick_j: Series) -> float:
-    """How far a straight line between neighbouring ticks is off: by leaving ticks out, carried down to one gap.
+def _usual_step_w(tick_s: Series, tick_j: Series) -> float:
+    """Three times the median difference of power before and after a gap: more is a jump."""
+    power_w = np.diff(tick_j) / np.diff(tick_s)
+    return JUMP_STEPS * float(np.median(np.abs(power_w[2:] - power_w[:-2]))) if len(power_w) > 2 else math.inf
+
+
+def _between_sd_j(tick_s: Series, tick_j: Series, usual_step_w: float) -> float:
+    """How far a straight line between neighbouring ticks is off where power does not jump, by leaving ticks out.
 
     Leaving every second one out tells the error over two gaps, leaving out three of four the error over four; how much
     larger the latter is says how the error grows with the gap (power that jumps: by its cube, white noise: linearly).
     """
-    over_two, over_four = _left_out(tick_s, tick_j, 1), _left_out(tick_s, tick_j, 2)
+    over_two, over_four = (_left_out(tick_s, tick_j, each, usual_step_w) for each in (1, 2))
     if not len(over_two) or not len(over_four):
         return 0.0
     two, four = float(np.mean(over_two**2)), float(np.mean(over_four**2))
@@ -166,9 +194,10 @@ def _between_sd_j(tick_s: Series, tick_j: Series) -> float:
     return math.sqrt(MIDPOINT_TO_ANYWHERE * two / growth)
 
 
-def _left_out(tick_s: Series, tick_j: Series, each: int) -> Series:
-    """Errors of ticks interpolated between those `each` before and after them."""
+def _left_out(tick_s: Series, tick_j: Series, each: int, usual_step_w: float) -> Series:
+    """Errors of ticks interpolated between those `each` before and after them, where power is much the same."""
     before_s, here_s, after_s = tick_s[: -2 * each], tick_s[each:-each], tick_s[2 * each :]
     share = (here_s - before_s) / (after_s - before_s)
-    line_j = tick_j[: -2 * each] + share * (tick_j[2 * each :] - tick_j[: -2 * each])
-    return tick_j[each:-each] - line_j
+    before_j, here_j, after_j = tick_j[: -2 * each], tick_j[each:-each], tick_j[2 * each :]
+    step_w = (after_j - here_j) / (after_s - here_s) - (here_j - before_j) / (here_s - before_s)
+    return (here_j - before_j - share * (after_j - before_j))[np.abs(step_w) <= usual_step_w]

@@ -20,6 +20,8 @@ WORK_FROM_S = 3.0
 WINDOW_FROM_S = (5.5, 8.5)
 MARGIN_S = 2.0
 """Recorded after a window, as in a bench."""
+AT_EDGE_S = 0.05
+"""Work that a window is drawn around begins and ends so near to its edges, and rises and falls within as long."""
 RENEWED_EVERY_S = (0.02, 0.1)
 """Periods of counters and of power readings on real boards."""
 
@@ -49,7 +51,7 @@ class Coverage:
 
 
 def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0) -> Coverage:
-    """Run the experiment: loads like an LLM's and ramps, counters and windows at any phase.
+    """Run the experiment: loads like an LLM's, ramps, work that begins and ends with the window; counters at any phase.
 
     Raises:
         UserError: there is no C compiler, or no pynvml.
@@ -94,9 +96,13 @@ def _trial(seed: int, window_s: float) -> tuple[power.Energy, float]:
 
 
 def _load(random: np.random.Generator, seed: int, start_s: float, window_s: float) -> Knots:
-    """A server's power; in one trial of five a ramp over the window and beyond it, up or down."""
+    """A server's power; in one of five trials a ramp over the window, in one work that begins and ends at its edges."""
+    low_w, high_w = random.uniform(100, 300), random.uniform(400, 690)
     if seed % 5 == 4:
-        low_w, high_w = random.uniform(100, 300), random.uniform(400, 690)
         ends_w = (low_w, high_w) if random.random() < 0.5 else (high_w, low_w)
         return loads.ramp(*ends_w, start_s - random.uniform(0, 1), window_s + random.uniform(0, 2))
+    if seed % 5 == 3:
+        begin_s, end_s = start_s + random.uniform(0, AT_EDGE_S), start_s + window_s - random.uniform(0, AT_EDGE_S)
+        rise_s = random.uniform(0, AT_EDGE_S)
+        return ((begin_s, low_w), (begin_s + rise_s, high_w), (end_s, high_w), (end_s + rise_s, low_w))
     return loads.llm_like(seed=seed, seconds=start_s + window_s, begin_s=WORK_FROM_S)

@@ -119,6 +119,10 @@ def _healthy() -> Iterator[Scenario]:
 
 def _counter_faults() -> Iterator[Scenario]:
     yield Scenario("counter stuck from the middle on", (_hit(FaultKind.STUCK_COUNTER),), SUSPECT, Reason.COUNTER_STUCK)
+    late = Fault(FaultKind.STUCK_COUNTER, WINDOW_FROM_S + WINDOW_S - 0.05)
+    yield Scenario(
+        "counter stuck from the window's end on", (replace(BOARD, faults=(late,)),), SUSPECT, Reason.COUNTER_STUCK
+    )
     yield Scenario("counter starts again at 0", (_hit(FaultKind.COUNTER_RESET),), SUSPECT, Reason.COUNTER_RESET)
     yield Scenario("no counter", (replace(BOARD, no_counter=True),), SUSPECT, Reason.COUNTER_MISSING)
     high, doubt = replace(BOARD, counter_gain=GAIN), Reason.INSTRUMENTS_DISAGREE
