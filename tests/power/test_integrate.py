@@ -46,8 +46,8 @@ def test_integral_is_the_trapezoid_with_interpolated_edges():
     # The edge at 2.5 s cuts the ramp at 100.5 W: (100 + 100.5) / 2 * 0.5 = 50.125 J, and 150 J before it.
     energy = integrate(samples, 0.5, 2.5)
     assert energy.sampled_j == pytest.approx(200.125)
-    # The power jumped by 1 W at some moment of the second between two readings, or, since a reading was seen to hold
-    # for 2 s, of 2 s before: the trapezoid is off by 3 J times a number that is uniform from -1/2 to 1/2, whose standard
+    # The power jumped by 1 W at some moment of the second between two readings or, since a reading was seen to hold for
+    # 2 s, of 2 s before: the trapezoid is off by 3 J times a number that is uniform from -1/2 to 1/2, whose standard
     # deviation is 1 / sqrt(12).
     assert energy.half_width_j == pytest.approx(1.96 * 3 / 12**0.5)
 
