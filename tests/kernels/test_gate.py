@@ -33,7 +33,8 @@ def rows_of(run_python):
 def test_shipped_kernels_pass_in_the_interpreter(family, rows_of):
     verdicts = [row for row in rows_of(family) if "case" in row and row["case"].startswith(family)]
     assert [verdict for verdict in verdicts if verdict["status"] != "passed"] == []
-    assert {verdict["dtype"] for verdict in verdicts} == set(QUICK_DTYPES) & set(part(family, "problems").DTYPE_NAMES)
+    # Some cases have a dtype of their own beside those asked for.
+    assert {verdict["dtype"] for verdict in verdicts} >= set(QUICK_DTYPES) & set(part(family, "problems").DTYPE_NAMES)
 
 
 @pytest.mark.slow
