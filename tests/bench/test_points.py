@@ -12,6 +12,7 @@ from tokenwatt import store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.analysis.statistics import has_converged
 from tokenwatt.bench import run_suite
+from tokenwatt.bench.stopping import Stopping
 from tokenwatt.errors import UserError
 from tokenwatt.record import Measurement, Reason, RequestRecord, Result, Status
 
@@ -76,6 +77,13 @@ def test_a_budget_ends_the_windows(clock, tmp_path, limits, windows, is_known):
     assert results_by_quantity(run.results)["output_tokens_per_s"].has_converged is is_known
     # Rows are good windows all the same: only the result says that they are too few.
     assert {reason for row in run.measurements for reason in row.reasons} == set()
+
+
+@pytest.mark.parametrize(("open_j", "is_over"), [(0.04, True), (0.06, False)])
+def test_windows_that_agree_better_than_their_meters_can_tell_go_on(open_j, is_over):
+    # 2 J/token six times: 2 x 0.04 / sqrt(6) is 1.6 % of it, 2 x 0.06 / sqrt(6) 2.4 %; 2 % is asked for.
+    stopping = Stopping(suite_of({}).bench[0], 6.0, [2.0] * 6, [open_j] * 6, [50.0] * 6)
+    assert stopping.is_over is is_over
 
 
 def test_each_request_is_filed_once(clock, tmp_path):
