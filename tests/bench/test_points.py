@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 from tests.bench.instant_bench import Listener, suite_of, use_jumping_clock, write_workload
 
-from tokenwatt import store
+from tokenwatt import closure, power, store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.analysis.statistics import has_converged
-from tokenwatt.bench import run_suite
+from tokenwatt.bench import run_suite, subject
+from tokenwatt.bench.resting import Resting
 from tokenwatt.bench.stopping import Stopping
 from tokenwatt.errors import UserError
-from tokenwatt.record import Measurement, Reason, RequestRecord, Result, Status
+from tokenwatt.record import EnergyStatus, Measurement, Reason, RequestRecord, Result, Status
 
 
 @pytest.fixture
@@ -237,6 +239,31 @@ def test_whoever_listens_slowly_is_not_taken_for_a_slow_engine(clock, tmp_path, 
     assert (0.01 < (row.client_lag_mean_s or 0.0) < 0.03) == is_bound
     assert (Reason.CLIENT_BOUND in row.reasons) == is_bound
     assert row.is_stable is not is_bound
+
+
+def test_a_rest_has_the_half_width_that_its_energy_has():
+    # 600 J +- 3 J in 6 s.
+    energy = power.Energy(EnergyStatus.VALID, gpu_energy_j=600.0, half_width_j=3.0)
+    assert Resting.of(energy, 6.0) == Resting(100.0, 0.5)
+    assert Resting.of(power.Energy(EnergyStatus.INVALID), 6.0) is None
+
+
+def test_a_closure_is_told_how_well_static_power_is_known_and_tells_what_it_meters(clock, tmp_path, monkeypatch):
+    told = {}
+
+    def measure(*_: Any, on_progress: Callable[[str], None], **options: Any) -> closure.Closure:
+        told.update(options)
+        on_progress("energy of matmul, decode")
+        return closure.Closure(remarks=("nothing here",))
+
+    monkeypatch.setattr(closure, "measure", measure)
+    monkeypatch.setattr(subject, "resting_power", lambda *_: Resting(100.0, 0.5))
+    listener = Listener()
+    run = run_suite(suite_of({"interval_width": 0.0, "closure": True}), tmp_path, listener)
+    assert told["static_half_width_w"] == 0.5
+    assert run.measurements[0].gpu_static_power_w == 100.0
+    assert "closure, chat-smoke x4: energy of matmul, decode" in listener.labels
+    assert len(listener.ends) == len(listener.labels)
 
 
 def test_a_closure_that_cannot_be_made_is_said(clock, tmp_path):
