@@ -56,6 +56,10 @@ class EnergyStatus(StrEnum):
     NO_METER = "no_meter"
 
 
+WORST_FIRST = (EnergyStatus.INVALID, EnergyStatus.NO_METER, EnergyStatus.SUSPECT, EnergyStatus.VALID)
+"""What several windows are worth together is the first of these that one of them has."""
+
+
 class Reason(StrEnum):
     """Why a row is not `ok`, not stable, or its energy not `valid`: a closed list."""
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tokenwatt import metrics
 from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval, tail_interval
-from tokenwatt.record import EnergyStatus, Measurement, Phase, Result, Status
+from tokenwatt.record import WORST_FIRST, EnergyStatus, Measurement, Phase, Result, Status
 from tokenwatt.schema import unit_of
 
 DECIDING: dict[Phase, tuple[str, str]] = {
@@ -46,8 +46,6 @@ PER = {
     "gpu_power_w": "window_s",
 }
 """Quantity with energy -> the column that its joules are divided by."""
-
-WORST_FIRST = (EnergyStatus.INVALID, EnergyStatus.NO_METER, EnergyStatus.SUSPECT, EnergyStatus.VALID)
 
 COMPARED = ("output_tokens_per_s", "joules_per_output_token", "gpu_power_w", "ttft_median_s", "tpot_median_s")
 """Quantities whose ratio B / A is taken."""

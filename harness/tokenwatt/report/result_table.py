@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import ASKED, groups, names, with_point
-from tokenwatt.analysis.results import WORST_FIRST
+from tokenwatt.record import WORST_FIRST
 from tokenwatt.report.tables import NOTHING, amount, maybe, span
 
 
