@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import ClosureTerm, Measurement, PowerRecord, Result, Status
+from tokenwatt.record import ClosureTerm, EnergyStatus, Measurement, PowerRecord, Result, Status
 from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Request
 
@@ -74,6 +74,8 @@ def result(mean: float, low: float | None = None, high: float | None = None, **c
         "high": high,
         "method": None if low is None else "t",
         "has_converged": None,
+        "stable_windows": 5,
+        "energy_status": EnergyStatus.VALID,
     }
     return Result.model_validate({**columns, **changes})
 

@@ -31,7 +31,7 @@ from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import Engine, Family, Probe, Probes
 from tokenwatt.errors import EngineError
 from tokenwatt.metered_loop import Integrate, metered_loop
-from tokenwatt.record import ClosureTerm, Measurement
+from tokenwatt.record import ClosureTerm, Measurement, Reason
 
 MAX_CONDITION = 10.0
 """Where a small error of a loop could come back so many times larger in a figure, one of the two is set to zero. (The
@@ -54,6 +54,10 @@ class Observation:
     call_s: float
     half_width_j: float | None = None
     """Half of the 95 % interval of energy_j; None where it cannot be said."""
+    shape: str = ""
+    """Where the probe stands in the window, for people."""
+    doubts: tuple[Reason, ...] = ()
+    """Why the loop's energy is suspect; it counts all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +152,12 @@ class WindowEnergy:
     half_width_j: float | None
     window_s: float
     static_power_w: float
-    static_half_width_w: float = 0.0
-    """Half of the 95 % interval of static_power_w; 0 takes it as exact."""
+    static_half_width_w: float | None = 0.0
+    """Half of the 95 % interval of static_power_w; 0 takes it as exact, None leaves all terms without an interval."""
+
+    def static_slack_j(self, seconds: float) -> float | None:
+        """What so much time at static power leaves open."""
+        return None if self.static_half_width_w is None else self.static_half_width_w * seconds
 
 
 def close(
@@ -167,8 +175,8 @@ def close(
     in the rest for the time in which no kernel ran alone.
     """
     place = {"run_id": window.run_id, "measurement_id": window.measurement_id}
-    static_j, slack_w = window.static_power_w * window.window_s, window.static_half_width_w
-    terms = [ClosureTerm(**place, term="static", energy_j=static_j, half_width_j=slack_w * window.window_s or None)]
+    static_j, slack_j = window.static_power_w * window.window_s, window.static_slack_j(window.window_s)
+    terms = [ClosureTerm(**place, term="static", energy_j=static_j, half_width_j=slack_j or None)]
     halves, left_s, is_known = [window.half_width_j], window.window_s, True
     for family in _worked(flop, bytes_):
         figure = figures.get(family)
@@ -178,16 +186,17 @@ def close(
         energy_j = figure.energy_j(flop[family], bytes_[family])
         share = figure.relative_half_width
         halves.append(None if share is None else share * energy_j)
+        half_j = _together(halves[-1], window.static_slack_j(figure.busy_s))
         left_s -= figure.busy_s
         terms.append(
             ClosureTerm(
-                **place, term=family, energy_j=energy_j, half_width_j=_together(halves[-1], slack_w * figure.busy_s),
+                **place, term=family, energy_j=energy_j, half_width_j=half_j,
                 flop=flop[family], bytes=bytes_[family], joules_per_flop=figure.joules_per_flop,
                 joules_per_byte=figure.joules_per_byte, loops=figure.loops,
             )
         )  # fmt: skip
     rest_j = window.energy_j - sum(term.energy_j for term in terms)
-    rest_half_j = _together(*halves, slack_w * left_s) if is_known else None
+    rest_half_j = _together(*halves, window.static_slack_j(left_s)) if is_known else None
     return [*terms, ClosureTerm(**place, term="rest", energy_j=rest_j, half_width_j=rest_half_j)]
 
 
@@ -215,7 +224,7 @@ def measure(
     clock: Clock,
     row: Measurement,
     *,
-    static_half_width_w: float = 0.0,
+    static_half_width_w: float | None = 0.0,
     integrate: Integrate = power.integrate,
     on_progress: Callable[[str], None] = lambda label: None,
 ) -> Closure:
@@ -226,6 +235,7 @@ def measure(
     shapes failed, its other loops speak for all of its steps, and nobody can say how well: there is no half width.
 
     clock: the run's, which `row` was measured on.
+    static_half_width_w: half of the 95 % interval of the row's static power; None where it cannot be said.
     integrate: `power.integrate`, told what was learnt of the instruments, and a cap that was set on purpose.
     on_progress: is told what is metered next.
     """
@@ -252,11 +262,11 @@ def measure(
         family: replace(figure, relative_half_width=None) if family in failed else figure
         for family, figure in coefficients(observations, _balance(row)).items()
     }
-    remarks += _unmetered(probes, figures)
+    remarks += [*_doubtful(observations), *_unmetered(probes, figures)]
     return Closure(tuple(close(window, probes.flop, probes.bytes, figures)), tuple(remarks))
 
 
-def _explained(row: Measurement, static_half_width_w: float) -> tuple[WindowEnergy | None, str]:
+def _explained(row: Measurement, static_half_width_w: float | None) -> tuple[WindowEnergy | None, str]:
     """The window's energy, or why it cannot be explained."""
     if row.gpu_energy_j is None or row.window_s is None:
         return None, f"the window has no trusted board energy: {', '.join(row.energy_reasons) or row.energy_status}"
@@ -275,6 +285,18 @@ def _balance(row: Measurement) -> float | None:
     return flop_per_s / bytes_per_s if flop_per_s and bytes_per_s else None
 
 
+def _doubtful(observations: Iterable[Observation]) -> list[str]:
+    """Loops that count though their energy is suspect, a line for those with the same doubts."""
+    by_doubts: dict[tuple[Reason, ...], list[str]] = {}
+    for each in observations:
+        by_doubts.setdefault(each.doubts, []).append(f"{each.family}, {each.shape}")
+    return [
+        f"suspect ({', '.join(doubts)}), and counted: {'; '.join(loops)}"
+        for doubts, loops in by_doubts.items()
+        if doubts
+    ]
+
+
 def _unmetered(probes: Probes, figures: Iterable[Family]) -> list[str]:
     missing = set(_worked(probes.flop, probes.bytes)) - set(figures)
     return [f"{family} has no valid loop; its energy is in the rest" for family in sorted(missing)]
@@ -285,7 +307,8 @@ def meter_probe(
 ) -> Observation | str:
     """The energy of one call above static power, from a loop of two seconds; or why there is none.
 
-    An energy that is suspect counts, such as that of a loop held at the power limit; an invalid one does not.
+    An energy that is suspect counts, such as that of a loop held at the power limit, and says why; an invalid one does
+    not.
     """
     what = f"{probe.family}, {probe.shape}"
     try:
@@ -305,6 +328,8 @@ def meter_probe(
         energy_j=(energy_j - static_power_w * loop.window_s) / loop.calls,
         call_s=loop.window_s / loop.calls,
         half_width_j=None if half_width_j is None else half_width_j / loop.calls,
+        shape=probe.shape,
+        doubts=loop.energy.reasons,
     )
 
 

@@ -56,6 +56,10 @@ class EnergyStatus(StrEnum):
     NO_METER = "no_meter"
 
 
+WORST_FIRST = (EnergyStatus.INVALID, EnergyStatus.NO_METER, EnergyStatus.SUSPECT, EnergyStatus.VALID)
+"""What several windows are worth together is the first of these that one of them has."""
+
+
 class Reason(StrEnum):
     """Why a row is not `ok`, not stable, or its energy not `valid`: a closed list."""
 
@@ -430,13 +434,18 @@ class Result(Record):
     mean: Quantity
     """Mean over windows."""
     low: Quantity | None
-    """Lower end of the 95 % interval of that mean; null with fewer than two windows."""
+    """Lower end of the 95 % interval of that mean; null with fewer than two windows. With energy it allows for what
+    the meters leave open beside the spread of the windows."""
     high: Quantity | None
     """Upper end."""
     method: Literal["t", "bootstrap"] | None
     """How the interval was made."""
     has_converged: bool | None
     """Whether the interval reached the width that was asked for; null where none was asked for."""
+    stable_windows: Count
+    """Windows among those behind it that are stable; of a ratio, pairs of which both are."""
+    energy_status: EnergyStatus | None
+    """The worst verdict on the energy of those windows; null for a quantity without energy."""
 
 
 class ClosureTerm(Record):

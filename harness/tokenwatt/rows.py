@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenwatt import power, steady_state
 from tokenwatt.engines.protocol import EngineReport
-from tokenwatt.record import EnergyStatus, Measurement, PowerSample, Reason, Status
+from tokenwatt.record import Measurement, PowerSample, Reason, Status
 from tokenwatt.steady_state import Timeline, Window
 
 MARGIN_S = 2.0
@@ -43,9 +43,7 @@ class Recording:
     def energy(self, start_s: float, end_s: float) -> power.Energy:
         """Energy of a window with its verdict: a meter that failed before its end, or a drift of power, spoils it."""
         near = readings(self.samples, start_s, end_s)
-        if self.meter_failure is not None and (not near or near[-1].at_s < end_s):
-            return power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-        energy = power.integrate(near, start_s, end_s, self.instruments, self.cap_w)
+        energy = power.recorded_energy(near, start_s, end_s, self.instruments, self.cap_w, failure=self.meter_failure)
         return energy.doubted(Reason.POWER_DRIFTS) if _power_drifts(near, start_s, end_s) else energy
 
 
@@ -161,6 +159,7 @@ def energy_columns(energy: power.Energy) -> dict[str, Any]:
 
 
 def _power_drifts(samples: list[PowerSample], start_s: float, end_s: float) -> bool:
+    """Whether power has a slope; false where a board lacks readings for that test (`steady_state` says when)."""
     watts = power.binned_power_w(samples, start_s, end_s, steady_state.DRIFT_BINS)
     return watts is not None and steady_state.drifts(np.array(watts))
 

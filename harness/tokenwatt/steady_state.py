@@ -6,7 +6,11 @@ than C requests are in flight for good; the next one starts there. So windows fo
 lies on a token, and a window holds whole steps of the engine.
 
 A window is stable iff it is long enough, the mean running batch is at least 0.85 C, and neither token rate nor board
-power shows a slope beyond its noise. One in which no whole request began and ended has no TPOT and says so.
+power has a slope. A slope counts if it moves the rate by more than 4 % from the first tenth of the window to the last,
+and goes beyond the noise of those tenths: noise alone passes for one in 2 % of windows at most. Power is tested where
+every board has a reading in every tenth. Where one has none (no instantaneous power, or readings once a second and a
+window of a few), it is not tested, and only the energy's own reasons speak of it. A window in which no whole request
+began and ended has no TPOT and says so.
 
 A run of one phase alone is judged by the rules that can apply to it:
 
@@ -34,10 +38,11 @@ MIN_RUNNING_SHARE = 0.85
 """Mean running batch over C below which a window is not stable."""
 DRIFT_BINS = 10
 """Equal parts of the window whose token counts are tested for a slope."""
-DRIFT_SHARE = 0.10
-"""A slope counts if it moves the rate by more than this share over the window ..."""
+DRIFT_SHARE = 0.04
+"""A slope counts if it moves the rate by more than this share over the window. The mean of the window is half as far
+from what it is at an end, and joules per token are to be repeatable within 2 % ..."""
 DRIFT_T = 2.9
-"""... and its t value exceeds this: 1 % two-sided at eight degrees of freedom is 3.36, 2 % is 2.90."""
+"""... and if its t value exceeds this: 1 % two-sided at eight degrees of freedom is 3.36, 2 % is 2.90."""
 MIN_TOKENS_PER_BIN = 20
 """Fewer tokens in a bin than this say nothing about a slope."""
 
@@ -225,7 +230,7 @@ def _edges(timeline: Timeline, wanted_s: float, index: int) -> tuple[float, floa
 
 
 def drifts(values: np.ndarray) -> bool:
-    """Whether evenly spaced values have a slope that is both large (over 10 % end to end) and beyond their noise."""
+    """Whether evenly spaced values have a slope that is large (`DRIFT_SHARE` end to end) and beyond their noise."""
     x = np.arange(len(values)) - (len(values) - 1) / 2
     slope = float(x @ values / (x @ x))
     mean = float(values.mean())

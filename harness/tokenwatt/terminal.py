@@ -143,6 +143,8 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
         table.add_row(*point.cells(), *([str(len(point.rows))] if has_intervals else []))
     console.print(table)
     lines = [line for point in points for line in point.doubts()]
+    if any(is_doubtful(result) for point in points for result in point.results.values()):
+        lines.append("?: a suspect energy, or a window that is not stable, is in the mean")
     if any(point.first.phase == "prefill" for point in points):
         lines.append("prefill: tokens/s and J/token are those of prompt tokens")
     for line in [*lines, *_comparisons(results)]:
@@ -257,8 +259,15 @@ def _verdict(ratio: Result) -> str:
 
 
 def with_half_width(result: Result) -> str:
-    """A mean with half of its 95 % interval in percent, where it has one."""
-    return compact(result.mean) if result.low is None else f"{compact(result.mean)} {_width(result)}"
+    """A mean with half of its 95 % interval in percent, where it has one, and a mark where its windows are doubtful."""
+    text = compact(result.mean) if result.low is None else f"{compact(result.mean)} {_width(result)}"
+    return f"{text} ?" if is_doubtful(result) else text
+
+
+def is_doubtful(result: Result) -> bool:
+    """Whether one of the windows behind a quantity with energy has a suspect energy, or is not stable."""
+    has_energy = result.energy_status is not None
+    return has_energy and (result.energy_status is not EnergyStatus.VALID or result.stable_windows < result.windows)
 
 
 def _width(result: Result) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 from tests.bench.instant_bench import Listener, suite_of, use_jumping_clock, write_workload
 
-from tokenwatt import store
+from tokenwatt import closure, power, store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.analysis.statistics import has_converged
-from tokenwatt.bench import run_suite
+from tokenwatt.bench import run_suite, subject
+from tokenwatt.bench.resting import Resting
+from tokenwatt.bench.stopping import Stopping
 from tokenwatt.errors import UserError
-from tokenwatt.record import Measurement, Reason, RequestRecord, Result, Status
+from tokenwatt.record import EnergyStatus, Measurement, Reason, RequestRecord, Result, Status
 
 
 @pytest.fixture
@@ -76,6 +79,13 @@ def test_a_budget_ends_the_windows(clock, tmp_path, limits, windows, is_known):
     assert results_by_quantity(run.results)["output_tokens_per_s"].has_converged is is_known
     # Rows are good windows all the same: only the result says that they are too few.
     assert {reason for row in run.measurements for reason in row.reasons} == set()
+
+
+@pytest.mark.parametrize(("open_j", "is_over"), [(0.04, True), (0.06, False)])
+def test_windows_that_agree_better_than_their_meters_can_tell_go_on(open_j, is_over):
+    # 2 J/token six times: 2 x 0.04 / sqrt(6) is 1.6 % of it, 2 x 0.06 / sqrt(6) 2.4 %; 2 % is asked for.
+    stopping = Stopping(suite_of({}).bench[0], 6.0, [2.0] * 6, [open_j] * 6, [50.0] * 6)
+    assert stopping.is_over is is_over
 
 
 def test_each_request_is_filed_once(clock, tmp_path):
@@ -229,6 +239,31 @@ def test_whoever_listens_slowly_is_not_taken_for_a_slow_engine(clock, tmp_path, 
     assert (0.01 < (row.client_lag_mean_s or 0.0) < 0.03) == is_bound
     assert (Reason.CLIENT_BOUND in row.reasons) == is_bound
     assert row.is_stable is not is_bound
+
+
+def test_a_rest_has_the_half_width_that_its_energy_has():
+    # 600 J +- 3 J in 6 s.
+    energy = power.Energy(EnergyStatus.VALID, gpu_energy_j=600.0, half_width_j=3.0)
+    assert Resting.of(energy, 6.0) == Resting(100.0, 0.5)
+    assert Resting.of(power.Energy(EnergyStatus.INVALID), 6.0) is None
+
+
+def test_a_closure_is_told_how_well_static_power_is_known_and_tells_what_it_meters(clock, tmp_path, monkeypatch):
+    told = {}
+
+    def measure(*_: Any, on_progress: Callable[[str], None], **options: Any) -> closure.Closure:
+        told.update(options)
+        on_progress("energy of matmul, decode")
+        return closure.Closure(remarks=("nothing here",))
+
+    monkeypatch.setattr(closure, "measure", measure)
+    monkeypatch.setattr(subject, "resting_power", lambda *_: Resting(100.0, 0.5))
+    listener = Listener()
+    run = run_suite(suite_of({"interval_width": 0.0, "closure": True}), tmp_path, listener)
+    assert told["static_half_width_w"] == 0.5
+    assert run.measurements[0].gpu_static_power_w == 100.0
+    assert "closure, chat-smoke x4: energy of matmul, decode" in listener.labels
+    assert len(listener.ends) == len(listener.labels)
 
 
 def test_a_closure_that_cannot_be_made_is_said(clock, tmp_path):

@@ -43,11 +43,24 @@ def test_power_that_drifts_makes_the_energy_suspect():
     assert Reason.POWER_DRIFTS in energy.reasons
 
 
+def test_a_slow_rise_of_power_is_a_drift_too():
+    # 0.9 W/s over 20 s: 18 W of a mean of 312.6, 5.8 % from end to end and 5.2 % between the middles of the tenths.
+    assert recording(0.9).energy(4.0, 24.0).reasons == (Reason.POWER_DRIFTS,)
+    # 0.6 W/s: 12 W of 308.4, 3.5 % between the middles.
+    assert recording(0.6).energy(4.0, 24.0).reasons == ()
+
+
 def test_a_meter_that_died_later_leaves_the_windows_before_it():
     left = recording(0.0)
     left.meter_failure = "GPU-x is lost"
     assert left.energy(2.0, 24.0).status is EnergyStatus.VALID
     assert left.energy(24.0, 44.0).reasons == (Reason.METER_ERROR,)
+
+
+def test_without_any_reading_a_failed_meter_is_the_reason():
+    lost = power.recorded_energy([], 2.0, 24.0, failure="GPU-x is lost")
+    assert (lost.status, lost.reasons) == (EnergyStatus.INVALID, (Reason.METER_ERROR,))
+    assert power.recorded_energy([], 2.0, 24.0).status is EnergyStatus.NO_METER
 
 
 def test_readings_of_a_window_are_those_around_it():

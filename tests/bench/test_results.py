@@ -70,8 +70,54 @@ def test_pairs_are_those_of_the_same_window():
     assert (joules.mean, joules.windows, joules.low) == (pytest.approx((300 / 110) / 2.0), 1, None)
 
 
+def test_a_result_says_what_its_windows_were():
+    # Three windows, one of them unstable with a suspect energy, and one without energy.
+    suspect = {"energy_status": EnergyStatus.SUSPECT, "energy_reasons": (Reason.THROTTLED,), "is_stable": False}
+    lost = window(2, 100, None, energy_status=EnergyStatus.INVALID, is_stable=True)
+    found = results(window(0, 100, 200.0, is_stable=True), window(1, 100, 200.0, **suspect), lost)
+    joules, speed = found["joules_per_output_token"], found["output_tokens_per_s"]
+    assert (joules.windows, joules.stable_windows, joules.energy_status) == (2, 1, EnergyStatus.SUSPECT)
+    assert (speed.windows, speed.stable_windows, speed.energy_status) == (3, 2, None)
+    good = results(*(window(index, 100, 200.0, is_stable=True) for index in range(2)))["gpu_power_w"]
+    assert (good.stable_windows, good.energy_status) == (2, EnergyStatus.VALID)
+
+
+def test_what_the_meters_leave_open_is_in_the_interval():
+    # 200 J and 100 tokens in 2 s, six times, +- 6 J: 0.06 J/token over sqrt(6) = 0.02449; 3 W over sqrt(6) = 1.2247.
+    rows = [window(index, 100, 200.0, gpu_energy_half_width_j=6.0) for index in range(6)]
+    found = results(*rows, width=0.02)
+    joules = found["joules_per_output_token"]
+    assert joules.high == pytest.approx(2.02449, abs=1e-5)
+    assert joules.has_converged is False
+    assert found["gpu_power_w"].high == pytest.approx(101.2247, abs=1e-4)
+    assert found["output_tokens_per_s"].high == 50.0
+
+
+def test_a_pair_is_as_stable_as_both_of_its_windows():
+    # Relative half widths 3 % and 4 %: 5 % of each ratio, over sqrt(2) pairs exp(0.05 / 1.41421).
+    sides = {"A": {"point_id": "r/p0"}, "B": {"point_id": "r/p1"}}
+    rows = [
+        window(
+            index, 100, 200.0, variant=side, gpu_energy_half_width_j={"A": 6.0, "B": 8.0}[side],
+            is_stable=side == "A" or index == 0, **place,
+        )
+        for side, place in sides.items() for index in range(2)
+    ]  # fmt: skip
+    found = {each.quantity: each for each in results_of(store.to_table(rows, Measurement).to_pandas())}
+    joules, speed = found["B/A of joules_per_output_token"], found["B/A of output_tokens_per_s"]
+    assert (joules.stable_windows, joules.energy_status) == (1, EnergyStatus.VALID)
+    assert joules.high == pytest.approx(1.035987, abs=1e-5)
+    assert (speed.stable_windows, speed.energy_status, speed.high) == (1, None, 1.0)
+
+
+def test_the_tail_of_twenty_windows_is_resampled():
+    rows = [window(index, 100, None, ttft_p99_s=0.1 + 0.01 * (index % 3), ttft_median_s=0.1) for index in range(20)]
+    found = results(*rows)
+    assert (found["ttft_p99_s"].method, found["ttft_median_s"].method) == ("bootstrap", "t")
+
+
 def test_a_table_has_a_line_for_a_point_and_a_sign_for_its_width(capsys):
-    rows = [window(index, 100, 200.0 + index) for index in range(4)]
+    rows = [window(index, 100, 200.0 + index, is_stable=True) for index in range(4)]
     doubtful = window(4, 100, 202.0, is_stable=False, reasons=(Reason.POWER_DRIFTS,))
     table = store.to_table([*rows, doubtful], Measurement).to_pandas()
     print_measurements([*rows, doubtful], "title", results_of(table, 0.001))
@@ -79,13 +125,15 @@ def test_a_table_has_a_line_for_a_point_and_a_sign_for_its_width(capsys):
     assert printed.count("50.0") == 1  # tokens/s of all five windows
     # 2.00 to 2.03 J/token; mean 2.016.
     assert "2.02 ±" in printed
+    assert printed.count("?") == 2  # beside the interval, and what it means
     assert "w x1: not stable, power_drifts (1 of 5 windows)" in printed
     assert "w x1: not_converged: joules_per_output_token is known to ±" in printed
 
 
 def test_one_window_is_printed_as_before(capsys):
-    row = window(0, 100, 200.0)
+    row = window(0, 100, 200.0, is_stable=True)
     print_measurements([row], "title", results_of(store.to_table([row], Measurement).to_pandas()))
     printed = capsys.readouterr().out
     assert "±" not in printed
+    assert "?" not in printed
     assert "windows" not in printed

@@ -16,6 +16,7 @@ from tokenwatt.analysis.statistics import (
     has_converged,
     mean_interval,
     ratio_interval,
+    tail_interval,
 )
 
 VALUES = st.lists(st.floats(0.1, 100.0), min_size=2, max_size=30)
@@ -94,10 +95,46 @@ def test_between_one_value_and_all_of_them_count(values):
 
 def test_a_bootstrap_is_seeded_and_agrees_with_student_where_windows_are_many():
     values = np.random.default_rng(3).normal(10.0, 1.0, 60).tolist()
-    drawn, again = mean_interval(values, "bootstrap", seed=1), mean_interval(values, "bootstrap", seed=1)
+    drawn, again = tail_interval(values, seed=1), tail_interval(values, seed=1)
     assert (drawn.low, drawn.high, drawn.method) == (again.low, again.high, "bootstrap")
     assert drawn.relative_width == pytest.approx(mean_interval(values).relative_width, rel=0.1)
-    assert mean_interval([5.0, 5.0], "bootstrap").high == 5.0
+    assert tail_interval([5.0] * 30) == mean_interval([5.0] * 30)
+
+
+def test_tails_are_resampled_with_twenty_windows_or_more():
+    # Nineteen windows of 10 ms and one of 30 ms: the upper end lies farther from the mean than the lower one.
+    values = [0.010] * 10 + [0.030] + [0.010] * 9
+    assert tail_interval(values[1:]).method == "t"
+    drawn = tail_interval(values)
+    assert drawn.method == "bootstrap"
+    assert drawn.low is not None
+    assert drawn.high is not None
+    assert drawn.high - drawn.mean > 1.5 * (drawn.mean - drawn.low) > 0
+
+
+def test_neighbours_that_are_alike_widen_a_bootstrap_too():
+    # Two levels, one after the other, and the same values in turns, whose neighbours go apart.
+    after, turns = [1.0] * 12 + [2.0] * 12, [1.0, 2.0] * 12
+    assert tail_interval(after).relative_width > 3 * tail_interval(turns).relative_width
+
+
+def test_an_interval_is_not_narrower_than_what_the_meters_leave_open():
+    # Six windows of 2 J/token whose meters leave 0.03 and 0.04 open: root mean square 0.03536, over sqrt(6) 0.01443.
+    halves = [0.03, 0.04] * 3
+    agreed = mean_interval([2.0] * 6, halves)
+    assert agreed.high == pytest.approx(2.0 + 0.014434, abs=1e-5)
+    assert has_converged([2.0] * 6, 0.015, halves)
+    assert not has_converged([2.0] * 6, 0.014, halves)
+    # Beside a spread they add as squares: 0.36748 / 2 from the t-interval of test_the_t_interval_by_hand.
+    assert mean_interval([9.0, 11.0, 9.0, 11.0], [2.0] * 4).high == pytest.approx(
+        10 + math.hypot(1.8374, 1.0), rel=1e-4
+    )
+
+
+def test_a_ratio_is_not_narrower_than_what_the_meters_leave_open():
+    # Four pairs of ratio 2, each open by 2 %: exp(0.02 / sqrt(4)).
+    ratio = ratio_interval([2.0] * 4, [1.0] * 4, [0.02] * 4)
+    assert ratio.high == pytest.approx(2 * math.exp(0.01))
 
 
 def test_why_student_is_the_default():

@@ -94,7 +94,9 @@ def test_each_doubt_has_its_reason():
     ("values", "expected"),
     [
         ([100] * 10, False),
-        (list(range(100, 110)), False),  # 9 % end to end: below the 10 % that counts
+        (np.linspace(100, 103.9, 10), False),  # 3.9 of 102: 3.8 % end to end, below the 4 % that count
+        (np.linspace(100, 104.3, 10), True),  # 4.3 of 102.15: 4.2 %, no noise
+        (np.linspace(100, 109.5, 10), True),  # a ramp that was stable once
         (list(range(100, 150, 5)), True),  # 45 of a mean of 122, no noise
         ([100, 140, 90, 150, 95, 130, 105, 160, 80, 150], False),  # large steps, but no trend beyond them
         ([0] * 10, False),
@@ -102,6 +104,14 @@ def test_each_doubt_has_its_reason():
 )
 def test_drift_needs_a_large_slope_beyond_the_noise(values, expected):
     assert steady_state.drifts(np.array(values, dtype=float)) is expected
+
+
+@pytest.mark.parametrize("tokens_per_bin", [20, 100, 1000, 10000])
+def test_noise_alone_is_taken_for_a_drift_in_one_window_of_fifty_at_most(tokens_per_bin):
+    # Counts of independent tokens, 5000 windows: 2 % by the t value, 0.2 % of that by chance.
+    random = np.random.default_rng(2)
+    drifting = [steady_state.drifts(random.poisson(tokens_per_bin, 10).astype(float)) for _ in range(5000)]
+    assert np.mean(drifting) < 0.026
 
 
 def test_windows_follow_each_other_token_by_token():

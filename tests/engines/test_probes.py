@@ -231,7 +231,7 @@ def test_closure_finds_the_law_of_a_scripted_board(served, monkeypatch):
     )  # fmt: skip
     engine = cast("Engine", Drawing(served.engine, board))
     closure = measure(engine, board.meters, time.perf_counter, row, integrate=board.integrate)
-    assert closure.remarks == ()
+    assert all(remark.startswith("suspect (host_bound), and counted: ") for remark in closure.remarks)
     terms = {term.term: term for term in closure.terms}
     assert abs(terms["rest"].energy_j) <= 0.02 * explained
     assert terms["matmul"].joules_per_flop == pytest.approx(1e-6, rel=1e-3)

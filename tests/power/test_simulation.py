@@ -130,13 +130,21 @@ def outcomes() -> list[virtual.Outcome]:
 
 def test_healthy_boards_are_measured_within_half_a_percent(outcomes):
     healthy = [outcome for outcome in outcomes if outcome.must_be is EnergyStatus.VALID]
-    assert len(healthy) == 15
+    assert len(healthy) == 16
     assert [outcome.scenario for outcome in healthy if not outcome.is_right] == []
     assert max(abs(outcome.error) for outcome in healthy) <= 0.005
 
 
 def test_every_fault_gets_the_verdict_that_it_must(outcomes):
     assert [outcome.scenario for outcome in outcomes if not outcome.is_right] == []
+
+
+def test_a_board_that_is_lost_spoils_what_it_did_not_outlive(outcomes):
+    by_name = {outcome.scenario: outcome for outcome in outcomes}
+    in_it = by_name["GPU falls off the bus in the middle"]
+    assert (in_it.measured_j, in_it.reasons) == (None, (Reason.METER_ERROR,))
+    after = by_name["none: GPU falls off the bus a second after the window"]
+    assert (after.status, after.error) == (EnergyStatus.VALID, pytest.approx(0.0, abs=0.005))
 
 
 def test_the_true_energy_is_that_of_the_engines_boards(outcomes):

@@ -71,7 +71,9 @@ def test_phases_stand_side_by_side_with_their_intervals() -> None:
     points = {"mixed": "r/p0", "prefill": "r/p1", "decode": "r/p2"}
     rows = [measurement(measurement_id=point, point_id=point, phase=phase) for phase, point in points.items()]
     prefill = {"quantity": "prefill_joules_per_input_token", "phase": "prefill", "point_id": "r/p1", "windows": 6}
+    prefill |= {"stable_windows": 4, "energy_status": EnergyStatus.SUSPECT}
     decode = {"quantity": "decode_joules_per_output_token", "phase": "decode", "point_id": "r/p2", "windows": 1}
+    decode |= {"stable_windows": 1}
     results = [
         result(5000.0, 4950.0, 5050.0, quantity="output_tokens_per_s", unit="token/s"),
         result(0.2, 0.198, 0.202, has_converged=True),
@@ -80,10 +82,10 @@ def test_phases_stand_side_by_side_with_their_intervals() -> None:
         result(0.18, None, None, **decode),
     ]
     found = page(tables(*rows, results=results))
-    # In the order of the columns: tokens/s, gross, marginal, prefill, decode, windows, converged.
+    # In the order of the columns: tokens/s, gross, marginal, prefill, decode, windows, stable, energy, converged.
     assert (
         "5,000 4,950 to 5,050 200 mJ 198 to 202 mJ 150 mJ 148 to 152 mJ 21.0 mJ 20.5 to 21.5 mJ 180 mJ no interval"
-        " mixed 5, prefill 6, decode 1 yes"
+        " mixed 5, prefill 6, decode 1 mixed 5 of 5, prefill 4 of 6, decode 1 of 1 suspect yes"
     ) in found.text
     figure = energy_figure(
         result_table.result_figures(metrics.derive(frame(Measurement, *rows)), frame(Result, *results))
@@ -104,7 +106,7 @@ def test_phases_stand_side_by_side_with_their_intervals() -> None:
 def test_an_interval_that_stayed_too_wide_says_so() -> None:
     found = page(tables(measurement(), results=[result(0.2, 0.1, 0.3, has_converged=False)]))
     assert "100 to 300 mJ" in found.text
-    assert "mixed 5 no" in found.text
+    assert "mixed 5 mixed 5 of 5 valid no" in found.text
 
 
 def test_every_verdict_comes_with_its_reasons_in_words_and_the_state_of_the_boards() -> None:

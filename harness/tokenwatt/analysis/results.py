@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tokenwatt import metrics
-from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval
-from tokenwatt.record import Measurement, Phase, Result, Status
+from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval, tail_interval
+from tokenwatt.record import WORST_FIRST, EnergyStatus, Measurement, Phase, Result, Status
 from tokenwatt.schema import unit_of
 
 DECIDING: dict[Phase, tuple[str, str]] = {
@@ -28,9 +29,23 @@ QUANTITIES = (
     "decode_joules_per_output_token",
     "gpu_power_w",
     "ttft_median_s",
+    "ttft_p99_s",
     "tpot_median_s",
+    "tpot_p99_s",
 )
 """Columns and metrics that are averaged, where a point's windows have them."""
+
+TAILS = frozenset({"ttft_p99_s", "tpot_p99_s"})
+"""Those whose errors are not normal."""
+
+PER = {
+    "joules_per_output_token": "output_tokens",
+    "marginal_joules_per_output_token": "output_tokens",
+    "prefill_joules_per_input_token": "input_tokens",
+    "decode_joules_per_output_token": "output_tokens",
+    "gpu_power_w": "window_s",
+}
+"""Quantity with energy -> the column that its joules are divided by."""
 
 COMPARED = ("output_tokens_per_s", "joules_per_output_token", "gpu_power_w", "ttft_median_s", "tpot_median_s")
 """Quantities whose ratio B / A is taken."""
@@ -54,7 +69,8 @@ def results_of(measurements: pd.DataFrame, interval_width: float | None = None) 
     """Every quantity of every point, then the ratios of compared points.
 
     All windows with status `ok` count, and for energy those with joules: what a window found is no reason to leave it
-    out, or the mean would be one of chosen windows; its doubts stand in its row.
+    out, or the mean would be one of chosen windows. Its doubts stand in its row; the result says how many windows are
+    stable, and what the worst verdict on their energy is.
 
     Args:
         measurements: the `measurements` table, or rows of it.
@@ -82,11 +98,38 @@ def deciding_quantity(rows: pd.DataFrame) -> str:
 def _averages(rows: pd.DataFrame, width: float | None) -> Iterator[Result]:
     deciding = deciding_quantity(rows)
     for quantity in QUANTITIES:
-        values = rows[quantity].dropna().tolist()
-        if values:
+        counted = rows[rows[quantity].notna()]
+        if not counted.empty:
             # In a comparison it is the ratio whose width was asked for.
             asked = width if quantity == deciding and pd.isna(rows["variant"].iloc[0]) else None
-            yield _result(rows.iloc[0], quantity, _unit(quantity), mean_interval(values), asked)
+            trust = _Trust(int(_is_stable(counted).sum()), _worst_status(counted) if quantity in PER else None)
+            yield _result(rows.iloc[0], quantity, _unit(quantity), _interval(counted, quantity), asked, trust)
+
+
+def _interval(rows: pd.DataFrame, quantity: str) -> Interval:
+    """Of the mean of a quantity that all rows have."""
+    values = rows[quantity].tolist()
+    if quantity in TAILS:
+        return tail_interval(values)
+    open_j = rows["gpu_energy_half_width_j"]
+    return mean_interval(values, (open_j / rows[PER[quantity]]).dropna().tolist() if quantity in PER else ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What the windows of a result were found to be."""
+
+    stable_windows: int
+    energy_status: EnergyStatus | None
+
+
+def _is_stable(rows: pd.DataFrame) -> pd.Series:
+    return rows["is_stable"].eq(True)
+
+
+def _worst_status(rows: pd.DataFrame) -> EnergyStatus:
+    found = set(rows["energy_status"])
+    return next(status for status in WORST_FIRST if status in found)
 
 
 def _ratios(rows: pd.DataFrame, width: float | None) -> Iterator[Result]:
@@ -99,12 +142,22 @@ def _ratios(rows: pd.DataFrame, width: float | None) -> Iterator[Result]:
         pairs = pd.concat([sides["A"][quantity], sides["B"][quantity]], axis=1, keys=["A", "B"]).dropna()
         pairs = pairs[(pairs > 0).all(axis=1)]
         if len(pairs):
-            interval = ratio_interval(pairs["B"].tolist(), pairs["A"].tolist())
-            place = {**sides["B"].iloc[0], "variant": None}
-            yield _result(place, ratio_of(quantity), "1", interval, width if quantity == deciding else None)
+            paired = [sides[side].loc[pairs.index] for side in ("A", "B")]
+            is_stable = _is_stable(paired[0]) & _is_stable(paired[1])
+            status = _worst_status(pd.concat(paired)) if quantity in PER else None
+            shares = _open_shares(*paired) if quantity in PER else ()
+            interval = ratio_interval(pairs["B"].tolist(), pairs["A"].tolist(), shares)
+            place, asked = {**sides["B"].iloc[0], "variant": None}, width if quantity == deciding else None
+            yield _result(place, ratio_of(quantity), "1", interval, asked, _Trust(int(is_stable.sum()), status))
 
 
-def _result(place: Any, quantity: str, unit: str, interval: Interval, width: float | None) -> Result:
+def _open_shares(*sides: pd.DataFrame) -> list[float]:
+    """What the meters leave open of the ratio of each pair's joules, where both sides say it."""
+    squares = [(side["gpu_energy_half_width_j"] / side["gpu_energy_j"]) ** 2 for side in sides]
+    return (sum(squares[1:], squares[0]) ** 0.5).dropna().tolist()
+
+
+def _result(place: Any, quantity: str, unit: str, interval: Interval, width: float | None, trust: _Trust) -> Result:
     cap_w = place["gpu_power_cap_w"]
     return Result.model_validate(
         {
@@ -119,6 +172,8 @@ def _result(place: Any, quantity: str, unit: str, interval: Interval, width: flo
             "high": interval.high,
             "method": interval.method,
             "has_converged": None if width is None else interval.is_within(width),
+            "stable_windows": trust.stable_windows,
+            "energy_status": trust.energy_status,
         }
     )
 

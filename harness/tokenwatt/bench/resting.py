@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from tokenwatt import power
 from tokenwatt.bench.observer import Observer
@@ -13,7 +14,24 @@ SETTLE_S = 3.0
 takes a moment."""
 
 
-def resting_power_w(
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """Mean board power of a stretch of rest."""
+
+    power_w: float
+    half_width_w: float | None
+    """Half of its 95 % interval, from what the edges of the stretch leave open; None where it cannot be said."""
+
+    @classmethod
+    def of(cls, energy: power.Energy, length_s: float) -> Resting | None:
+        """From the energy of the stretch; None where that cannot be trusted."""
+        if energy.gpu_energy_j is None:
+            return None
+        half_j = energy.half_width_j
+        return cls(energy.gpu_energy_j / length_s, None if half_j is None else half_j / length_s)
+
+
+def resting_power(
     meters: power.Meters,
     instruments: power.Instruments,
     clock: Clock,
@@ -21,7 +39,7 @@ def resting_power_w(
     observer: Observer,
     label: str,
     settle_s: float = 0.0,
-) -> float | None:
+) -> Resting | None:
     """Mean board power over `length_s`, once `settle_s` have passed.
 
     None without a meter of a board, or where its energy cannot be trusted.
@@ -36,4 +54,4 @@ def resting_power_w(
             time.sleep(min(power.SAMPLING_PERIOD_S, length_s - elapsed_s))
             observer.advance(elapsed_s)
     observer.end(None)
-    return power.mean_power_w(sampler.samples, begin_s, begin_s + length_s, instruments)
+    return Resting.of(power.integrate(sampler.samples, begin_s, begin_s + length_s, instruments), length_s)

@@ -21,6 +21,8 @@ class Stopping:
     window_s: float
     joules_per_token: list[float] = field(default_factory=list)
     """Of the windows whose energy can be trusted; for prefill, of prompt tokens."""
+    open_joules_per_token: list[float] = field(default_factory=list)
+    """Half of the 95 % interval that the meters leave around each of these."""
     tokens_per_s: list[float] = field(default_factory=list)
     """Of every window."""
 
@@ -36,13 +38,17 @@ class Stopping:
         """Whether no further window is needed, or none may follow."""
         # A meter that is lost leaves a few joules, which would never become enough.
         has_energy = 2 * len(self.joules_per_token) > len(self.tokens_per_s)
-        deciding = self.joules_per_token if has_energy else self.tokens_per_s
-        return len(self.tokens_per_s) >= self.most or has_converged(deciding, self.spec.interval_width)
+        deciding, open_halves = self.tokens_per_s, list[float]()
+        if has_energy:
+            deciding, open_halves = self.joules_per_token, self.open_joules_per_token
+        return len(self.tokens_per_s) >= self.most or has_converged(deciding, self.spec.interval_width, open_halves)
 
     def note(self, recording: Recording, start_s: float, end_s: float) -> None:
         """Take in a full window."""
         tokens = work_tokens(recording.timeline, start_s, end_s)
         self.tokens_per_s.append(tokens / (end_s - start_s))
-        energy_j = recording.energy(start_s, end_s).gpu_energy_j
-        if energy_j is not None and tokens:
-            self.joules_per_token.append(energy_j / tokens)
+        energy = recording.energy(start_s, end_s)
+        if energy.gpu_energy_j is not None and tokens:
+            self.joules_per_token.append(energy.gpu_energy_j / tokens)
+            if energy.half_width_j is not None:
+                self.open_joules_per_token.append(energy.half_width_j / tokens)

@@ -14,7 +14,7 @@ from tokenwatt import closure, power
 from tokenwatt.bench import decoding
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context
-from tokenwatt.bench.resting import SETTLE_S, resting_power_w
+from tokenwatt.bench.resting import SETTLE_S, Resting, resting_power
 from tokenwatt.bench.run import Run
 from tokenwatt.bench.stopping import Stopping
 from tokenwatt.bench.watching import IsEnough, watch
@@ -51,6 +51,8 @@ class Subject:
     _instruments: power.Instruments = field(default_factory=dict)
     _shared: dict[str, Any] = field(default_factory=dict)
     """Columns that all rows have in common."""
+    _static: Resting | None = None
+    """The engine loaded and nothing running."""
     _first_row: int = 0
     _warm: Point | None = None
 
@@ -58,7 +60,7 @@ class Subject:
         """Before anything is loaded: what its meters are like, idle power, and what this machine is and can do."""
         self._first_row = len(self.run.measurements)
         self._instruments = self.meters.learn(self.clock)
-        self._shared["gpu_idle_power_w"] = self._resting_power_w("idle power")
+        self._shared["gpu_idle_power_w"] = _watts(self._resting_power("idle power"))
         identity = self.engine.identity
         ceilings: Ceilings | None = None
         if identity.dtype is not None:
@@ -81,7 +83,8 @@ class Subject:
             return
         finally:
             self.observer.end(None)
-        self._shared["gpu_static_power_w"] = self._resting_power_w("static power", SETTLE_S)
+        self._static = self._resting_power("static power", SETTLE_S)
+        self._shared["gpu_static_power_w"] = _watts(self._static)
 
     def measure(self, point: Point) -> None:
         """One point and, where they are asked for, what its energy went into, and its phases."""
@@ -109,7 +112,7 @@ class Subject:
         if not self.meters.scope or not self.spec.idle_s:
             return
         try:
-            after_w = self._resting_power_w("idle power, after", SETTLE_S)
+            after_w = _watts(self._resting_power("idle power, after", SETTLE_S))
         except power.MeterError:
             return
         rows = self.run.measurements
@@ -205,8 +208,17 @@ class Subject:
         """Explain the energy of a window of the run that has just ended."""
         integrate = partial(power.integrate, instruments=self._instruments, cap_w=point.cap_w)
         self.observer.begin(f"closure, {point.label}", 0.0)
+
+        def show(step: str) -> None:
+            self.observer.end(None)
+            self.observer.begin(f"closure, {point.label}: {step}", 0.0)
+
         try:
-            found = closure.measure(self.engine, self.meters, self.clock, row, integrate=integrate)
+            found = closure.measure(
+                self.engine, self.meters, self.clock, row,
+                static_half_width_w=self._static.half_width_w if self._static else None,
+                integrate=integrate, on_progress=show,
+            )  # fmt: skip
         finally:
             self.observer.end(None)
         self.run.closure += found.terms
@@ -245,8 +257,8 @@ class Subject:
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)
 
-    def _resting_power_w(self, label: str, settle_s: float = 0.0) -> float | None:
-        return resting_power_w(
+    def _resting_power(self, label: str, settle_s: float = 0.0) -> Resting | None:
+        return resting_power(
             self.meters, self._instruments, self.clock, self.spec.idle_s, self.observer, label, settle_s
         )
 
@@ -285,3 +297,8 @@ class Subject:
             "concurrency": point.concurrency,
             "power_scope": self.meters.scope,
         }
+
+
+def _watts(resting: Resting | None) -> float | None:
+    """The column of a stretch of rest."""
+    return None if resting is None else resting.power_w

@@ -10,6 +10,7 @@ from tokenwatt.power.integrate import Energy, binned_power_w, integrate, mean_po
 from tokenwatt.power.meter import Meter, MeterError, PowerScope
 from tokenwatt.power.nvml import Board, boards
 from tokenwatt.power.rapl import rapl_packages
+from tokenwatt.power.recorded import recorded_energy
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "mean_power_w",
     "open_meters",
     "rapl_packages",
+    "recorded_energy",
 ]

@@ -27,7 +27,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.COUNTER_STUCK: "the energy counter did not move while power was drawn",
     Reason.COUNTER_RESET: "the energy counter went back",
     Reason.POWER_MISSING: "the board tells no instantaneous power: the counter stands alone",
-    Reason.POWER_STUCK: "the power reading did not change at all",
+    Reason.POWER_STUCK: "the power reading stood still for longer than power does",
     Reason.TRAILING_AVERAGE: "the power reading is an average of the past, not that of the moment",
     Reason.MODULE_SCOPE: "the reading may hold the processor beside the GPU",
     Reason.MIG: "a GPU is cut in slices: its energy is that of all of them",

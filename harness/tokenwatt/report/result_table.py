@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import ASKED, groups, names, with_point
+from tokenwatt.record import WORST_FIRST
 from tokenwatt.report.tables import NOTHING, amount, maybe, span
 
 
@@ -63,6 +64,8 @@ def _result_row(rows: pd.DataFrame) -> dict[str, Any]:
         "name": rows["name"].iloc[0],
         "cells": [_interval_cell(by_figure.get(place), figure.symbol) for place, figure in enumerate(FIGURES)],
         "windows": ", ".join(f"{phase} {count}" for phase, count in counts.items()),
+        "stable": ", ".join(_stable(rows[rows["phase"] == phase], phase) for phase in phases),
+        "energy": _worst(rows["energy_status"]),
         "converged": _converged(rows["has_converged"]),
     }
 
@@ -73,6 +76,17 @@ def _interval_cell(row: Mapping[Any, Any] | None, symbol: str) -> dict[str, str]
     low, high = maybe(row["low"]), maybe(row["high"])
     ends = "no interval" if low is None or high is None else span(low, high, symbol)
     return {"mean": amount(row["mean"], symbol), "ends": ends}
+
+
+def _stable(rows: pd.DataFrame, phase: str) -> str:
+    """Of the quantity with the most windows, how many are stable."""
+    widest = rows.loc[rows["windows"].idxmax()]
+    return f"{phase} {widest['stable_windows']} of {widest['windows']}"
+
+
+def _worst(statuses: pd.Series) -> str:
+    """The worst verdict among those of a point's quantities."""
+    return next((str(status) for status in WORST_FIRST if status in set(statuses)), "no energy")
 
 
 def _converged(flags: pd.Series) -> str:

@@ -59,7 +59,7 @@ def test_rows_are_placed_by_time_of_day(tmp_path, zone, form, options):
     clock = run_clock()
     path = log(tmp_path / "rack.csv", clock, zone, form=form)
     with open_node_meter(f"csv:{path}{options}", clock) as meter:
-        columns = meter.columns(5.25, 20.5)
+        columns = meter.energy(5.25, 25.75).columns(meter.text)
     assert columns == {
         "node_meter": f"csv:{path}{options}",
         "node_energy_j": pytest.approx(250 * 20.5),
@@ -154,9 +154,11 @@ HEAD = "timestamp,power_w\n2026-01-01T00:00:00Z,250\n"
             "",
             "line 3: timestamp must be ISO 8601 with an offset, or epoch seconds; ",
         ),
-        (HEAD + "2026-01-01T00:00:01Z,n/a\n", "", "line 3: power_w must be a number >= 0, got 'n/a'"),
-        (HEAD + "2026-01-01T00:00:01Z\n", "", "line 3: power_w must be a number >= 0, got ''"),
-        (HEAD + "2026-01-01T00:00:01Z,-5\n", "", "line 3: power_w must be a number >= 0, got '-5'"),
+        (HEAD + "2026-01-01T00:00:01Z,n/a\n", "", "line 3: power_w must be a number > 0, got 'n/a'"),
+        (HEAD + "2026-01-01T00:00:01Z\n", "", "line 3: power_w must be a number > 0, got ''"),
+        (HEAD + "2026-01-01T00:00:01Z,-5\n", "", "line 3: power_w must be a number > 0, got '-5'"),
+        (HEAD + "2026-01-01T00:00:01Z,0\n", "", "line 3: power_w must be a number > 0, got '0'"),
+        (HEAD + "2026-01-01T00:00:01Z,inf\n", "", "line 3: power_w must be a number > 0, got 'inf'"),
         (HEAD + "yesterday,250\n", "?offset_s=0", "line 3: timestamp must be a time, got 'yesterday'"),
         (HEAD + "2026-01-01T00:00:01Z,250,7\n", "", "not a CSV table"),
         (

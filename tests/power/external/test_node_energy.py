@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenwatt.power.external.energy import Readings, node_energy, zone_shift_s
+from tokenwatt.power.external.energy import Readings, is_power, node_energy, zone_shift_s
 from tokenwatt.record import EnergyStatus, Reason
 
 SECONDS = np.arange(0.0, 61.0)
@@ -83,6 +85,64 @@ def test_few_readings_are_doubted():
     energy = node_energy(Readings(at_s, power_w=np.full(12, 100.0)), 11.0, 50.0)
     assert (energy.status, energy.reasons) == (EnergyStatus.SUSPECT, (Reason.WINDOW_TOO_SHORT,))
     assert energy.energy_j == pytest.approx(3900.0)
+
+
+def polled(period_s: float, watts: Callable[[float], float]) -> Readings:
+    """A BMC that renews its power every `period_s` and is asked each second for two minutes."""
+    renewed_s = period_s * np.floor(np.arange(121.0) / period_s)
+    return Readings.of_polls([(float(at), watts(renewed)) for at, renewed in enumerate(renewed_s.tolist())])
+
+
+@pytest.mark.parametrize(
+    ("start_s", "reason", "detail"),
+    [
+        (61.0, Reason.POWER_STUCK, "the meter's power was renewed 0 times in the window"),
+        (75.0, Reason.WINDOW_TOO_SHORT, "the meter's power was renewed once in the window"),
+    ],
+)
+def test_a_bmc_that_renews_twice_a_minute_gives_no_joules_of_twenty_seconds(start_s, reason, detail):
+    # Work begins at 61 s and draws 4000 W instead of 1000 W: the answer of 60 s says 20 kJ where the truth is 80 kJ.
+    energy = node_energy(polled(30.0, lambda at_s: 1000.0 if at_s < 61 else 4000.0), start_s, start_s + 20.0)
+    assert (energy.energy_j, energy.status, energy.reasons) == (None, EnergyStatus.INVALID, (reason,))
+    assert energy.detail == detail
+
+
+def test_renewals_of_a_polled_power_are_counted_as_those_of_a_counter_are():
+    # Every 5 s: 8 renewals in 40 s, though there are 40 answers.
+    few = node_energy(polled(5.0, lambda at_s: 1000.0 + at_s), 11.0, 51.0)
+    assert (few.status, few.reasons) == (EnergyStatus.SUSPECT, (Reason.WINDOW_TOO_SHORT,))
+    assert few.detail == "8 renewals of the meter in the window, 10 are wanted"
+    # 16 in 80 s, each of which leaves an edge open by a sixteenth of it.
+    enough = node_energy(polled(5.0, lambda at_s: 1000.0 + at_s), 11.0, 91.0)
+    assert (enough.status, enough.reasons) == (EnergyStatus.VALID, ())
+
+
+def test_a_polled_power_that_stops_changing_is_doubted():
+    # It changes each second until 30 s and never again: 20 renewals in the window, 20 s at one value.
+    stuck = node_energy(polled(1.0, lambda at_s: 1000.0 + min(at_s, 30.0)), 10.5, 50.5)
+    assert (stuck.status, stuck.reasons) == (EnergyStatus.SUSPECT, (Reason.POWER_STUCK,))
+    assert stuck.detail == "the meter gives one and the same power for 20.5 s"
+
+
+def test_whole_watts_that_repeat_now_and_then_are_good():
+    # Pairs of equal answers: 20 renewals in 40 s, and nothing is held for longer than two seconds.
+    energy = node_energy(polled(2.0, lambda at_s: 1000.0 + at_s % 4), 10.5, 50.5)
+    assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
+
+
+def test_rows_of_a_meters_own_file_may_all_be_equal():
+    energy = node_energy(Readings(SECONDS, power_w=np.full(61, 1000.0)), 10.0, 30.0)
+    assert (energy.status, energy.energy_j) == (EnergyStatus.VALID, pytest.approx(20e3))
+
+
+def test_a_power_is_finite_and_above_zero():
+    assert is_power(np.array([300.0, 0.0, -5.0, np.nan, np.inf])).tolist() == [True, False, False, False, False]
+
+
+def test_the_counter_and_the_power_of_a_machine_must_agree_as_those_of_a_board_do():
+    # 3 % apart: 5 % were allowed once.
+    energy = node_energy(Readings(SECONDS, np.full(61, 103.0), 100.0 * SECONDS), 10.0, 40.0)
+    assert energy.reasons == (Reason.INSTRUMENTS_DISAGREE,)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -69,18 +70,22 @@ def undisturbed(meter: node.NodeMeter, clock: RunClock) -> NodeEnergy:
     return energy
 
 
-def answer(watts: int = 300, state: str = "activated") -> str:
+def answer(watts: int | str = 300, state: str = "activated") -> str:
     return f"cat <<END{DCMI.format(watts=watts, state=state)}END"
 
 
-def test_ipmi_is_asked_in_the_background(ipmitool, quick):
-    ipmitool('[ "$*" = "dcmi power reading" ] || exit 9\n' + answer(300))
+def test_ipmi_is_asked_in_the_background(ipmitool, quick, tmp_path):
+    # 299 W and 301 W in turns, as a BMC whose every answer is new: equal ones are not known to be.
+    turn = f"if [ -e {tmp_path}/high ]; then rm {tmp_path}/high; w=301; else : > {tmp_path}/high; w=299; fi\n"
+    ipmitool(
+        '[ "$*" = "dcmi power reading" ] || exit 9\n' + turn.replace("rm ", f"{shutil.which('rm')} ") + answer("$w")
+    )
     clock = RunClock()
     with open_node_meter("ipmi", clock) as meter:
         columns = undisturbed(meter, clock).columns(meter.text)
     assert columns == {
         "node_meter": "ipmi",
-        "node_energy_j": pytest.approx(450.0),
+        "node_energy_j": pytest.approx(450.0, abs=1.5),
         "node_energy_status": EnergyStatus.VALID,
         "node_energy_reasons": (),
     }
@@ -90,6 +95,7 @@ def test_ipmi_is_asked_in_the_background(ipmitool, quick):
     ("body", "message"),
     [
         ("echo 'Could not open device at /dev/ipmi0' >&2; exit 1", "failed: Could not open device at /dev/ipmi0"),
+        (answer(0), "ipmi gives 0 W; the power of a machine is finite and > 0"),
         (answer(0, "deactivated"), "gives no power: Power reading state is: deactivated"),
         ("echo 'Invalid command'", "gives no power: Invalid command"),
     ],
@@ -124,12 +130,48 @@ def test_a_bmc_that_stops_answering_leaves_a_gap_and_its_words(ipmitool, tmp_pat
 @pytest.mark.parametrize(("resource", "body", "watts"), [("Power", POWER, 590), ("EnvironmentMetrics", METRICS, 612.5)])
 def test_redfish_reads_the_old_resource_and_the_new_one(quick, resource, body, watts):
     clock = RunClock()
+    text = json.dumps(body)
+    turns = itertools.cycle((text.replace(str(watts), str(watts - 1)), text.replace(str(watts), str(watts + 1))))
     with (
-        serving({f"{CHASSIS}/{resource}": json.dumps(body)}) as web,
+        serving({f"{CHASSIS}/{resource}": lambda: next(turns)}) as web,
         open_node_meter(f"redfish:{web.address}{CHASSIS}/", clock) as meter,
     ):
         energy = undisturbed(meter, clock)
-    assert (energy.status, energy.energy_j) == (EnergyStatus.VALID, pytest.approx(watts * 1.5))
+    assert (energy.status, energy.energy_j) == (EnergyStatus.VALID, pytest.approx(watts * 1.5, abs=1.5))
+
+
+def test_a_bmc_that_never_renews_its_answer_gives_no_joules(quick, monkeypatch):
+    clock = RunClock()
+    with (
+        serving({f"{CHASSIS}/Power": json.dumps(POWER)}) as web,
+        open_node_meter(f"redfish:{web.address}{CHASSIS}", clock) as meter,
+    ):
+        start_s = clock()
+        time.sleep(1.5)
+        energy = meter.energy(start_s, start_s + 1.5)
+    assert (energy.energy_j, energy.reasons) == (None, (Reason.POWER_STUCK,))
+
+
+@pytest.mark.parametrize("number", ["NaN", "0", "-5", "1e999", "1" + "0" * 400])
+def test_what_cannot_be_a_power_is_no_reading(quick, number):
+    good = [json.dumps(POWER)] * 2  # one finds the resource, one is the first reading
+    bad = json.dumps(POWER).replace("590", number)
+    with (
+        serving({f"{CHASSIS}/Power": lambda: good.pop() if good else bad}) as web,
+        open_node_meter(f"redfish:{web.address}{CHASSIS}", RunClock()) as meter,
+    ):
+        while len(web.authorizations) < 5:
+            time.sleep(0.02)
+        assert len(meter.readings().at_s) == 1
+    with serving({f"{CHASSIS}/Power": bad}) as web, pytest.raises(UserError, match="finite and > 0|has no number"):
+        open_node_meter(f"redfish:{web.address}{CHASSIS}", RunClock())
+
+
+def test_an_old_resource_that_says_0_gives_way_to_the_new_one():
+    zero = json.dumps(POWER).replace("590", "0")
+    pages = {f"{CHASSIS}/Power": zero, f"{CHASSIS}/EnvironmentMetrics": json.dumps(METRICS)}
+    with serving(pages) as web, open_node_meter(f"redfish:{web.address}{CHASSIS}", RunClock()) as meter:
+        assert watts(meter) == 612.5
 
 
 def test_credentials_come_from_netrc(tmp_path, monkeypatch, quick):

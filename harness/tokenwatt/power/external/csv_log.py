@@ -19,7 +19,7 @@ import pandas as pd
 
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
-from tokenwatt.power.external.energy import NodeEnergy, Readings, invalid, node_energy, zone_shift_s
+from tokenwatt.power.external.energy import NodeEnergy, Readings, invalid, is_power, node_energy, zone_shift_s
 from tokenwatt.power.external.node import NodeMeter
 from tokenwatt.power.external.request import MeterRequest
 from tokenwatt.power.meter import MeterError
@@ -81,8 +81,8 @@ class CsvLog(NodeMeter):
         power, counter = self._columns(table)
         return Readings(
             self._at_s(self._text(table, self._request.options.get("time", "timestamp"))),
-            None if power is None else self._numbers(self._text(table, power)),
-            None if counter is None else self._numbers(self._text(table, counter[0])) * counter[1],
+            None if power is None else self._powers(self._text(table, power)),
+            None if counter is None else self._counts(self._text(table, counter[0])) * counter[1],
         )
 
     def energy(self, start_s: float, end_s: float) -> NodeEnergy:
@@ -159,7 +159,14 @@ class CsvLog(NodeMeter):
             raise MeterError(f"meter file {self._path} has no column {name!r}; it has {', '.join(table.columns)}")
         return table[name].astype("object").fillna("").str.strip()
 
-    def _numbers(self, text: pd.Series) -> np.ndarray:
+    def _powers(self, text: pd.Series) -> np.ndarray:
+        values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
+        bad = ~is_power(values)
+        if bad.any():
+            self._refuse(text, bad, f"{text.name} must be a number > 0")
+        return values
+
+    def _counts(self, text: pd.Series) -> np.ndarray:
         values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenwatt.power.board import MAX_RELATIVE_DIFFERENCE
+from tokenwatt.power.series import MAX_GAP_PERIODS, Series, integral
 from tokenwatt.record import EnergyStatus, Reason
 
-Series = NDArray[np.float64]
-
-MAX_GAP_PERIODS = 3.0
-"""A longer silence may hide a change of power; the same rule as for boards."""
 MIN_READINGS = 10
 """With fewer readings in the window, the interpolated edges are more than a tenth of it."""
+MIN_RENEWALS = 2
+"""With fewer renewals in the window not one whole period of the meter lies in it, and no figure is near."""
 MIN_PERIODS = 5.0
 """A window of fewer periods of the meter is mostly edges."""
-MAX_RELATIVE_DIFFERENCE = 0.05
-"""Between a meter's own counter and its own power: as for boards."""
 ZONE_STEP_S = 900.0
 """Time zones differ by whole quarters of an hour."""
 MAX_ZONE_S = 14 * 3600.0
@@ -37,12 +35,14 @@ class Readings:
     """Power at that moment, if the meter tells it."""
     energy_j: Series | None = None
     """Energy counter, if it has one."""
+    is_polled: bool = False
+    """Whether the meter was asked rather than that it spoke: an equal power may then be the old answer again."""
 
     @classmethod
-    def of_power(cls, rows: Sequence[tuple[float, float]]) -> Readings:
-        """From pairs of time and power."""
+    def of_polls(cls, rows: Sequence[tuple[float, float]]) -> Readings:
+        """From pairs of time and power, as a meter answered that was asked."""
         table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-        return cls(table[:, 0], power_w=table[:, 1])
+        return cls(table[:, 0], power_w=table[:, 1], is_polled=True)
 
     @property
     def period_s(self) -> float | None:
@@ -73,6 +73,11 @@ class NodeEnergy:
         }
 
 
+def is_power(watts: float | Series) -> NDArray[np.bool_]:
+    """Whether each value can be the power of a machine that runs: a finite number above 0."""
+    return np.isfinite(watts) & (np.asarray(watts) > 0)
+
+
 def invalid(reason: Reason, detail: str | None = None) -> NodeEnergy:
     """No joules, and why."""
     return NodeEnergy(None, EnergyStatus.INVALID, (reason,), detail)
@@ -82,7 +87,10 @@ def node_energy(readings: Readings, start_s: float, end_s: float) -> NodeEnergy:
     """Energy from `start_s` to `end_s` on the run's clock: by the counter, or by power where there is no fine counter.
 
     Edges are interpolated between readings. Of a counter only the readings count at which it was renewed: between them
-    it tells nothing, and a counter of watt-hours stands still for seconds.
+    it tells nothing, and a counter of watt-hours stands still for seconds. So it is with power that was polled: a BMC
+    may renew it every 30 s, and neither DCMI nor Redfish says when it did. Only a changed answer is known to be new. A
+    machine that runs draws some watts more or less each second; one whose power really stands still to the watt is
+    doubted or refused with the others. Rows of a file are the meter's own words, and each of them counts.
     """
     period_s = readings.period_s
     if period_s is None:
@@ -92,29 +100,75 @@ def node_energy(readings: Readings, start_s: float, end_s: float) -> NodeEnergy:
         return fault
     order = np.argsort(readings.at_s, kind="stable")  # a step back elsewhere leaves this window alone
     at_s = readings.at_s[order]
-    count, integrated_j, counted_j = int(np.sum((at_s >= start_s) & (at_s <= end_s))), None, None
+    power = counter = None
     if readings.power_w is not None:
-        integrated_j = _integral(at_s, readings.power_w[order], start_s, end_s)
+        power = _by_power(at_s, readings.power_w[order], start_s, end_s, readings.is_polled)
     if readings.energy_j is not None:
-        counter = _Counter.of(at_s, readings.energy_j[order])
-        if counter.goes_back(start_s, end_s):
-            return invalid(Reason.COUNTER_RESET, "the meter's counter goes back")
-        renewals = counter.renewals(start_s, end_s)
-        if renewals >= MIN_READINGS or integrated_j is None:
-            count, counted_j = renewals, counter.increase(start_s, end_s)
-            if counted_j is None:
-                reason = Reason.EDGE_NOT_BRACKETED if renewals else Reason.COUNTER_STUCK
-                return invalid(reason, f"the meter's counter was renewed {renewals} times in the window")
-    found = set()
-    if count < MIN_READINGS or end_s - start_s < MIN_PERIODS * period_s:
+        counter = _by_counter(at_s, readings.energy_j[order], start_s, end_s, is_alone=power is None)
+    figures = [figure for figure in (counter, power) if figure is not None]
+    refused = next((figure for figure in figures if isinstance(figure, NodeEnergy)), None)
+    return refused or _judged([figure for figure in figures if isinstance(figure, _Figure)], end_s - start_s, period_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """Joules of a window by one of a meter's two words, and how often that was spoken in it."""
+
+    energy_j: float
+    count: int
+    noun: Literal["readings", "renewals"]
+    """What is counted."""
+    held_s: float = 0.0
+    """Longest time in the window in which all answers are equal, where that may mean something."""
+
+
+def _by_power(at_s: Series, power_w: Series, start_s: float, end_s: float, is_polled: bool) -> _Figure | NodeEnergy:
+    energy_j = integral(at_s, power_w, start_s, end_s)
+    if not is_polled:
+        return _Figure(energy_j, _inside(at_s, start_s, end_s), "readings")
+    # The first answer is no renewal: when it was new is unknown.
+    renewed_s = at_s[1:][np.diff(power_w) != 0]
+    count = _inside(renewed_s, start_s, end_s)
+    if count < MIN_RENEWALS:
+        reason = Reason.WINDOW_TOO_SHORT if count else Reason.POWER_STUCK
+        return invalid(reason, f"the meter's power was renewed {_times(count)} in the window")
+    edges_s = np.concatenate(([start_s], renewed_s[(renewed_s > start_s) & (renewed_s < end_s)], [end_s]))
+    return _Figure(energy_j, count, "renewals", float(np.diff(edges_s).max()))
+
+
+def _by_counter(
+    at_s: Series, energy_j: Series, start_s: float, end_s: float, is_alone: bool
+) -> _Figure | NodeEnergy | None:
+    """None where it is too coarse for the window and there is power beside it."""
+    counter = _Counter.of(at_s, energy_j)
+    if counter.goes_back(start_s, end_s):
+        return invalid(Reason.COUNTER_RESET, "the meter's counter goes back")
+    count = _inside(counter.at_s, start_s, end_s)
+    if count < MIN_READINGS and not is_alone:
+        return None
+    increase_j = counter.increase(start_s, end_s)
+    if increase_j is None:
+        reason = Reason.EDGE_NOT_BRACKETED if count else Reason.COUNTER_STUCK
+        return invalid(reason, f"the meter's counter was renewed {_times(count)} in the window")
+    return _Figure(increase_j, count, "renewals")
+
+
+def _judged(figures: Sequence[_Figure], length_s: float, period_s: float) -> NodeEnergy:
+    """The first figure with its doubts; a second one is held against it."""
+    best, *others = figures
+    found, detail = set(), None
+    if best.count < MIN_READINGS:
         found.add(Reason.WINDOW_TOO_SHORT)
-    if counted_j is not None and integrated_j is not None:
-        difference_j = abs(integrated_j - counted_j)
-        found |= {Reason.INSTRUMENTS_DISAGREE} if difference_j > MAX_RELATIVE_DIFFERENCE * counted_j else set()
-    detail = f"{count} readings of the meter in the window, {MIN_READINGS} are wanted" if count < MIN_READINGS else None
+        detail = f"{best.count} {best.noun} of the meter in the window, {MIN_READINGS} are wanted"
+    elif best.held_s > max(MAX_GAP_PERIODS * period_s, length_s / MIN_READINGS):
+        found.add(Reason.POWER_STUCK)
+        detail = f"the meter gives one and the same power for {_duration(best.held_s)}"
+    if length_s < MIN_PERIODS * period_s:
+        found.add(Reason.WINDOW_TOO_SHORT)
+    if any(abs(other.energy_j - best.energy_j) > MAX_RELATIVE_DIFFERENCE * best.energy_j for other in others):
+        found.add(Reason.INSTRUMENTS_DISAGREE)
     status = EnergyStatus.SUSPECT if found else EnergyStatus.VALID
-    energy_j = integrated_j if counted_j is None else counted_j
-    return NodeEnergy(energy_j, status, tuple(reason for reason in Reason if reason in found), detail)
+    return NodeEnergy(best.energy_j, status, tuple(reason for reason in Reason if reason in found), detail)
 
 
 def _fault_of_times(at_s: Series, period_s: float, start_s: float, end_s: float) -> NodeEnergy | None:
@@ -153,11 +207,6 @@ def zone_shift_s(span_s: tuple[float, float], start_s: float, end_s: float, late
     return float(shifts_s[fits][0]) if fits.any() else None
 
 
-def _integral(at_s: Series, power_w: Series, start_s: float, end_s: float) -> float:
-    knots_s = np.concatenate(([start_s], at_s[(at_s > start_s) & (at_s < end_s)], [end_s]))
-    return float(np.trapezoid(np.interp(knots_s, at_s, power_w), knots_s))
-
-
 @dataclass(frozen=True, slots=True)
 class _Counter:
     """The moments at which a counter was renewed, its values there, and the moments at which it went back."""
@@ -171,10 +220,6 @@ class _Counter:
         """The first reading is no renewal: when its value was new is unknown."""
         steps_j = np.diff(energy_j, prepend=energy_j[0])
         return cls(at_s[steps_j > 0], energy_j[steps_j > 0], at_s[steps_j < 0])
-
-    def renewals(self, start_s: float, end_s: float) -> int:
-        """How many lie in the window."""
-        return int(np.sum((self.at_s >= start_s) & (self.at_s <= end_s)))
 
     def goes_back(self, start_s: float, end_s: float) -> bool:
         """Whether it does between the last renewal before the window and the first one after it."""
@@ -195,6 +240,20 @@ def _step_back(at_s: Series, start_s: float, end_s: float) -> float | None:
     before_s, after_s = at_s[:-1], at_s[1:]
     steps = (after_s < before_s) & (after_s <= end_s) & (before_s >= start_s)
     return float((before_s - after_s)[steps].max()) if steps.any() else None
+
+
+def _inside(at_s: Series, start_s: float, end_s: float) -> int:
+    """How many moments lie in the window."""
+    return int(np.sum((at_s >= start_s) & (at_s <= end_s)))
+
+
+def _times(count: int) -> str:
+    """How often, for people.
+
+    >>> _times(1), _times(0)
+    ('once', '0 times')
+    """
+    return "once" if count == 1 else f"{count} times"
 
 
 def _duration(seconds: float) -> str:

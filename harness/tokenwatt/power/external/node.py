@@ -7,15 +7,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tokenwatt.clock import Clock
-from tokenwatt.power.external.energy import NodeEnergy, Readings, node_energy
+from tokenwatt.power.external.energy import NodeEnergy, Readings, is_power, node_energy
 from tokenwatt.power.external.request import MeterRequest
 from tokenwatt.power.meter import MeterError
 
 POLLING_PERIOD_S = 1.0
-"""BMCs renew their readings about once a second."""
+"""Many BMCs renew their readings about once a second; `node_energy` looks whether this one does."""
 MIN_WAIT_S = 3.0
 MAX_WAIT_S = 30.0
 """Bounds of the time to wait for the reading behind a window's end: three periods of the meter."""
@@ -40,10 +40,6 @@ class NodeMeter(ABC):
     @abstractmethod
     def energy(self, start_s: float, end_s: float) -> NodeEnergy:
         """Energy between two moments on the run's clock; waits a few seconds for the reading behind the later one."""
-
-    def columns(self, window_start_s: float, window_s: float) -> dict[str, Any]:
-        """`node_meter`, `node_energy_j`, `node_energy_status` and `node_energy_reasons` of a window that has ended."""
-        return self.energy(window_start_s, window_start_s + window_s).columns(self.text)
 
     @abstractmethod
     def close(self) -> None:
@@ -72,7 +68,8 @@ class NodeMeter(ABC):
 class PolledMeter(NodeMeter):
     """Asks for the power in a thread of its own: a BMC that takes three seconds to answer holds up nobody else.
 
-    A reading is stamped with the middle of its request. One that fails is left out, and the gap speaks for itself.
+    A reading is stamped with the middle of its request. One that fails, or is no power, is left out, and the gap speaks
+    for itself.
     """
 
     def __init__(self, request: MeterRequest, power_w: Callable[[], float], clock: Clock) -> None:
@@ -93,7 +90,7 @@ class PolledMeter(NodeMeter):
 
     def readings(self) -> Readings:
         """Every reading so far."""
-        return Readings.of_power(tuple(self._rows))
+        return Readings.of_polls(tuple(self._rows))
 
     def energy(self, start_s: float, end_s: float) -> NodeEnergy:
         """Energy of the window; a failed request is quoted where the window suffers from it."""
@@ -111,6 +108,8 @@ class PolledMeter(NodeMeter):
     def _poll(self) -> None:
         before_s = self._clock()
         power_w = self._power_w()
+        if not is_power(power_w):
+            raise MeterError(f"{self.text} gives {power_w:g} W; the power of a machine is finite and > 0")
         self._rows.append(((before_s + self._clock()) / 2, power_w))
 
     def _run(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
+from tokenwatt.power.external.energy import is_power
 from tokenwatt.power.external.http import HttpError, basic_authorization, get
 from tokenwatt.power.external.node import PolledMeter
 from tokenwatt.power.external.request import MeterRequest
@@ -46,18 +47,20 @@ def open_redfish(request: MeterRequest, clock: RunClock) -> PolledMeter:
 
 
 def _resource_with_power(chassis: str, fetch: Callable[[str], bytes]) -> str:
-    """The first resource that gives a number."""
+    """The first resource that gives a power; one that is left with a 0 in it gives way to the other."""
     empty: MeterError | None = None
     for resource in RESOURCES:
         try:
-            _power_w(chassis, resource, fetch)
+            power_w = _power_w(chassis, resource, fetch)
         except HttpError as error:
             if error.status != _NOT_FOUND:
                 raise
         except MeterError as error:  # some BMCs keep the old resource without its number
             empty = error
         else:
-            return resource
+            if is_power(power_w):
+                return resource
+            empty = MeterError(f"{chassis}/{resource} gives {power_w:g} W; the power of a machine is finite and > 0")
     neither = f"{chassis} has neither {' nor '.join(RESOURCES)}; list the chassis under /redfish/v1/Chassis"
     raise empty or MeterError(neither)
 
@@ -68,11 +71,12 @@ def _power_w(chassis: str, resource: str, fetch: Callable[[str], bytes]) -> floa
         found: Any = json.loads(fetch(url))
         for step in way:
             found = found[step]
-    except (ValueError, KeyError, IndexError, TypeError):
-        found = None
-    if isinstance(found, bool) or not isinstance(found, int | float):
+        watts = None if isinstance(found, bool) or not isinstance(found, int | float) else float(found)
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError):
+        watts = None
+    if watts is None:
         raise MeterError(f"{url} has no number at {'.'.join(map(str, way))}")
-    return float(found)
+    return watts
 
 
 def _advice(error: MeterError) -> str:

@@ -39,17 +39,20 @@ def record(
     period_s: float = SAMPLING_PERIOD_S,
     seed: int = 0,
     mishap: Mishap = UNDISTURBED,
+    samples: list[PowerSample] | None = None,
 ) -> list[PowerSample]:
     """Read meters as a `Sampler` does, from now on the machine's manual clock, without waiting.
 
     A reading comes late by chance; one that readings overran is left out.
 
+    samples: where readings are put, and found after a failure too, as those of a `Sampler` are; None makes a new list.
+
     Raises:
-        MeterError: a reading failed; what came before it is lost, as the energy of such a window is.
+        MeterError: a reading failed.
     """
     random = np.random.default_rng(seed)
     begin_s = machine.clock()
-    samples: list[PowerSample] = []
+    samples = [] if samples is None else samples
 
     def clock() -> float:
         now_s = machine.clock()

@@ -160,6 +160,8 @@ def _recording_faults() -> Iterator[Scenario]:
     )
     lost = _hit(FaultKind.LOST)
     yield Scenario("GPU falls off the bus in the middle", (lost,), INVALID, Reason.METER_ERROR)
+    later = replace(BOARD, faults=(Fault(FaultKind.LOST, WINDOW_FROM_S + WINDOW_S + 1.0),))
+    yield Scenario("none: GPU falls off the bus a second after the window", (later,))
     closed = replace(BOARD, faults=(Fault(FaultKind.DROP, value=NO_PERMISSION),))
     yield Scenario("NVML refuses every reading for want of rights", (closed,), NO_METER, Reason.COUNTER_MISSING)
     drop = replace(BOARD, faults=(Fault(FaultKind.DROP, MIDDLE_S, MIDDLE_S + 0.5),))

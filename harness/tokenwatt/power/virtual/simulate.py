@@ -102,17 +102,17 @@ def _run_on(machine: Machine, scenario: Scenario) -> Outcome:
 
 
 def _measure(machine: Machine, scenario: Scenario, start_s: float, end_s: float) -> power.Energy:
-    """The window's energy as a run measures it."""
+    """The window's energy as a run measures it, from the readings up to a failure."""
+    samples, failure = list[PowerSample](), None
     with power.open_meters(scenario.gpu_uuids, rapl_root=NO_RAPL) as meters:
         instruments = meters.learn(machine.clock, machine.sleep)
         machine.set_time(scenario.recorded_from_s)
         try:
-            samples = record(
-                machine, meters.meters, end_s + scenario.margin_s - machine.clock(), mishap=scenario.mishap
-            )
-        except power.MeterError:
-            return power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-    return power.integrate(_read(samples, scenario), start_s, end_s, instruments)
+            seconds = end_s + scenario.margin_s - machine.clock()
+            record(machine, meters.meters, seconds, mishap=scenario.mishap, samples=samples)
+        except power.MeterError as error:
+            failure = str(error)
+    return power.recorded_energy(_read(samples, scenario), start_s, end_s, instruments, failure=failure)
 
 
 def _read(samples: list[PowerSample], scenario: Scenario) -> list[PowerSample]:
