@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tokenwatt.power.virtual import coverage
+from tokenwatt import power
+from tokenwatt.power.virtual import Coverage, coverage
+
+PAGE = Path(power.__file__).with_name("README.md")
+"""Has the figures of this experiment."""
+
+
+def line(found: Coverage) -> str:
+    shares = (
+        found.half_width,
+        found.median_error,
+        found.worst_error,
+        found.sampled_median_error,
+        found.sampled_worst_error,
+    )
+    cells = [f"{found.window_s:.0f} s", f"{100 * found.covered:.1f} %", *(f"{100 * share:.3f} %" for share in shares)]
+    return f"| {' | '.join(cells)} |"
+
 
 LONG = pytest.param(20.0, 0.0002, 0.002, marks=pytest.mark.slow)
 
@@ -17,5 +36,6 @@ def test_five_hundred_machines(window_s: float, median: float, worst: float):
     assert found.median_error <= median
     assert found.worst_error <= worst
     assert 0.92 <= found.covered <= 0.98
+    assert line(found) in PAGE.read_text(encoding="utf-8")
     # The interval says something: it is not there by being wide.
     assert found.half_width <= 4 * found.median_error + 1e-3
