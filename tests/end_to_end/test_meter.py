@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from tests.end_to_end.meter_process import meter, row_in, start
@@ -98,54 +99,87 @@ def test_a_command_may_end_in_its_own_way_when_interrupted(tmp_path):
     assert (process.returncode, out) == (5, "bye\n")
 
 
-def test_a_command_reads_from_the_terminal(tmp_path):
-    # A session of its own with a pseudo-terminal, as a shell gives it to a foreground job.
-    controller, terminal = pty.openpty()
-    code = (
-        "import fcntl, os, subprocess, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-        f"sys.exit(subprocess.call([{sys.executable!r}, '-m', 'tokenwatt', 'meter', '--idle', '0', '--', 'sh', '-c',"
-        " 'read word; echo got $word; read word']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    os.write(controller, b"hello\n")
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"got hello\n"
-    os.write(controller, b"\x03")  # Ctrl-C: the terminal sends it to the foreground group, which is the command's
-    process.communicate(timeout=20)
-    assert process.returncode == 130
-    os.close(controller)
-    os.close(terminal)
-
-
 SHELL = """
 import fcntl, os, signal, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-meter = [sys.executable, "-m", "tokenwatt", "meter", "--idle", "0", "--"]
-pid = os.spawnvp(os.P_NOWAIT, sys.executable, [*meter, "sh", "-c", "echo ready; read word; echo got $word"])
-_, status = os.waitpid(pid, os.WUNTRACED)
-print("stopped" if os.WIFSTOPPED(status) and os.tcgetpgrp(0) == os.getpgrp() else status, flush=True)
-os.kill(pid, signal.SIGCONT)
-_, status = os.waitpid(pid, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+ready, go = os.pipe()
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    os.close(go)
+    os.read(ready, 1)
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    if sys.argv[2] == "null":
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execv(sys.executable, [sys.executable, "-m", "tokenwatt", "meter", "--idle", "0", "--", "sh", "-c", sys.argv[1]])
+os.setpgid(job, job)
+os.tcsetpgrp(0, job)
+os.close(go)
+while True:
+    _, status = os.waitpid(job, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        sys.exit(os.waitstatus_to_exitcode(status))
+    print("stopped" if os.tcgetpgrp(0) == job else "without its terminal", flush=True)
+    os.tcsetpgrp(0, os.getpgrp())
+    os.tcsetpgrp(0, job)
+    os.killpg(job, signal.SIGCONT)
 """
+"""A shell's job control: a session with a terminal, and one job in a process group of its own, in the foreground."""
+
+
+class Terminal:
+    """`meter -- sh -c SCRIPT` as the foreground job of a shell, and the person at its terminal."""
+
+    def __init__(self, folder: Path, script: str, stdin: str = "terminal") -> None:
+        self._keyboard, screen = pty.openpty()
+        command = [sys.executable, "-c", SHELL, script, stdin]
+        self._shell = subprocess.Popen(
+            command, cwd=folder, stdin=screen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        os.close(screen)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._keyboard, keys)
+
+    def line(self) -> str:
+        """The next line of the command, or of the shell."""
+        assert self._shell.stdout is not None
+        return self._shell.stdout.readline()
+
+    def end(self) -> int:
+        """Wait for it; exit code."""
+        self._shell.communicate(timeout=20)
+        os.close(self._keyboard)
+        return self._shell.returncode
+
+
+@pytest.mark.parametrize(
+    ("script", "stdin"),
+    [
+        ("read word; echo got $word; read word", "terminal"),
+        ("exec 3</dev/tty; read word <&3; echo got $word; read word <&3", "null"),
+    ],
+    ids=["from its stdin", "from /dev/tty"],
+)
+def test_a_command_reads_from_the_terminal_and_hears_ctrl_c(tmp_path, script, stdin):
+    terminal = Terminal(tmp_path, script, stdin)
+    terminal.type(b"hello\n")
+    assert terminal.line() == "got hello\n"
+    terminal.type(b"\x03")  # the terminal sends SIGINT to the foreground group, which is the command's
+    assert terminal.end() == 130
 
 
 def test_ctrl_z_gives_the_shell_its_terminal_and_fg_gives_it_back(tmp_path):
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", SHELL], cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    os.write(controller, b"\x1a")
-    assert process.stdout.readline() == b"stopped\n"
-    os.write(controller, b"hello\n")
-    assert process.stdout.readline() == b"got hello\n"
-    process.communicate(timeout=20)
-    assert process.returncode == 0
-    os.close(controller)
-    os.close(terminal)
+    terminal = Terminal(tmp_path, "echo ready; read word; echo got $word")
+    assert terminal.line() == "ready\n"
+    terminal.type(b"\x1a")
+    assert terminal.line() == "stopped\n"
+    terminal.type(b"hello\n")
+    assert terminal.line() == "got hello\n"
+    assert terminal.end() == 0
 
 
 @pytest.mark.parametrize(

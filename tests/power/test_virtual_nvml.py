@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,8 +120,9 @@ def test_a_mig_slice_is_metered_by_its_board_which_says_so(virtual_nvml):
 
 @pytest.mark.parametrize(("subject", "counted"), [("ours", [1, 2]), ("present", [0, 1])])
 def test_who_is_a_doubt_on_a_board_that_was_in_use_before(virtual_nvml, subject, counted):
-    # Process 1 is there from the start; 4711 comes at 5 s.
-    board = virtual.Board(processes=(1,), faults=(virtual.Fault(virtual.FaultKind.OTHER_PROCESS, 5.0, value=4711),))
+    # Process 4711 is there from the start; our parent, which is neither we nor its descendant, comes at 5 s.
+    fault = virtual.Fault(virtual.FaultKind.OTHER_PROCESS, 5.0, value=os.getppid())
+    board = virtual.Board(processes=(4711,), faults=(fault,))
     with (
         virtual.load(virtual.Script((board,)), virtual_nvml.library) as machine,
         open_meters(None, rapl_root=Path("/nonexistent"), subject=subject) as meters,

@@ -47,9 +47,7 @@ class Meters:
         self.close()
 
 
-def open_meters(
-    gpu_uuids: tuple[str, ...] | None, rapl_root: Path = RAPL_ROOT, subject: Subject = "ours"
-) -> Meters:
+def open_meters(gpu_uuids: tuple[str, ...] | None, rapl_root: Path = RAPL_ROOT, subject: Subject = "ours") -> Meters:
     """Open what can be read: the engine's boards by UUID, and CPU packages.
 
     Args:
