@@ -56,7 +56,7 @@ def run(command: Sequence[str], clock: Clock) -> Ended:
         take = None if terminal is None else terminal.take
         start_s = clock()
         try:
-            process = subprocess.Popen(command, process_group=0, preexec_fn=take)  # noqa: S603, PLW1509
+            process = subprocess.Popen(command, process_group=0, preexec_fn=take)  # noqa: S603
         except OSError as error:
             if terminal is not None:
                 terminal.take()

@@ -23,7 +23,8 @@ class PowerCaps:
     """The boards of a sweep. Build it with `open` and use it as a context manager: its end lifts the caps.
 
     They are lifted after an error, Ctrl-C, SIGTERM and SIGHUP, which all unwind the block; and a guard process lifts
-    them if this one is killed, crashes, or fails to. Limits are lost when the driver is unloaded; it stays loaded in the block.
+    them if this one is killed, crashes, or fails to. Limits are lost when the driver is unloaded; it stays
+    loaded in the block.
     """
 
     def __init__(self, boards: LimitedBoards, limits: tuple[BoardLimits, ...]) -> None:

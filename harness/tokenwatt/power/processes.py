@@ -10,7 +10,7 @@ from typing import Literal
 PROC = Path("/proc")
 
 Subject = Literal["ours", "present"]
-"""Whose work is metered: `ours`, this process's and its descendants'; `present`, that of the processes which were on the
+"""Whose work is metered: `ours`, this process's and its descendants'; `present`, that of the processes that were on the
 boards when meters were opened, such as a server that runs already."""
 
 
