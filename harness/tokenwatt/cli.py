@@ -1,6 +1,7 @@
 """The command line. It reads what people typed, calls one room of the house, and prints; nothing is computed here.
 
-Exit codes: 0 good, 1 a run failed, 2 the input is wrong, 130 interrupted. Heavy imports wait inside the commands.
+Exit codes: 0 good, 1 a run failed, 2 the input is wrong, 130 interrupted; `meter` has its command's, and 128 + n after
+signal n. Heavy imports wait inside the commands.
 """
 
 from __future__ import annotations
@@ -251,10 +252,12 @@ def meter(
 ) -> None:
     """Meter any command, or the server at a URL: energy, mean and peak power, verdict. The table goes to stderr.
 
-    A command keeps its streams, its terminal and its exit code; Ctrl-C and SIGTERM go to it.
+    A command keeps its streams, its terminal and its exit code; Ctrl-C and SIGTERM go to it. Around a server they end
+    the window early, and its numbers are kept.
     """
     from tokenwatt import metering as room
     from tokenwatt import store
+    from tokenwatt.power.orderly_end import Ended
     from tokenwatt.record import EnergyStatus, Status
     from tokenwatt.terminal import metered_rows_as_json, print_metered
 
@@ -265,20 +268,26 @@ def meter(
     if attach is not None and idle is not None:
         raise UserError("--idle goes with a command; around a running server no board is idle")
     choice = room.Choice(tuple(gpus or ()), gpu_meter, node_meter, 2.0 if idle is None else idle)
-    if attach is None:
-        metered = room.meter_command(command or (), choice, results)
-    else:
-        metered = room.meter_server(attach, 30.0 if seconds is None else seconds, choice, results)
+    if json_file is not None:
+        store.check_place(json_file, "--json")
+    try:
+        if attach is None:
+            metered = room.meter_command(command or (), choice, results)
+        else:
+            metered = room.meter_server(attach, 30.0 if seconds is None else seconds, choice, results)
+    except Ended as ended:
+        _fail(f"{ended}; nothing was metered", SIGNALLED + ended.number)
     row = metered.row
     print_metered(row)
     typer.echo(f"written to {metered.folder}", err=True)
     if json_file is not None:
         text = json.dumps(metered_rows_as_json([row])[0], indent=2) + "\n"
         store.write_whole(json_file, lambda file: file.write(text.encode()))
+    # Not by typer.Exit, as which an interrupt of our own comes too: 130 may be the command's, and is passed on unsaid.
     if row.exit_code is not None:
-        raise typer.Exit(row.exit_code if row.exit_code >= 0 else SIGNALLED - row.exit_code)
-    if row.status is Status.INTERRUPTED:
-        raise typer.Exit(INTERRUPTED)
+        sys.exit(row.exit_code if row.exit_code >= 0 else SIGNALLED - row.exit_code)
+    if metered.ended_by is not None:
+        sys.exit(SIGNALLED + metered.ended_by)
     if row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID:
         raise typer.Exit(1)
 
@@ -368,7 +377,7 @@ def main() -> None:
     except UsageError as error:
         if not str(error):  # no arguments: the help has been printed
             sys.exit(2)
-        _fail(str(error).rstrip("."), 2)
+        _fail(error.format_message().rstrip("."), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,21 @@ def write_whole(path: Path, write_to: Callable[[IO[bytes]], object]) -> Path:
         if part is not None:
             part.unlink(missing_ok=True)
     return path
+
+
+def check_place(path: Path, option: str) -> None:
+    """Whether `write_whole` could write to `path`, which an option names, before hours are spent on what goes there.
+
+    Raises:
+        UserError: it names something else than a file, or its folder cannot be written to.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} needs a file, and {path} is {'a folder' if path.is_dir() else 'none'}")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {path} cannot be written, {folder} is no folder in which files can be made")
 
 
 def to_table(rows: Sequence[Record], kind: type[Record]) -> pa.Table:

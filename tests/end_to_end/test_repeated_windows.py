@@ -80,6 +80,7 @@ def test_windows_of_known_power_agree_on_the_joules_of_a_token(tmp_path, tokenwa
         assert own.max() >= row["window_start_s"] + row["window_s"]
 
 
+@pytest.mark.slow
 def test_a_comparison_prints_the_ratio(tmp_path, tokenwatt, board):
     path = suite(tmp_path, 0.01, 0.005, window_s=1.0)
     outcome = tokenwatt("bench", path, "--compare", "--results", str(tmp_path / "raw"))

@@ -56,7 +56,8 @@ def test_a_wrong_suite(tmp_path, tokenwatt, text, message):
         (("bnch",), "No such command 'bnch'"),
         (("fleet", "two-gigawatts"), "unknown scenario 'two-gigawatts' (did you mean 'one-gigawatt'?)"),
         (("fleet", "--reference", "nobody"), "unknown reference row 'nobody'"),
-        (("kernels",), "Missing parameter: action"),
+        (("kernels",), "Missing argument 'check|compile|bench|tune|work'"),
+        (("doctor", "--simulate", "--trials", "0"), "'--trials'"),
     ],
 )
 def test_a_wrong_command_line(tokenwatt, tmp_path, monkeypatch, arguments, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenwatt.power.processes import descends_from, has_mine, others
+from tokenwatt.power.processes import descends_from, has_mine, newcomers, others
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -35,6 +35,15 @@ def test_others_are_counted(child: int):
     assert others([os.getpid(), os.getppid(), child], before=frozenset()) == 1
     assert others([os.getppid()], before=frozenset()) == 1
     assert others([], before=frozenset({5})) == 0
+
+
+def test_processes_that_came_later_are_counted_unless_those_from_before_started_them(child: int):
+    ours = os.getpid()
+    assert newcomers([1, 4711], before=frozenset({1, 4711})) == 0
+    assert newcomers([ours, child], before=frozenset()) == 0  # a meter's own
+    assert newcomers([os.getppid(), child], before=frozenset({os.getppid()})) == 0  # a server's new worker
+    assert newcomers([os.getppid(), 4711], before=frozenset()) == 2
+    assert newcomers([4711], before=frozenset({4712})) == 1
 
 
 def test_numbers_of_another_namespace(tmp_path: Path):

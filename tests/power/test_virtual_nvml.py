@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from tokenwatt.errors import UserError
 from tokenwatt.power import Board, MeterError, Meters, Sampler, boards, integrate, open_meters, virtual
+from tokenwatt.power.nvml import PROCESSES_EVERY
 from tokenwatt.power.series import MAX_GAP_PERIODS
 from tokenwatt.record import EnergyStatus, PowerSample
 
@@ -52,6 +54,7 @@ def stalled(samples: list[PowerSample]) -> bool:
     return bool(spacings_s.max() > MAX_GAP_PERIODS * np.median(spacings_s))
 
 
+@pytest.mark.slow
 def test_both_instruments_recover_the_true_energy(virtual_nvml):
     machine = replace(virtual_nvml, base_w=300.0, amplitude_w=150.0, period_s=0.7, gpus=2)
     with meters_of(machine) as meters:
@@ -113,6 +116,22 @@ def test_a_mig_slice_is_metered_by_its_board_which_says_so(virtual_nvml):
     ):
         instruments = meters.learn(machine.clock, machine.sleep)
     assert [(uuid, instrument.is_mig) for uuid, instrument in instruments.items()] == [(virtual.uuid(1), True)]
+
+
+@pytest.mark.parametrize(("subject", "counted"), [("ours", [1, 2]), ("present", [0, 1])])
+def test_who_is_a_doubt_on_a_board_that_was_in_use_before(virtual_nvml, subject, counted):
+    # Process 4711 is there from the start; our parent, which is neither we nor its descendant, comes at 5 s.
+    fault = virtual.Fault(virtual.FaultKind.OTHER_PROCESS, 5.0, value=os.getppid())
+    board = virtual.Board(processes=(4711,), faults=(fault,))
+    with (
+        virtual.load(virtual.Script((board,)), virtual_nvml.library) as machine,
+        open_meters(None, rapl_root=Path("/nonexistent"), subject=subject) as meters,
+    ):
+        (meter,) = meters.meters
+        (first,) = meter.read(machine.clock)
+        machine.set_time(6.0)
+        rest = [meter.read(machine.clock)[0] for _ in range(PROCESSES_EVERY)]
+    assert [first.other_processes, rest[-1].other_processes] == counted
 
 
 def test_boards_for_the_environment(virtual_nvml):

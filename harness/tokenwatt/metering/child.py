@@ -7,7 +7,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -51,15 +50,23 @@ def run(command: Sequence[str], clock: Clock) -> Ended:
     Raises:
         UserError: it cannot be started.
     """
-    with _forwarding() as group:
+    with _forwarding() as group, _terminal() as terminal:
+        # The command's group has the terminal before its first instruction, as under a shell: else a Ctrl-Z or a read
+        # could be faster. Between fork and exec only system calls are made, so that other threads' locks do not matter.
+        take = None if terminal is None else terminal.take
         start_s = clock()
         try:
-            process = subprocess.Popen(command, process_group=0)  # noqa: S603
+            process = subprocess.Popen(command, process_group=0, preexec_fn=take)  # noqa: S603
         except OSError as error:
+            if terminal is not None:
+                terminal.take()
             raise UserError(f"{command[0]!r} cannot be started ({error.strerror})") from None
         group.adopt(process.pid)
-        with _terminal_of(process.pid) as has_terminal:
-            process.returncode = _wait(process.pid, has_terminal)
+        try:
+            process.returncode = _wait(process.pid, terminal)
+        finally:
+            if terminal is not None:
+                terminal.take_back(process.pid)
         return Ended(start_s, clock(), process.returncode)
 
 
@@ -96,51 +103,79 @@ def _forwarding() -> Iterator[_Group]:
             signal.signal(number, handler)
 
 
+class _Terminal:
+    """The terminal of this process's session, whatever its streams are, lent to a command's process group."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def is_ours(self) -> bool:
+        """Whether this process's group is in the foreground."""
+        return os.tcgetpgrp(self._descriptor) == os.getpgrp()
+
+    def take(self) -> None:
+        """Put this process's group into the foreground."""
+        # From the background that would stop this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            os.tcsetpgrp(self._descriptor, os.getpgrp())
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
+
+    def take_back(self, group_id: int) -> None:
+        """The same if it was lent to that group; a shell that has sent us to the background keeps it."""
+        with suppress(OSError):  # it was hung up
+            if os.tcgetpgrp(self._descriptor) == group_id:
+                self.take()
+
+    def lend(self, group_id: int) -> None:
+        """Put another group into the foreground."""
+        with suppress(OSError):  # it has just ended, or the terminal was hung up
+            os.tcsetpgrp(self._descriptor, group_id)
+
+    def stop_with(self, group_id: int, number: int) -> None:
+        """What a shell's job does when a part of it was stopped by a signal: all stop, until the shell goes on."""
+        # One that wanted the terminal has it again as soon as we may give it.
+        if number not in (signal.SIGTTIN, signal.SIGTTOU) or not self._is_with_us(group_id):
+            self.take_back(group_id)
+            os.killpg(0, signal.SIGSTOP)
+        if self.is_ours():
+            self.lend(group_id)
+        with suppress(ProcessLookupError):
+            os.killpg(group_id, signal.SIGCONT)
+
+    def _is_with_us(self, group_id: int) -> bool:
+        return os.tcgetpgrp(self._descriptor) in (os.getpgrp(), group_id)
+
+
 @contextmanager
-def _terminal_of(group_id: int) -> Iterator[bool]:
-    """Lend the terminal, if there is one and it is ours: without it a command that reads from it would be stopped."""
-    if not _owns_terminal():
-        yield False
+def _terminal() -> Iterator[_Terminal | None]:
+    """The session's terminal if it has one and this process is in its foreground: without it a command that reads from
+    it would be stopped."""
+    try:
+        descriptor = os.open(os.ctermid(), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # no terminal
+        yield None
         return
-    # Taking the terminal back from the background would stop this process.
-    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
-        _lend(group_id)
-        yield True
+        terminal = _Terminal(descriptor)
+        yield terminal if terminal.is_ours() else None
     finally:
-        os.tcsetpgrp(_stdin(), os.getpgrp())
-        signal.signal(signal.SIGTTOU, before)
+        os.close(descriptor)
 
 
-def _owns_terminal() -> bool:
-    try:
-        return os.isatty(_stdin()) and os.tcgetpgrp(_stdin()) == os.getpgrp()
-    except OSError:
-        return False
-
-
-def _stdin() -> int:
-    return sys.__stdin__.fileno() if sys.__stdin__ is not None else -1
-
-
-def _lend(group_id: int) -> None:
-    with suppress(ProcessLookupError):
-        os.tcsetpgrp(_stdin(), group_id)
-        os.killpg(group_id, signal.SIGCONT)  # it may have been faster than this, and stopped for want of the terminal
-
-
-def _wait(pid: int, has_terminal: bool) -> int:
+def _wait(pid: int, terminal: _Terminal | None) -> int:
     """Exit code. A command that is stopped by Ctrl-Z stops this process as well, so that the shell comes back."""
     ending = os.pidfd_open(pid)
     try:
+        end = select.poll()
+        end.register(ending, select.POLLIN)
         while True:
-            select.select([ending], [], [], LOOK_EVERY_S)
+            end.poll(LOOK_EVERY_S * 1e3)
             changed, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
             if changed and not os.WIFSTOPPED(status):
                 return os.waitstatus_to_exitcode(status)
-            if changed and has_terminal:
-                os.tcsetpgrp(_stdin(), os.getpgrp())
-                os.kill(os.getpid(), signal.SIGSTOP)
-                _lend(pid)
+            if changed and terminal is not None:
+                terminal.stop_with(pid, os.WSTOPSIG(status))
     finally:
         os.close(ending)

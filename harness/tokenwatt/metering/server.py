@@ -6,6 +6,7 @@ window's edges: tokens and joules belong to the same stretch, and no counter nee
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -21,15 +22,20 @@ from tokenwatt.metering.session import Choice, Metered, Stretch, meter_stretch
 from tokenwatt.metering.token_counters import KNOWN, TokenCounters, growth, recognise
 from tokenwatt.power.external.http import HttpError, get, is_address
 from tokenwatt.power.external.prometheus import Labels, Samples, parse_metrics
+from tokenwatt.power.orderly_end import signal_of
 from tokenwatt.record import Reason, Status
 
 PATHS = ("/metrics", "/prometheus/metrics")
 """Where servers have their page; the second is TensorRT-LLM's."""
 MAX_SECONDS = 86400.0
+LOOK_EVERY_S = 0.5
+"""A signal that another thread of this process was given is heard so late."""
 
 
 def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Metered:
     """Meter for `seconds` around the server at `url`, and write `meter.parquet` and `power.parquet`.
+
+    Ctrl-C, SIGTERM or SIGHUP ends the window early, with its numbers: a shorter window is a good window.
 
     Raises:
         UserError: no server there, or one whose GPUs cannot be read here; no such GPU or meter.
@@ -46,18 +52,22 @@ def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Met
 
     def work(clock: RunClock) -> Stretch:
         first = _look(page, clock)
-        is_whole = _wait(seconds)
+        ended_by = _wait(seconds)
         try:
             last = _look(page, clock)
         except power.MeterError as error:
             columns = {"status": Status.FAILED, "reasons": (Reason.ENGINE_ERROR,), "detail": str(error)}
             return Stretch(first.at_s, clock(), columns)
-        if not is_whole:
+        except KeyboardInterrupt as interrupt:  # a second one, while a slow server is looked at
             columns = {"status": Status.INTERRUPTED, "reasons": (Reason.INTERRUPTED,)}
-            return Stretch(first.at_s, last.at_s, columns)
-        return Stretch(first.at_s, last.at_s, _token_columns(page, first, last))
+            return Stretch(first.at_s, clock(), columns, signal_of(interrupt))
+        columns = _token_columns(page, first, last)
+        if ended_by is not None:
+            early = f"ended early by {signal.Signals(ended_by).name}, {last.at_s - first.at_s:.1f} of {seconds:g} s"
+            columns["detail"] = "; ".join(filter(None, [early, columns.get("detail")]))
+        return Stretch(first.at_s, last.at_s, columns, ended_by)
 
-    return meter_stretch(url, replace(choice, idle_s=0.0), results, work)
+    return meter_stretch(url, replace(choice, idle_s=0.0, subject="present"), results, work)
 
 
 def is_this_machine(url: str) -> bool:
@@ -128,13 +138,16 @@ def _look(page: _Page, clock: RunClock) -> _Look:
     return _Look(at_s, samples.get(page.counters.output, {}), samples.get(page.counters.input, {}))
 
 
-def _wait(seconds: float) -> bool:
-    """Whether the time went by without Ctrl-C."""
+def _wait(seconds: float) -> int | None:
+    """Let the time go by; the signal that ended it early."""
+    until_s = time.monotonic() + seconds
     try:
-        time.sleep(seconds)
-    except KeyboardInterrupt:
-        return False
-    return True
+        # In steps: a signal that another thread was given does not end a sleep.
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, LOOK_EVERY_S))
+    except KeyboardInterrupt as interrupt:
+        return signal_of(interrupt)
+    return None
 
 
 def _token_columns(page: _Page, first: _Look, last: _Look) -> dict[str, Any]:

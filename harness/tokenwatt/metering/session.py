@@ -23,6 +23,7 @@ from tokenwatt.power.external import NodeMeter, open_gpu_meter, open_node_meter
 from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
 from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import MIN_READINGS
+from tokenwatt.power.orderly_end import ends_orderly, undisturbed
 from tokenwatt.record import EnergyStatus, Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
 from tokenwatt.rows import energy_columns
 
@@ -43,6 +44,8 @@ class Choice:
     """A meter of the whole machine, such as `ipmi`."""
     idle_s: float = 2.0
     """How long idle power is read before the window; 0 skips it, as around a server, which is not idle."""
+    subject: power.Subject = "ours"
+    """Whose processes belong on the boards; any other is a doubt."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.idle_s <= MAX_IDLE_S:
@@ -57,6 +60,8 @@ class Stretch:
     end_s: float
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of `MeteredRun` that only the doer knows: exit code, tokens, a status other than `ok`, a detail."""
+    ended_by: int | None = None
+    """Signal at which it was ended early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class Metered:
 
     row: MeteredRun
     folder: Path
+    ended_by: int | None = None
+    """Signal at which the window was ended early; a command is sent its signals itself."""
 
 
 def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Metered:
@@ -86,7 +93,16 @@ def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Mete
 
 
 def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
-    """Open meters, read idle power, do `work`, read a little longer, and write the row."""
+    """Open meters, read idle power, do `work`, read a little longer, and write the row.
+
+    Raises:
+        KeyboardInterrupt: before the work was done, at Ctrl-C, SIGTERM or SIGHUP; there is no row then.
+    """
+    with ends_orderly():
+        return _meter_stretch(_printable(subject), choice, results, work)
+
+
+def _meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
     clock = RunClock()
     run_id, measured_at = clock.new_run_id(), datetime.now(UTC)
     place = {"run_id": run_id, "measurement_id": f"{run_id}/0"}
@@ -102,7 +118,7 @@ def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[R
             with sampler:
                 idle = _lead_in(choice.idle_s, boards, clock)
                 done = work(clock)
-                with suppress(KeyboardInterrupt):  # pressed twice: the command has ended, its row is due
+                with suppress(KeyboardInterrupt):  # pressed twice: the work has ended, its row is due
                     boards.wait_out(MARGIN_S)
         except power.MeterError as error:
             if done is None:
@@ -122,11 +138,17 @@ def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[R
             **columns,
         }
     )
-    store.write(
-        [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples], PowerRecord, results / run_id
-    )
-    store.write([row], MeteredRun, results / run_id)
-    return Metered(row, results / run_id)
+    with undisturbed():
+        store.write([row], MeteredRun, results / run_id)
+        store.write(
+            [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples], PowerRecord, results / run_id
+        )
+    return Metered(row, results / run_id, done.ended_by)
+
+
+def _printable(subject: str) -> str:
+    """The same in letters that a file can hold: a byte that is no UTF-8 becomes an escape such as \\xff."""
+    return os.fsencode(subject).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +204,13 @@ def _open(choice: Choice, clock: RunClock) -> Iterator[tuple[_Boards, NodeMeter 
             uuids = choice.gpus or visible_gpus(
                 os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"), power.boards()
             )
-            boards = _Boards(power.open_meters(uuids), uuids)
+            boards = _Boards(power.open_meters(uuids, subject=choice.subject), uuids)
             if choice.gpus and boards.meters.scope is None:
                 raise UserError(f"--gpu names {choice.gpus[0]}, and there is no NVML here")
         stack.enter_context(boards.meters)
-        node = stack.enter_context(open_node_meter(choice.node_meter, clock)) if choice.node_meter else None
+        node = None
+        if choice.node_meter is not None:
+            node = stack.enter_context(open_node_meter(choice.node_meter, clock))
         yield boards, node
 
 

@@ -9,6 +9,7 @@ from tokenwatt.power.instrument import Instrument, Instruments
 from tokenwatt.power.integrate import Energy, binned_power_w, integrate, mean_power_w
 from tokenwatt.power.meter import Meter, MeterError, PowerScope
 from tokenwatt.power.nvml import Board, boards
+from tokenwatt.power.processes import Subject
 from tokenwatt.power.rapl import rapl_packages
 from tokenwatt.power.recorded import recorded_energy
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, Sampler
@@ -24,6 +25,7 @@ __all__ = [
     "Meters",
     "PowerScope",
     "Sampler",
+    "Subject",
     "binned_power_w",
     "boards",
     "integrate",

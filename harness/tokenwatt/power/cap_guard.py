@@ -2,8 +2,9 @@
 
 `python -m tokenwatt.power.cap_guard PARENT UUID=MILLIWATTS ...` names the limits to put back. It says `ready`, then
 reads lines from its parent: a limit in milliwatts that will be set, or `done`, at which it goes and touches nothing. It
-acts when the pipe closes or the parent is gone (a child of the parent may hold the pipe open). It cannot help where all
-processes end at once: in a container of which the parent was the first process, or when the machine goes down.
+acts at `act`, which says that the parent failed to, when the pipe closes, or when the parent is gone (a child of the
+parent may hold the pipe open). It cannot help where all processes end at once: in a container of which the parent was
+the first process, or when the machine goes down.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from tokenwatt.errors import TokenwattError
 from tokenwatt.power.board_limits import LimitedBoards
 
-READY, DONE = b"ready\n", b"done"
+READY, DONE, ACT = b"ready\n", b"done", b"act"
 _LOOK_PERIOD_S = 0.5
 """How often it looks whether the parent is alive."""
 
@@ -31,9 +32,10 @@ def main(arguments: list[str]) -> int:
     try:
         os.write(sys.stdout.fileno(), READY)
         words = _read_until_the_end(parent)
-        if DONE in words:
+        ours_mw = {int(word) for word in words if word.isdigit()}
+        if DONE in words or not ours_mw:
             return 0
-        return _put_back(boards, previous_mw, {int(word) for word in words})
+        return _put_back(boards, previous_mw, ours_mw)
     finally:
         boards.close()
 
@@ -46,16 +48,16 @@ def _put_back(boards: LimitedBoards, previous_mw: dict[str, int], ours_mw: set[i
         return 1
     for line in left:
         print(f"tokenwatt: {line}", file=sys.stderr)
-    print("tokenwatt: the run was killed; its power caps are lifted", file=sys.stderr)
+    print("tokenwatt: the run could not do it itself; its power caps are lifted", file=sys.stderr)
     return 0
 
 
 def _read_until_the_end(parent: int) -> list[bytes]:
-    """Words that the parent wrote, once it is done or gone."""
+    """Words that the parent wrote, once it is done, gone, or in need."""
     text = b""
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        while DONE not in text.split():
+        while not {DONE, ACT} & set(text.split()):
             if selector.select(_LOOK_PERIOD_S):
                 chunk = os.read(sys.stdin.fileno(), 4096)
                 if not chunk:

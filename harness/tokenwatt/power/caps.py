@@ -11,7 +11,7 @@ from typing import Self
 
 from tokenwatt.errors import UserError
 from tokenwatt.power.board_limits import MILLI, BoardLimits, LimitedBoards, same
-from tokenwatt.power.cap_guard import DONE, READY
+from tokenwatt.power.cap_guard import ACT, DONE, READY
 from tokenwatt.power.meter import MeterError
 from tokenwatt.power.orderly_end import ends_orderly, undisturbed
 
@@ -23,7 +23,8 @@ class PowerCaps:
     """The boards of a sweep. Build it with `open` and use it as a context manager: its end lifts the caps.
 
     They are lifted after an error, Ctrl-C, SIGTERM and SIGHUP, which all unwind the block; and a guard process lifts
-    them if this one is killed or crashes. Limits are lost when the driver is unloaded; it stays loaded in the block.
+    them if this one is killed, crashes, or fails to. Limits are lost when the driver is unloaded; it stays
+    loaded in the block.
     """
 
     def __init__(self, boards: LimitedBoards, limits: tuple[BoardLimits, ...]) -> None:
@@ -33,7 +34,7 @@ class PowerCaps:
         self._previous_mw = {each.uuid: _milliwatts(each.set_w) for each in limits}
         self._ours_mw: set[int] = set()
         self._guard = _Guard(self._previous_mw)
-        self._undo = ExitStack()
+        self._signals = ExitStack()
 
     @classmethod
     def open(cls, gpu_uuids: tuple[str, ...] | None) -> PowerCaps:
@@ -50,7 +51,7 @@ class PowerCaps:
             undo.callback(caps._guard.dismiss)
             for uuid, limit_mw in caps._previous_mw.items():
                 boards.set_to(uuid, limit_mw)
-            caps._undo = undo.pop_all()
+            undo.pop_all()
         return caps
 
     def check(self, watts: float) -> None:
@@ -96,12 +97,19 @@ class PowerCaps:
                 print(f"tokenwatt: {line}", file=sys.stderr)
 
     def __enter__(self) -> Self:
-        self._undo.enter_context(ends_orderly())
+        self._signals.enter_context(ends_orderly())
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._undo, undisturbed():
-            self.restore()
+        # A signal may raise anywhere before `undisturbed` is armed, and `restore` may fail: the guard acts then, since
+        # it is dismissed only when the boards are back.
+        with ExitStack() as undo:
+            undo.callback(self._boards.close)
+            undo.callback(self._guard.call)
+            undo.push(self._signals)
+            with undisturbed():
+                self.restore()
+                self._guard.dismiss()
 
 
 class _Guard:
@@ -137,8 +145,16 @@ class _Guard:
 
     def dismiss(self) -> None:
         """Let it go: it changes nothing."""
+        self._part_with(DONE)
+
+    def call(self) -> None:
+        """Let it put the limits back, unless it was dismissed."""
+        if self._process.returncode is None:
+            self._part_with(ACT)
+
+    def _part_with(self, word: bytes) -> None:
         with suppress(BrokenPipeError):
-            self._write(DONE)
+            self._write(word)
         self._process.communicate()
 
     def _write(self, word: bytes) -> None:

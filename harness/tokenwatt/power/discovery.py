@@ -11,6 +11,7 @@ from tokenwatt.clock import Clock
 from tokenwatt.power.instrument import Instrument, Instruments, Sleep
 from tokenwatt.power.meter import Meter, PowerScope
 from tokenwatt.power.nvml import NvmlMeter
+from tokenwatt.power.processes import Subject
 from tokenwatt.power.rapl import RAPL_ROOT, RaplMeter
 
 
@@ -46,20 +47,21 @@ class Meters:
         self.close()
 
 
-def open_meters(gpu_uuids: tuple[str, ...] | None, rapl_root: Path = RAPL_ROOT) -> Meters:
+def open_meters(gpu_uuids: tuple[str, ...] | None, rapl_root: Path = RAPL_ROOT, subject: Subject = "ours") -> Meters:
     """Open what can be read: the engine's boards by UUID, and CPU packages.
 
     Args:
         gpu_uuids: NVML UUIDs of the boards that the engine uses; None when it cannot say which, so that every board is
             read; empty when it uses none.
         rapl_root: Linux powercap folder.
+        subject: Whose processes belong on the boards; any other is a doubt.
 
     Raises:
         UserError: NVML knows no board of that UUID.
         MeterError: NVML is there and refuses to work.
     """
     rapl = RaplMeter.open(rapl_root)
-    nvml = None if gpu_uuids == () else NvmlMeter.open(gpu_uuids)
+    nvml = None if gpu_uuids == () else NvmlMeter.open(gpu_uuids, subject)
     scope: PowerScope | None = None
     if nvml is not None:
         scope = "all_gpus" if gpu_uuids is None else "engine_gpus"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tokenwatt.clock import Clock
 from tokenwatt.power.instrument import Instrument, Instruments, QuickRead, Sleep, learn_periods
 from tokenwatt.power.nvml_driver import Driver, Handle, failure
-from tokenwatt.power.processes import has_mine, others
+from tokenwatt.power.processes import Subject, has_mine, newcomers, others
 from tokenwatt.power.throttle import decode
 from tokenwatt.record import PowerSample
 
@@ -71,17 +71,20 @@ def boards() -> list[Board]:
 class NvmlMeter:
     """Reads boards. Build it with `open`."""
 
-    def __init__(self, driver: Driver, handles: dict[str, Handle]) -> None:
+    def __init__(self, driver: Driver, handles: dict[str, Handle], subject: Subject = "ours") -> None:
         self._driver = driver
         self._handles = handles
         every = {driver.uuid(handle): handle for handle in driver.handles()}
         self._others = {uuid: handle for uuid, handle in every.items() if uuid not in handles}
+        self._foreign = others if subject == "ours" else newcomers
         self._before = {uuid: frozenset(self._pids(uuid, handle) or ()) for uuid, handle in handles.items()}
         self._readings = 0
 
     @classmethod
-    def open(cls, uuids: tuple[str, ...] | None) -> NvmlMeter | None:
+    def open(cls, uuids: tuple[str, ...] | None, subject: Subject = "ours") -> NvmlMeter | None:
         """A meter for the boards named, in the order named, or for every board (None).
+
+        subject: whose processes belong there; any other is a doubt.
 
         Returns None where there is no NVML or no board.
 
@@ -96,7 +99,7 @@ class NvmlMeter:
             undo.callback(driver.stop)
             handles = driver.handles() if uuids is None else [driver.handle(uuid) for uuid in uuids]
             if handles:
-                meter = cls(driver, {driver.uuid(handle): handle for handle in handles})
+                meter = cls(driver, {driver.uuid(handle): handle for handle in handles}, subject)
                 undo.pop_all()
                 return meter
         return None
@@ -164,7 +167,7 @@ class NvmlMeter:
             power_limit_w=_scaled(get(f"power limit of {uuid}", _POWER_LIMIT, handle), _MILLI),
             throttle_reasons=decode(get(f"clocks event reasons of {uuid}", _EVENT_REASONS, handle) or 0),
             module_power_w=_scaled(module_mw, _MILLI),
-            other_processes=None if pids is None else others(pids, self._before[uuid]),
+            other_processes=None if pids is None else self._foreign(pids, self._before[uuid]),
             unmetered_gpus=unmetered,
         )
 

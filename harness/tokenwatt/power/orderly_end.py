@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -15,6 +15,16 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 class Ended(KeyboardInterrupt):
     """Somebody asked the process to end. An interrupt, so that a bench keeps its finished rows as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+        """The signal."""
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> int:
+    """Number of the signal that an interrupt stands for."""
+    return interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT
 
 
 @contextmanager
@@ -45,13 +55,13 @@ def _handled(numbers: list[int] | list[signal.Signals], handler: Any) -> Iterato
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
+    # Each on the stack before it is set: a signal may arrive between two of them, and raise.
+    with ExitStack() as undo:
+        for number in numbers:
+            undo.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, handler)
         yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _raise_ended(number: int, _: FrameType | None) -> None:
-    raise Ended(f"ended by {signal.Signals(number).name}")
+    raise Ended(number)

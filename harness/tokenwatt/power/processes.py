@@ -1,12 +1,17 @@
-"""Whose processes are on a board: this one's and its descendants', or others'."""
+"""Whose processes are on a board: those that are metered, or others'."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 PROC = Path("/proc")
+
+Subject = Literal["ours", "present"]
+"""Whose work is metered: `ours`, this process's and its descendants'; `present`, that of the processes that were on the
+boards when meters were opened, such as a server that runs already."""
 
 
 def descends_from(pid: int, ancestor: int, proc: Path = PROC) -> bool:
@@ -33,6 +38,12 @@ def others(pids: Iterable[int], before: frozenset[int], proc: Path = PROC) -> in
     visible = {pid for pid in listed - mine if (proc / str(pid)).exists()}
     hidden = listed - mine - visible
     return len(visible) + len(hidden if mine else hidden & before)
+
+
+def newcomers(pids: Iterable[int], before: frozenset[int], proc: Path = PROC) -> int:
+    """How many of the processes on a board came after the start (`before`), and are not descendants of those."""
+    known = before | {os.getpid()}
+    return sum(not any(descends_from(pid, ancestor, proc) for ancestor in known) for pid in set(pids) - known)
 
 
 def has_mine(pids: Iterable[int], proc: Path = PROC) -> bool:
