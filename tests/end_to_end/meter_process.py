@@ -29,7 +29,7 @@ def start(folder: Path, *arguments: str, machine: Any = None, **env: str) -> sub
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_hear_ctrl_c,
+        preexec_fn=_hear_signals,
     )
 
 
@@ -55,6 +55,7 @@ def row_in(folder: Path) -> Row:
     return json.loads(row.read_text()) if row.exists() else {}
 
 
-def _hear_ctrl_c() -> None:
-    """A shell starts background jobs deaf to SIGINT, and their children inherit it: tests may run in one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _hear_signals() -> None:
+    """A shell starts background jobs deaf to SIGINT, nohup to SIGHUP, and children inherit it: tests may run in one."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
