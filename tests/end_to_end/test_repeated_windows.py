@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.end_to_end.meter_process import STALLS_FORGIVEN
 
 from tokenwatt import store
 from tokenwatt.bench import subject
@@ -50,9 +51,14 @@ def board():
 def test_windows_of_known_power_agree_on_the_joules_of_a_token(tmp_path, tokenwatt, board, monkeypatch):
     monkeypatch.setattr(subject, "SETTLE_S", 0.1)
     path = suite(tmp_path, 0.01, idle_s=2.5, width=0.02)
-    outcome = tokenwatt("bench", path, "--results", str(tmp_path / "raw"), "--json")
-    assert outcome.code == 0, outcome.err
-    rows = json.loads(outcome.out)
+    for attempt in range(STALLS_FORGIVEN):
+        raw = tmp_path / f"raw{attempt}"
+        outcome = tokenwatt("bench", path, "--results", str(raw), "--json")
+        assert outcome.code == 0, outcome.err
+        rows = json.loads(outcome.out)
+        # Taken again where this computer stalled the sampler: that says nothing about it.
+        if not any("sample_gap" in row["energy_reasons"] for row in rows):
+            break
     assert [row["window_index"] for row in rows] == list(range(6))
     for row in rows:
         assert row["energy_status"] == "valid", row["energy_reasons"]
@@ -61,7 +67,7 @@ def test_windows_of_known_power_agree_on_the_joules_of_a_token(tmp_path, tokenwa
         # The board draws as much idle as busy.
         assert abs(row["marginal_joules_per_output_token"]) < 0.02 * row["joules_per_output_token"]
 
-    results = store.read(tmp_path / "raw", Result).set_index("quantity")
+    results = store.read(raw, Result).set_index("quantity")
     joules = results.loc["joules_per_output_token"]
     # 300 W / (4 x 32 tokens every 0.36 s) = 0.84375 J/token; a window of whole tokens is up to 9 of 747 tokens off.
     assert joules["mean"] == pytest.approx(300 * 0.36 / 128, rel=0.005)
@@ -69,7 +75,7 @@ def test_windows_of_known_power_agree_on_the_joules_of_a_token(tmp_path, tokenwa
     assert (joules["windows"], joules["has_converged"]) == (6, True)
 
     # Each row has the readings of its window and of 2 s around it, and no row has one twice.
-    samples = store.read(tmp_path / "raw", PowerRecord)
+    samples = store.read(raw, PowerRecord)
     board_samples = samples[samples["source"].str.startswith("GPU-")]
     assert not board_samples.duplicated(["measurement_id", "at_s"]).any()
     for row in rows:
