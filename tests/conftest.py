@@ -1,7 +1,8 @@
-"""The virtual NVML: boards that draw exactly known power, so that joules can be checked where there is no GPU."""
+"""What all tests have: ears for signals, and virtual boards that draw exactly known power."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -86,6 +87,21 @@ class VirtualNvml:
         machine = virtual.Machine(self.library, self.script.text())
         boards = range(self.gpus) if board is None else (board,)
         return sum(machine.true_energy_j(number, start_s, end_s) for number in boards)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hear_signals() -> None:
+    """Let this process hear signals, wherever it was started, so that tests of signals may run there.
+
+    A shell starts background jobs deaf to SIGINT and SIGQUIT, nohup to SIGHUP, and children inherit it.
+    """
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +28,6 @@ def start(folder: Path, *arguments: str, machine: Any = None, **env: str) -> sub
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_hear_signals,
     )
 
 
@@ -53,9 +51,3 @@ def row_in(folder: Path) -> Row:
     """What `--json` wrote; empty if it was not written."""
     row = folder / "row.json"
     return json.loads(row.read_text()) if row.exists() else {}
-
-
-def _hear_signals() -> None:
-    """A shell starts background jobs deaf to SIGINT, nohup to SIGHUP, and children inherit it: tests may run in one."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)

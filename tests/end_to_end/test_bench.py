@@ -60,13 +60,7 @@ def bench(arguments: list[str], environment: dict[str, str] | None = None) -> su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
     )
-
-
-def hear_ctrl_c() -> None:
-    """A shell starts background jobs deaf to SIGINT, and their children inherit it: tests may run in one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_joules_per_token_of_known_power_and_known_rate(tmp_path, virtual_nvml):

@@ -88,11 +88,6 @@ def two_boards(tmp_path: Path) -> Boards:
     return Boards(tmp_path, (first, replace(first, limit_w=650.0, default_limit_w=650.0, max_limit_w=650.0)))
 
 
-def hear_hang_ups() -> None:
-    """What nohup starts is deaf to SIGHUP, and so are its children: tests may run in it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def under_way(boards: Boards, then: str = WAIT) -> subprocess.Popen[str]:
     """A sweep that has set its second cap."""
     process = subprocess.Popen(
@@ -102,7 +97,6 @@ def under_way(boards: Boards, then: str = WAIT) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_hang_ups,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "capped\n", process.communicate()[1]
