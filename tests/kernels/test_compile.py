@@ -396,6 +396,7 @@ def test_programs_per_multiprocessor(capability, registers, shared_bytes, num_wa
     )
 
 
+@pytest.mark.slow
 def test_two_jobs_report_the_same_in_the_same_order(run_python):
     request = ["compile", "matmul.dense", "--target", "90", "--target", "107", "--json"]
     finished = run_python("-m", "tokenwatt_kernels", *request, "--jobs", "2")
