@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import dataclass
 
 import pytest
 
-from tokenwatt.errors import UserError
 from tokenwatt.power import virtual
 from tokenwatt.power.virtual import loads
 
@@ -107,8 +107,6 @@ def hear_signals() -> None:
 @pytest.fixture(scope="session")
 def virtual_nvml(tmp_path_factory: pytest.TempPathFactory) -> VirtualNvml:
     """One virtual board at a constant 300 W whose counter ticks every 100 ms."""
-    try:
-        library = virtual.build(tmp_path_factory.mktemp("virtual_nvml"))
-    except UserError as error:
-        pytest.skip(str(error))
-    return VirtualNvml(library)
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("the virtual NVML needs a C compiler (gcc)")
+    return VirtualNvml(virtual.build(tmp_path_factory.mktemp("virtual_nvml")))

@@ -460,10 +460,9 @@ def test_the_binding_is_given_back(virtual_nvml):
     assert not pynvml._nvmlGetFunctionPointer_cache
 
 
-def test_the_library_compiles_without_a_warning():
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+def test_the_library_compiles_without_a_warning(virtual_nvml):
+    """(Where there is a compiler: the fixture says so.)"""
+    compiler = shutil.which("cc") or "gcc"
     strict = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     subprocess.run([compiler, *strict, *SOURCES], check=True)
 

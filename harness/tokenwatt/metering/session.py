@@ -24,7 +24,7 @@ from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
 from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import MIN_READINGS
 from tokenwatt.power.orderly_end import ends_orderly, undisturbed
-from tokenwatt.record import EnergyStatus, Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
+from tokenwatt.record import Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
 from tokenwatt.rows import energy_columns
 
 MAX_IDLE_S = 3600.0
@@ -183,9 +183,9 @@ class _Boards:
         name = self.remote.gpu_names[0] or None
         return here.model_copy(update={"gpu_name": name, "gpu_count": len(uuids), "gpu_uuids": uuids})
 
-    def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float) -> power.Energy:
+    def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float, failure: str | None) -> power.Energy:
         """Joules of the window, with the doubts that come with a meter that is read through another machine."""
-        energy = power.integrate(samples, start_s, end_s, self.instruments)
+        energy = power.recorded_energy(samples, start_s, end_s, self.instruments, failure=failure)
         if self.remote is None:
             return energy
         if min(_renewals(samples, uuid, start_s, end_s) for uuid in self.remote.sources) < MIN_READINGS:
@@ -227,10 +227,7 @@ def _metered_columns(
     """Window, energies and the doer's own columns; a stretch that went wrong carries no numbers."""
     if done.columns.get("status", Status.OK) is not Status.OK:
         return {**done.columns, "node_meter": None if node is None else node.text}
-    if failure is None:
-        energy = boards.energy(samples, done.start_s, done.end_s)
-    else:
-        energy = power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
+    energy = boards.energy(samples, done.start_s, done.end_s, failure)
     columns = {"window_start_s": done.start_s, "window_s": done.end_s - done.start_s, **energy_columns(energy)}
     details = [done.columns.get("detail"), failure]
     if node is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tokenwatt.errors import TokenwattError, UserError
@@ -60,16 +61,15 @@ class LimitedBoards:
         driver = Driver.start()
         if driver is None:
             raise UserError("power caps need NVML, found none here (package nvidia-ml-py and an NVIDIA driver)")
-        try:
+        with ExitStack() as undo:
+            undo.callback(driver.stop)
             found = {driver.uuid(handle): handle for handle in driver.handles()} if uuids is None else {}
             handles = found or {uuid: driver.handle(uuid) for uuid in uuids or ()}
             if not handles:
                 raise UserError("power caps need a GPU board, found none that the engine uses; run without power caps")
             boards = cls(driver, handles)
             boards._refuse_slices()
-        except BaseException:
-            driver.stop()
-            raise
+            undo.pop_all()
         return boards
 
     def close(self) -> None:

@@ -76,15 +76,14 @@ class PowerCaps:
         limit_mw = _milliwatts(watts)
         self._guard.tell(limit_mw)
         self._ours_mw.add(limit_mw)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.restore)
             for uuid in self._previous_mw:
                 self._boards.set_to(uuid, limit_mw)
                 enforced_mw = self._boards.enforced_mw(uuid)
                 if not same(enforced_mw, limit_mw):
                     raise MeterError(f"{uuid} is capped at {watts:g} W and enforces {enforced_mw * MILLI:g} W")
-        except BaseException:
-            self.restore()
-            raise
+            undo.pop_all()
 
     def restore(self) -> None:
         """Give every board the limit that it had before `open`. A board that somebody else has set since is left alone.
