@@ -186,7 +186,7 @@ class _Boards:
     def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float, failure: str | None) -> power.Energy:
         """Joules of the window, with the doubts that come with a meter that is read through another machine."""
         energy = power.recorded_energy(samples, start_s, end_s, self.instruments, failure=failure)
-        if self.remote is None:
+        if self.remote is None or energy.gpu_energy_j is None:
             return energy
         if min(_renewals(samples, uuid, start_s, end_s) for uuid in self.remote.sources) < MIN_READINGS:
             energy = energy.doubted(Reason.WINDOW_TOO_SHORT)
