@@ -1,7 +1,7 @@
 """The command line. It reads what people typed, calls one room of the house, and prints; nothing is computed here.
 
-Exit codes: 0 good, 1 a run failed, 2 the input is wrong, 130 interrupted; `meter` has its command's, and 128 + n after
-signal n. Heavy imports wait inside the commands.
+Exit codes: 0 good, 1 a run failed, 2 the input is wrong, 128 + n ended by signal n (130: Ctrl-C, 143: SIGTERM); `meter`
+has its command's. Heavy imports wait inside the commands.
 """
 
 from __future__ import annotations
@@ -12,19 +12,35 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from tokenwatt import __version__
 from tokenwatt.errors import TokenwattError, UserError
+from tokenwatt.orderly_end import Ended, ends_orderly, signal_of
 
 if TYPE_CHECKING:
     from tokenwatt.bench.suite import OpenCaps
     from tokenwatt.economics.scenario import FleetStudy
 
+
+class _Orderly(TyperGroup):
+    """SIGTERM and SIGHUP end every command as Ctrl-C does: what it opened is closed, what it finished is kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with ends_orderly():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as interrupt:
+                said = str(interrupt) or "interrupted"
+                _fail(f"{said}; finished measurements are kept", SIGNALLED + signal_of(interrupt))
+
+
 app = typer.Typer(
     name="tokenwatt",
+    cls=_Orderly,
     help="What a token costs, in joules and dollars, on the GPU you have and on a gigawatt of GPUs you do not.",
     no_args_is_help=True,
     add_completion=False,
@@ -257,7 +273,6 @@ def meter(
     """
     from tokenwatt import metering as room
     from tokenwatt import store
-    from tokenwatt.power.orderly_end import Ended
     from tokenwatt.record import EnergyStatus, Status
     from tokenwatt.terminal import metered_rows_as_json, print_metered
 
@@ -378,9 +393,7 @@ def main() -> None:
         if not str(error):  # no arguments: the help has been printed
             sys.exit(2)
         _fail(error.format_message().rstrip("."), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:
+    if code == INTERRUPTED:  # of `kernels`, whose command line is one of its own
         _fail("interrupted; finished measurements are kept", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 

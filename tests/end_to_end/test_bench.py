@@ -272,7 +272,10 @@ def test_a_failing_engine_leaves_a_row_and_exit_code_1(tmp_path, tokenwatt):
     assert "scripted failure after 9 tokens" in outcome.err
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+)
+def test_a_signal_keeps_what_was_measured(tmp_path, number, code, said):
     results = tmp_path / "raw"
     process = bench([suite(tmp_path, concurrency="[1, 2, 4]", window_s=1.5), "--results", str(results)])
     deadline = time.monotonic() + 60
@@ -280,10 +283,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)  # in the middle of the second point
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "tokenwatt: interrupted; finished measurements are kept"
+    assert process.returncode == code
+    assert err.splitlines()[-1] == f"tokenwatt: {said}; finished measurements are kept"
     table = store.read(results, Measurement)
     assert table["status"].tolist() == ["ok", "interrupted"]
     assert pd.isna(table["output_tokens"].iloc[1])

@@ -163,7 +163,8 @@ def test_sigterm_in_a_cap_sweep_keeps_the_rows_and_restores_the_limit(tmp_path):
         time.sleep(0.05)
     process.terminate()
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1] == "tokenwatt: ended by SIGTERM; finished measurements are kept"
     rows = store.read(results, Measurement)
     assert rows["status"].tolist()[0] == "ok"
     assert rows["gpu_power_cap_w"].tolist()[0] == 600.0

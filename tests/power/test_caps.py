@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenwatt import orderly_end
 from tokenwatt.errors import UserError
-from tokenwatt.power import boards, orderly_end
+from tokenwatt.orderly_end import Ended, ends_orderly, undisturbed
+from tokenwatt.power import boards
 from tokenwatt.power.caps import MAX_CAPS, PowerCaps, parse_power_caps
-from tokenwatt.power.orderly_end import Ended, ends_orderly, undisturbed
 from tokenwatt.power.virtual import Board, Fault, FaultKind, Script, temporary
 
 HARNESS = Path(__file__).parents[2] / "harness"

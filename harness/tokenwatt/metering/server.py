@@ -20,9 +20,9 @@ from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
 from tokenwatt.metering.session import Choice, Metered, Stretch, meter_stretch
 from tokenwatt.metering.token_counters import KNOWN, TokenCounters, growth, recognise
+from tokenwatt.orderly_end import signal_of
 from tokenwatt.power.external.http import HttpError, get, is_address
 from tokenwatt.power.external.prometheus import Labels, Samples, parse_metrics
-from tokenwatt.power.orderly_end import signal_of
 from tokenwatt.record import Reason, Status
 
 PATHS = ("/metrics", "/prometheus/metrics")

@@ -19,11 +19,11 @@ from tokenwatt.environment import describe
 from tokenwatt.errors import UserError
 from tokenwatt.metering import child
 from tokenwatt.metering.visible_gpus import visible_gpus
+from tokenwatt.orderly_end import ends_orderly, undisturbed
 from tokenwatt.power.external import NodeMeter, open_gpu_meter, open_node_meter
 from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
 from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import MIN_READINGS
-from tokenwatt.power.orderly_end import ends_orderly, undisturbed
 from tokenwatt.record import Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
 from tokenwatt.rows import energy_columns
 

@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from typing import Self
 
 from tokenwatt.errors import UserError
+from tokenwatt.orderly_end import ends_orderly, undisturbed
 from tokenwatt.power.board_limits import MILLI, BoardLimits, LimitedBoards, same
 from tokenwatt.power.cap_guard import ACT, DONE, READY
 from tokenwatt.power.meter import MeterError
-from tokenwatt.power.orderly_end import ends_orderly, undisturbed
 
 MAX_CAPS = 100
 """A longer sweep is a slip of the pen, such as a step in milliwatts."""
