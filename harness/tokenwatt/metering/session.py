@@ -24,7 +24,7 @@ from tokenwatt.power.external import NodeMeter, open_gpu_meter, open_node_meter
 from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
 from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import MIN_READINGS
-from tokenwatt.power.orderly_end import ends_orderly, undisturbed
+from tokenwatt.power.orderly_end import ends_orderly, signal_of, undisturbed
 from tokenwatt.record import Environment, MeteredRun, PowerRecord, Reason, Status
 from tokenwatt.rows import energy_columns
 
@@ -72,7 +72,8 @@ class Metered:
     row: MeteredRun
     folder: Path
     ended_by: int | None = None
-    """Signal at which the window was ended early; a command is sent its signals itself."""
+    """Signal at which the window was ended early, or that came while the row was made; a command is sent its signals
+    itself."""
 
 
 def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Metered:
@@ -96,21 +97,33 @@ def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Mete
 def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
     """Open meters, read idle power, do `work`, read a little longer, and write the row.
 
+    A signal that comes after the work waits until the row is written, and is named in what is returned.
+
     Raises:
         KeyboardInterrupt: before the work was done, at Ctrl-C, SIGTERM or SIGHUP; there is no row then.
     """
-    with ends_orderly():
-        return _meter_stretch(_printable(subject), choice, results, work)
+    metered: Metered | None = None
+    try:
+        with ends_orderly(), ExitStack() as until_written:
+            metered = _meter_stretch(_printable(subject), choice, results, work, until_written)
+    except KeyboardInterrupt as late:
+        if metered is None:
+            raise
+        metered = replace(metered, ended_by=metered.ended_by or signal_of(late))
+    return metered
 
 
-def _meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
+def _meter_stretch(
+    subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch], until_written: ExitStack
+) -> Metered:
+    """The same, without an answer to signals; `until_written` is told to hold them back once the work is done."""
     clock = RunClock()
     run_id, measured_at = clock.new_run_id(), datetime.now(UTC)
     place = {"run_id": run_id, "measurement_id": f"{run_id}/0"}
     done: Stretch | None = None
     failure: str | None = None
     idle: tuple[float, float] | None = None
-    with ExitStack() as until_written, _open(choice, clock) as (boards, node):
+    with _open(choice, clock) as (boards, node):
         boards = boards.learnt(clock)
         environment = boards.environment()  # now: a GPU that is lost on the way has no name any more
         store.write([], PowerRecord, results / run_id)  # an unwritable disk is known now
@@ -124,7 +137,7 @@ def _meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[
                 except KeyboardInterrupt:
                     if done is None:
                         raise
-                # From here on the work has ended and its row is due: pressed twice, Ctrl-C only cuts the margin.
+                # The work has ended and its row is due: pressed twice, Ctrl-C only cuts the margin.
                 until_written.enter_context(undisturbed())
         except power.MeterError as error:
             if done is None:
