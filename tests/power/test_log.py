@@ -36,8 +36,8 @@ def sample(number: int, source: str = "GPU-a") -> PowerSample:
 
 
 def test_a_reading_takes_a_hundred_bytes():
-    # Eleven quantities and the place of its throttle reasons, 8 bytes each: 96. An hour of a board is 14 blocks. (Python
-    # itself keeps the memory of 2000 tuples for the next ones, another 5 bytes of a reading here.)
+    # Eleven quantities and the place of its throttle reasons, 8 bytes each: 96. An hour of a board is 14 blocks.
+    # Python itself keeps the memory of 2000 tuples for the next ones: another 5 bytes of a reading here.
     log, readings = PowerLog(), 14 * BLOCK
     tracemalloc.start()
     log.extend(sample(number) for number in range(readings))
@@ -64,7 +64,8 @@ def test_readings_are_written_as_they_were_taken(tmp_path, monkeypatch):
     expected = [PowerRecord(**place, **each._asdict()) for each in [*samples, PowerSample(1.0, "GPU-b")]]
     again = store.to_table(expected, PowerRecord)
     assert rows.equals(again.to_pandas())
-    assert list(power_tables(log.readings(), **place))[0].schema.equals(arrow_schema(PowerRecord), check_metadata=True)
+    for part in power_tables(log.readings(), **place):
+        assert part.schema.equals(arrow_schema(PowerRecord), check_metadata=True)
     assert store.read(path, PowerRecord)["energy_j"].isna().sum() == 1
 
 

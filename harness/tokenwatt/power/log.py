@@ -1,7 +1,7 @@
 """What meters said, in columns: a day of eight boards, 11 million readings, takes a gigabyte.
 
-A log grows by blocks that stay where they are. One that moved to a larger place now and then would hold up the sampler
-for longer than three of its periods, which spoils a window.
+A log grows by blocks that stay where they are. Moving it to a larger place now and then would hold up the sampler: near
+the end of that day for most of a second, and a gap of three periods spoils a window.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tokenwatt.record import PowerRecord
 from tokenwatt.schema import arrow_schema
 
 PART = 2**17
-"""Rows of a part: some 15 MB."""
+"""Rows of a part: some 25 MB."""
 
 
 def power_tables(readings: PowerReadings, run_id: str, measurement_id: str) -> Iterator[pa.Table]:
