@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from tokenwatt import power, store
 from tokenwatt.bench import Observer
 from tokenwatt.clock import RunClock
@@ -37,11 +39,12 @@ class KernelRun:
     run_id: str
     folder: Path
     timings: list[KernelTiming] = field(default_factory=list)
-    power: list[PowerRecord] = field(default_factory=list)
+    power: list[pa.Table] = field(default_factory=list)
+    """Readings, a few tables for each row."""
 
     def save(self) -> None:
         """Write everything so far; timings last, so that a row is there only with its readings."""
-        store.write(self.power, PowerRecord, self.folder)
+        store.write_tables(self.power, PowerRecord, self.folder)
         store.write(self.timings, KernelTiming, self.folder)
 
 
@@ -143,14 +146,14 @@ class _Bench:
             self.run.timings.append(KernelTiming.model_validate(columns))
             self.run.save()
 
-    def _meter(self, function: Callable[[], object], median_s: float, place: dict[str, Any]) -> dict[str, Any]:
+    def _meter(self, function: Callable[[], object], median_s: float, place: dict[str, str]) -> dict[str, Any]:
         """Columns of the energy of a loop of calls. A meter that fails spoils the energy, not the time."""
         sampler = power.Sampler(self.meters.meters, self.clock)
         integrate = partial(power.integrate, instruments=self.instruments)
         try:
             loop = metered_loop(function, median_s, sampler, self.clock, integrate)
         finally:
-            self.run.power += [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples]
+            self.run.power += power.power_tables(sampler.log.readings(), **place)
         columns = energy_columns(loop.energy)
         if loop.failure is not None:
             return {**columns, "reasons": (loop.failure,)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenwatt import power
 from tokenwatt.clock import Clock
-from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.record import EnergyStatus, Reason
 
 MARGIN_S = 1.0
 """A loop goes on so long on both sides of its window: the counter's ticks at both edges are found from readings around
@@ -15,7 +15,7 @@ them, within 0.07 % of the energy of two seconds (median of simulated boards).""
 HOST_BOUND_SHARE = 0.95
 """A host that spends more of the window than this on queueing may have kept the device waiting."""
 
-Integrate = Callable[[Iterable[PowerSample], float, float], power.Energy]
+Integrate = Callable[[power.PowerReadings, float, float], power.Energy]
 """`power.integrate`, told what was learnt of the instruments, and a cap that was set on purpose."""
 
 
@@ -54,7 +54,7 @@ def metered_loop(
             loop = timing.loop(function, call_s, clock, margin_s=MARGIN_S)
     except power.MeterError as error:
         return MeteredLoop(power.Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,)), failure=str(error))
-    energy = integrate(sampler.samples, loop.start_s, loop.end_s)
+    energy = integrate(sampler.log.readings(), loop.start_s, loop.end_s)
     if loop.queueing_s > HOST_BOUND_SHARE * (loop.end_s - loop.start_s):
         energy = energy.doubted(Reason.HOST_BOUND)
     return MeteredLoop(energy, loop.start_s, loop.end_s, loop.calls)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -528,8 +528,26 @@ class RequestRecord(Record):
     """False for a request that was in flight when the run stopped watching."""
 
 
-class PowerSample(Record):
-    """One reading of one meter: a GPU board or a CPU package."""
+class PowerSample(NamedTuple):
+    """One reading of one meter as it is taken, 16 times a second: fields of `PowerRecord`, None where not told."""
+
+    at_s: float
+    source: str
+    energy_j: float | None = None
+    power_w: float | None = None
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    temperature_c: float | None = None
+    power_limit_w: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    call_s: float | None = None
+    module_power_w: float | None = None
+    other_processes: int | None = None
+    unmetered_gpus: int | None = None
+
+
+class PowerRecord(Record):
+    """One meter reading, filed under the measurement during which it was taken."""
 
     grain = "power"
 
@@ -559,11 +577,6 @@ class PowerSample(Record):
     """Processes on the GPU that are neither this one nor its descendants; null where NVML does not list them."""
     unmetered_gpus: Count | None = None
     """Boards beside the metered ones on which this process or its descendants run."""
-
-
-class PowerRecord(PowerSample):
-    """One meter reading, filed under the measurement during which it was taken."""
-
     run_id: str
     """Invocation that wrote the row."""
     measurement_id: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from tokenwatt import power, steady_state
 from tokenwatt.engines.protocol import EngineReport
-from tokenwatt.record import Measurement, PowerSample, Reason, Status
+from tokenwatt.record import Measurement, Reason, Status
 from tokenwatt.steady_state import Timeline, Window
 
 MARGIN_S = 2.0
@@ -33,8 +32,8 @@ class Recording:
     """Power limit that was set on purpose on each board."""
     margin_s: float = MARGIN_S
     """The run goes on so long after each window."""
-    samples: list[PowerSample] = field(default_factory=list)
-    """Readings so far, oldest first."""
+    log: power.PowerLog = field(default_factory=power.PowerLog)
+    """Readings so far."""
     windows: int = 0
     """Windows that are full and have readings on both sides."""
     meter_failure: str | None = None
@@ -42,24 +41,17 @@ class Recording:
 
     def energy(self, start_s: float, end_s: float) -> power.Energy:
         """Energy of a window with its verdict: a meter that failed before its end, or a drift of power, spoils it."""
-        near = readings(self.samples, start_s, end_s)
+        near = self.readings(start_s, end_s)
         energy = power.recorded_energy(near, start_s, end_s, self.instruments, self.cap_w, failure=self.meter_failure)
         return energy.doubted(Reason.POWER_DRIFTS) if _power_drifts(near, start_s, end_s) else energy
+
+    def readings(self, start_s: float, end_s: float) -> power.PowerReadings:
+        """Those of a window and its margins."""
+        return self.log.readings(start_s - MARGIN_S, end_s + MARGIN_S)
 
 
 MAX_CLIENT_LAG = 0.1
 """Share of the time between two tokens of a request that taking note of one may lag, before speeds are the client's."""
-
-
-def readings(samples: Sequence[PowerSample], start_s: float, end_s: float) -> list[PowerSample]:
-    """Readings, oldest first, of a window and its margins."""
-    first = bisect_left(samples, start_s - MARGIN_S, key=_at_s)
-    last = bisect_right(samples, end_s + MARGIN_S, key=_at_s)
-    return list(samples[first:last])
-
-
-def _at_s(sample: PowerSample) -> float:
-    return sample.at_s
 
 
 def row_without_numbers(asked: dict[str, Any], status: Status, reason: Reason, detail: str | None) -> Measurement:
@@ -158,9 +150,9 @@ def energy_columns(energy: power.Energy) -> dict[str, Any]:
     }
 
 
-def _power_drifts(samples: list[PowerSample], start_s: float, end_s: float) -> bool:
+def _power_drifts(readings: power.PowerReadings, start_s: float, end_s: float) -> bool:
     """Whether power has a slope; false where a board lacks readings for that test (`steady_state` says when)."""
-    watts = power.binned_power_w(samples, start_s, end_s, steady_state.DRIFT_BINS)
+    watts = power.binned_power_w(readings, start_s, end_s, steady_state.DRIFT_BINS)
     return watts is not None and steady_state.drifts(np.array(watts))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,9 @@ from tokenwatt import metrics
 from tokenwatt.errors import UserError
 from tokenwatt.record import RECORDS, SCHEMA_VERSION, Record
 from tokenwatt.schema import arrow_schema, unit_of
+
+GROUP_ROWS = 2**17
+"""Rows of a row group at least, but for the last one."""
 
 
 def write(rows: Sequence[Record], kind: type[Record], folder: Path) -> Path:
@@ -34,6 +37,34 @@ def write_table(table: pa.Table, path: Path) -> Path:
         UserError: the folder cannot be written to.
     """
     return write_whole(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def write_tables(tables: Iterable[pa.Table], kind: type[Record], folder: Path) -> Path:
+    """Write tables one below the other as `<folder>/<grain>.parquet`, in one step; they may be made on the way.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+
+    def write_to(file: IO[bytes]) -> None:
+        with pq.ParquetWriter(file, to_table([], kind).schema, compression="zstd") as writer:
+            for group in _grouped(tables):
+                writer.write_table(group)
+
+    return write_whole(folder / f"{kind.grain}.parquet", write_to)
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together."""
+    held, rows = list[pa.Table](), 0
+    for table in tables:
+        held.append(table)
+        rows += len(table)
+        if rows >= GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def write_whole(path: Path, write_to: Callable[[IO[bytes]], object]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,14 +64,12 @@ class ScriptedBoard:
         at_s = clock()
         energy_j, (last_s, last_j) = self.until_j(at_s), self.last
         self.last = (at_s, energy_j)
-        unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
         power_w = (energy_j - last_j) / (at_s - last_s)
-        known = {"at_s": at_s, "source": SOURCE, "energy_j": energy_j, "power_w": power_w}
-        return [PowerSample.model_validate({**unknown, **known})]
+        return [PowerSample(at_s, SOURCE, energy_j, power_w)]
 
-    def integrate(self, samples: Iterable[PowerSample], start_s: float, end_s: float) -> power.Energy:
+    def integrate(self, readings: power.PowerReadings, start_s: float, end_s: float) -> power.Energy:
         """In the place of `power.integrate`: the truth."""
-        del samples
+        del readings
         return power.Energy(EnergyStatus.VALID, gpu_energy_j=self.until_j(end_s) - self.until_j(start_s))
 
     def learn(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> Mapping[str, power.Instrument]:

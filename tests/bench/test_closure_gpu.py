@@ -41,7 +41,7 @@ def static_power_w(meters: power.Meters, instruments: power.Instruments, clock: 
         start_s = clock()
         time.sleep(STATIC_S)
         end_s = clock()
-    power_w = power.mean_power_w(sampler.samples, start_s + 0.6, end_s - 0.6, instruments)
+    power_w = power.mean_power_w(sampler.log.readings(), start_s + 0.6, end_s - 0.6, instruments)
     assert power_w is not None
     return power_w
 
@@ -59,7 +59,7 @@ def window_of(
             if event.at_s > end_s + TAIL_S:
                 break
         run.close()
-    energy = power.integrate(sampler.samples, start_s, end_s, instruments)
+    energy = power.integrate(sampler.log.readings(), start_s, end_s, instruments)
     assert energy.gpu_energy_j is not None, energy.reasons
     ceilings = measure_ceilings("cuda", "bfloat16")
     return measurement(

@@ -263,8 +263,7 @@ class Meter:
         self.left -= 1
         if self.left < 0:
             raise power.MeterError("GPU-x is lost")
-        unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
-        return [PowerSample.model_validate({**unknown, "at_s": clock(), "source": "GPU-x", "power_w": 100.0})]
+        return [PowerSample(clock(), "GPU-x", power_w=100.0)]
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -7,27 +7,26 @@ import pytest
 from tokenwatt import power
 from tokenwatt.power.ticks import Counter
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
-from tokenwatt.rows import MARGIN_S, Recording, readings
+from tokenwatt.rows import MARGIN_S, Recording
 from tokenwatt.steady_state import Timeline
 
 PERIOD_S = 0.05
-
-
-def sample(at_s: float, watts: float, energy_j: float) -> PowerSample:
-    unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
-    known = {"at_s": at_s, "source": "GPU-x", "power_w": watts, "energy_j": energy_j}
-    return PowerSample.model_validate({**unknown, **known})
 
 
 def recording(growth_w_per_s: float, until_s: float = 30.0) -> Recording:
     """A board whose power grows from 300 W, read every 50 ms; its counter is always current."""
     at_s = [place * PERIOD_S for place in range(round(until_s / PERIOD_S) + 1)]
     samples = [
-        sample(at, 300 + growth_w_per_s * at + 0.01 * (place % 3), 300 * at + growth_w_per_s * at**2 / 2)
+        PowerSample(
+            at,
+            "GPU-x",
+            energy_j=300 * at + growth_w_per_s * at**2 / 2,
+            power_w=300 + growth_w_per_s * at + 0.01 * (place % 3),
+        )
         for place, at in enumerate(at_s)
     ]
     instruments = {"GPU-x": power.Instrument(Counter(PERIOD_S, 0.0, 0.0))}
-    return Recording(Timeline(1), 20.0, instruments, samples=samples)
+    return Recording(Timeline(1), 20.0, instruments, log=power.PowerLog(samples))
 
 
 def test_a_steady_board_has_valid_energy():
@@ -58,13 +57,13 @@ def test_a_meter_that_died_later_leaves_the_windows_before_it():
 
 
 def test_without_any_reading_a_failed_meter_is_the_reason():
-    lost = power.recorded_energy([], 2.0, 24.0, failure="GPU-x is lost")
+    lost = power.recorded_energy({}, 2.0, 24.0, failure="GPU-x is lost")
     assert (lost.status, lost.reasons) == (EnergyStatus.INVALID, (Reason.METER_ERROR,))
-    assert power.recorded_energy([], 2.0, 24.0).status is EnergyStatus.NO_METER
+    assert power.recorded_energy({}, 2.0, 24.0).status is EnergyStatus.NO_METER
 
 
 def test_readings_of_a_window_are_those_around_it():
-    near = readings(recording(0.0).samples, 10.0, 12.0)
-    assert near[0].at_s == pytest.approx(10.0 - MARGIN_S)
-    assert near[-1].at_s == pytest.approx(12.0 + MARGIN_S)
-    assert readings([], 10.0, 12.0) == []
+    near_s = recording(0.0).readings(10.0, 12.0)["GPU-x"].column("at_s")
+    assert near_s[0] == pytest.approx(10.0 - MARGIN_S)
+    assert near_s[-1] == pytest.approx(12.0 + MARGIN_S)
+    assert Recording(Timeline(1), 20.0).readings(10.0, 12.0) == {}

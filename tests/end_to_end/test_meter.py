@@ -13,12 +13,14 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.end_to_end.meter_process import Row, meter, row_in, start, undisturbed
 
 from tokenwatt import store
 from tokenwatt.metering import session
+from tokenwatt.power import Energy
 from tokenwatt.record import MeteredRun, PowerRecord
 
 
@@ -111,6 +113,21 @@ def test_a_second_ctrl_c_after_the_command_cuts_the_margin_and_not_the_row(tmp_p
     outcome = tokenwatt("meter", "--results", str(tmp_path), "--", "sh", "-c", "exit 3")
     assert outcome.code == 3
     assert store.read(tmp_path, MeteredRun)["exit_code"].tolist() == [3]
+
+
+def test_a_signal_while_the_row_is_made_waits_until_it_is_written(tmp_path, tokenwatt, monkeypatch):
+    compute = session.energy_columns
+
+    def interrupted(energy: Energy) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        return compute(energy)
+
+    monkeypatch.setattr(session, "energy_columns", interrupted)
+    outcome = tokenwatt("meter", "--idle", "0", "--results", str(tmp_path), "--", "sh", "-c", "exit 3")
+    assert outcome.code == 3
+    assert "written to" in outcome.err
+    (row,) = store.read(tmp_path, MeteredRun).to_dict("records")
+    assert (row["status"], row["exit_code"]) == ("ok", 3)
 
 
 def test_a_command_may_end_in_its_own_way_when_interrupted(tmp_path, tokenwatt):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwatt.power import Energy, Instrument, binned_power_w, integrate, mean_power_w
+from tokenwatt import power
+from tokenwatt.power import Energy, Instrument, PowerLog, binned_power_w, mean_power_w
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, due_times
 from tokenwatt.power.ticks import Counter
 from tokenwatt.record import EnergyStatus, PowerSample, Reason
@@ -17,8 +18,11 @@ GPU_A, GPU_B = "GPU-a", "GPU-b"
 
 
 def reading(at_s: float, source: str = GPU_A, **quantities: Any) -> PowerSample:
-    unknown = dict.fromkeys(PowerSample.model_fields.keys() - {"throttle_reasons"})
-    return PowerSample.model_validate({**unknown, "at_s": float(at_s), "source": source, **quantities})
+    return PowerSample(float(at_s), source, **quantities)
+
+
+def integrate(samples: list[PowerSample], start_s: float, end_s: float, *arguments: Any, **options: Any) -> Energy:
+    return power.integrate(PowerLog(samples).readings(), start_s, end_s, *arguments, **options)
 
 
 def constant(source: str = GPU_A, draws_w: float = 100.0, **changes: Any) -> list[PowerSample]:
@@ -164,7 +168,7 @@ def test_limits():
     assert (below.status, below.reasons) == (EnergyStatus.SUSPECT, (Reason.CAP_BELOW_DEFAULT,))
     assert (below.state.power_limit_w, below.state.power_limit_default_w) == (500.0, 700.0)
     assert integrate(constant(power_limit_w=500.0), 2.0, 6.0, known, cap_w=500.0).status is EnergyStatus.VALID
-    changed = [s.model_copy(update={"power_limit_w": 500.0 if s.at_s > 4 else 700.0}) for s in at_limit]
+    changed = [s._replace(power_limit_w=500.0 if s.at_s > 4 else 700.0) for s in at_limit]
     assert integrate(changed, 2.0, 6.0).reasons == (Reason.CAP_CHANGED,)
     # Until 3.5 s the limit was as it should be.
     assert integrate(changed, 0.5, 3.5, known).reasons == ()
@@ -251,12 +255,9 @@ def test_a_clock_that_steps_back_is_not_put_in_order():
 
 
 def test_single_missing_readings_are_bridged():
-    holes = [
-        sample.model_copy(update={"power_w": None} if sample.at_s == 4 else {"energy_j": None})
-        if sample.at_s in (4, 6)
-        else sample
-        for sample in constant()
-    ]
+    holes = constant()
+    holes[4] = holes[4]._replace(power_w=None)
+    holes[6] = holes[6]._replace(energy_j=None)
     energy = integrate(holes, 2.5, 7.5)
     assert (energy.counter_j, energy.sampled_j) == (pytest.approx(500.0), pytest.approx(500.0))
     assert energy.status is EnergyStatus.VALID
@@ -317,8 +318,8 @@ def test_conditions_of_the_window():
 
 
 def test_mean_power():
-    assert mean_power_w(constant(draws_w=80.0), 1.5, 8.0) == pytest.approx(80.0)
-    assert mean_power_w([], 1.5, 8.0) is None
+    assert mean_power_w(PowerLog(constant(draws_w=80.0)).readings(), 1.5, 8.0) == pytest.approx(80.0)
+    assert mean_power_w({}, 1.5, 8.0) is None
 
 
 def test_an_empty_window_is_an_error():
@@ -399,6 +400,7 @@ def test_power_in_parts_of_a_window_is_summed_over_boards() -> None:
         reading(2, "rapl:0", energy_j=1.0),
     ]
     # (0, 2.5]: A reads 101 and 102, B 50; (2.5, 5]: A 103 and 104, B 50.
-    assert binned_power_w(samples, 0.0, 5.0, bins=2) == [151.5, 153.5]
-    assert binned_power_w(samples, 0.0, 5.0, bins=5) is None  # B has no reading in (4, 5]
-    assert binned_power_w([], 0.0, 5.0, bins=2) is None
+    readings = PowerLog(samples).readings()
+    assert binned_power_w(readings, 0.0, 5.0, bins=2) == [151.5, 153.5]
+    assert binned_power_w(readings, 0.0, 5.0, bins=5) is None  # B has no reading in (4, 5]
+    assert binned_power_w({}, 0.0, 5.0, bins=2) is None

@@ -11,21 +11,22 @@ import pytest
 
 from tokenwatt import power
 from tokenwatt.power import virtual
+from tokenwatt.power.log import QUANTITIES, SourceReadings
 from tokenwatt.power.sampler import due_times
 from tokenwatt.power.virtual import Board, Mishap, Script, loads, record
 from tokenwatt.power.virtual.recorder import UNDISTURBED
 from tokenwatt.power.virtual.scenarios import BOARD, scenarios
-from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.record import EnergyStatus, Reason
 
 NOWHERE = Path("/nonexistent")
 BEGIN_S, SECONDS, PERIOD_S = 100.0, 60.0, 0.05
 
 
-def recording(library: virtual.Library, board: Board, seed: int = 0, mishap: Mishap = UNDISTURBED) -> list[PowerSample]:
+def recording(library: virtual.Library, board: Board, seed: int = 0, mishap: Mishap = UNDISTURBED) -> SourceReadings:
     script = Script((board, board), seed=5)
     with virtual.load(script, library) as machine, power.open_meters((virtual.uuid(0),), NOWHERE) as meters:
         machine.set_time(BEGIN_S)
-        return record(machine, meters.meters, SECONDS, PERIOD_S, seed, mishap)
+        return record(machine, meters.meters, SECONDS, PERIOD_S, seed, mishap).readings()[virtual.uuid(0)]
 
 
 def due() -> np.ndarray:
@@ -33,14 +34,18 @@ def due() -> np.ndarray:
     return np.array(list(itertools.takewhile(lambda at_s: at_s <= BEGIN_S + SECONDS, due_times(BEGIN_S, PERIOD_S))))
 
 
-def times(samples: list[PowerSample]) -> np.ndarray:
-    return np.array([sample.at_s for sample in samples])
+def times(readings: SourceReadings) -> np.ndarray:
+    return readings.column("at_s")
+
+
+def everything(readings: SourceReadings) -> bytes:
+    return b"".join(readings.column(quantity).tobytes() for quantity in QUANTITIES)
 
 
 def test_a_minute_is_recorded_on_the_manual_clock_and_exactly_so_again(virtual_nvml):
     once = recording(virtual_nvml.library, BOARD, seed=2)
-    assert recording(virtual_nvml.library, BOARD, seed=2) == once
-    assert recording(virtual_nvml.library, BOARD, seed=3) != once
+    assert everything(recording(virtual_nvml.library, BOARD, seed=2)) == everything(once)
+    assert everything(recording(virtual_nvml.library, BOARD, seed=3)) != everything(once)
     # Each reading is a little late: by 0.3 ms on average, half of the counter's call of 0.3 ms and more, seldom 20 ms.
     late_s = times(once) - due()
     assert late_s.min() > 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tokenwatt.errors import UserError
-from tokenwatt.power import Board, MeterError, Meters, Sampler, boards, integrate, open_meters, virtual
+from tokenwatt.power import Board, MeterError, Meters, PowerReadings, Sampler, boards, integrate, open_meters, virtual
 from tokenwatt.power.nvml import PROCESSES_EVERY
 from tokenwatt.power.series import MAX_GAP_PERIODS
 from tokenwatt.record import EnergyStatus, PowerSample
@@ -39,18 +39,19 @@ def read_once(machine: Any, uuids: tuple[str, ...] | None = None) -> list[PowerS
         return [sample for meter in meters.meters for sample in meter.read(time.monotonic)]
 
 
-def sample(meters: Meters, seconds: float) -> list[PowerSample]:
-    """Samples of so many seconds. Taken again where this computer stalled the sampler: that says nothing about it."""
+def sample(meters: Meters, seconds: float) -> PowerReadings:
+    """Readings of so many seconds. Taken again where this computer stalled the sampler: that says nothing about it."""
     for _ in range(STALLS_FORGIVEN):
         with Sampler(meters.meters, time.monotonic) as sampler:
             time.sleep(seconds)
-        if not stalled(sampler.samples):
-            return sampler.samples
+        readings = sampler.log.readings()
+        if not stalled(readings):
+            return readings
     pytest.fail(f"the sampler fell behind in each of {STALLS_FORGIVEN} recordings; is this computer overloaded?")
 
 
-def stalled(samples: list[PowerSample]) -> bool:
-    spacings_s = np.diff([sample.at_s for sample in samples if sample.source == samples[0].source])
+def stalled(readings: PowerReadings) -> bool:
+    spacings_s = np.diff(next(iter(readings.values())).column("at_s"))
     return bool(spacings_s.max() > MAX_GAP_PERIODS * np.median(spacings_s))
 
 
@@ -59,12 +60,12 @@ def test_both_instruments_recover_the_true_energy(virtual_nvml):
     machine = replace(virtual_nvml, base_w=300.0, amplitude_w=150.0, period_s=0.7, gpus=2)
     with meters_of(machine) as meters:
         instruments = meters.learn(time.monotonic)
-        samples = sample(meters, seconds=3.3 + 2 * MARGIN_S)
-    begin_s = samples[0].at_s + MARGIN_S
+        readings = sample(meters, seconds=3.3 + 2 * MARGIN_S)
+    begin_s = min(board.column("at_s")[0] for board in readings.values()) + MARGIN_S
     for length_s in (2.0, 2.35, 3.0):
         for shift_s in (0.0, 0.09, 0.21, 0.3):
             start_s, end_s = begin_s + shift_s, begin_s + shift_s + length_s
-            energy = integrate(samples, start_s, end_s, instruments)
+            energy = integrate(readings, start_s, end_s, instruments)
             true_j = machine.true_energy_j(start_s, end_s)
             assert (energy.status, energy.reasons) == (EnergyStatus.VALID, ())
             assert energy.counter_j == pytest.approx(true_j, rel=0.01)

@@ -54,4 +54,4 @@ def resting_power(
             time.sleep(min(power.SAMPLING_PERIOD_S, length_s - elapsed_s))
             observer.advance(elapsed_s)
     observer.end(None)
-    return Resting.of(power.integrate(sampler.samples, begin_s, begin_s + length_s, instruments), length_s)
+    return Resting.of(power.integrate(sampler.log.readings(), begin_s, begin_s + length_s, instruments), length_s)

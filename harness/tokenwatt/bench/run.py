@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
-from tokenwatt import store
+from tokenwatt import power, store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.record import (
     ClosureTerm,
     EnergyStatus,
     Measurement,
     PowerRecord,
-    PowerSample,
-    Record,
     RequestRecord,
     Result,
     Status,
 )
-from tokenwatt.rows import MARGIN_S, Recording, readings
+from tokenwatt.rows import MARGIN_S, Recording
 from tokenwatt.steady_state import RequestTrace
 
 
@@ -36,7 +34,7 @@ class Run:
     requests: list[pa.Table] = field(default_factory=list)
     """Of each run of an engine: as tables, because phases of minutes have 100,000 of them, and each save writes all."""
     power: list[pa.Table] = field(default_factory=list)
-    """Readings of each run of an engine."""
+    """Readings, a few tables for each row."""
     closure: list[ClosureTerm] = field(default_factory=list)
     """What the energy of some windows went into."""
     remarks: list[str] = field(default_factory=list)
@@ -68,28 +66,23 @@ class Run:
         """
         self.measurements += rows
         ends_s = [row.window_start_s + row.window_s for row in rows if row.window_s and row.window_start_s is not None]
-        requests, power = list[RequestRecord](), list[PowerRecord]()
+        requests = list[RequestRecord]()
         for trace in recording.timeline.traces.values():
             place = len(rows) - 1 if trace.first_token_s is None else bisect_left(ends_s, trace.first_token_s)
             requests.append(_request_record(rows[min(place, len(rows) - 1)], trace))
         for row in rows:
             if row.window_s is not None and row.window_start_s is not None:
-                near = readings(recording.samples, row.window_start_s, row.window_start_s + row.window_s)
+                near = recording.readings(row.window_start_s, row.window_start_s + row.window_s)
             else:
-                since_s = ends_s[-1] - MARGIN_S if ends_s else 0.0
-                near = [sample for sample in recording.samples if sample.at_s >= since_s]
-            power += _power_records(row, near)
+                near = recording.log.readings(ends_s[-1] - MARGIN_S if ends_s else 0.0)
+            self.power += power.power_tables(near, row.run_id, row.measurement_id)
         self.requests.append(store.to_table(requests, RequestRecord))
-        self.power.append(store.to_table(power, PowerRecord))
         self.save()
 
     def save(self) -> None:
         """Write everything so far; measurements last, so that a row is there only with its requests and readings."""
-        tables: tuple[tuple[type[Record], list[pa.Table]], ...]
-        tables = ((PowerRecord, self.power), (RequestRecord, self.requests))
-        for kind, parts in tables:
-            table = pa.concat_tables([store.to_table([], kind), *parts])
-            store.write_table(table, self.folder / f"{kind.grain}.parquet")
+        store.write_tables(self.power, PowerRecord, self.folder)
+        store.write_tables(self.requests, RequestRecord, self.folder)
         store.write(self.results, Result, self.folder)
         if self.closure:
             store.write(self.closure, ClosureTerm, self.folder)
@@ -117,8 +110,3 @@ def _request_record(row: Measurement, trace: RequestTrace) -> RequestRecord:
         is_ramp=trace.is_ramp,
         is_complete=trace.is_complete,
     )
-
-
-def _power_records(row: Measurement, samples: Iterable[PowerSample]) -> list[PowerRecord]:
-    place = {"run_id": row.run_id, "measurement_id": row.measurement_id}
-    return [PowerRecord(**place, **sample.model_dump()) for sample in samples]

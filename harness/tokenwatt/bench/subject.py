@@ -163,7 +163,7 @@ class Subject:
         self._warm_up(point)
         timeline, concurrency, clock = recording.timeline, point.concurrency, self.clock
         sampler = power.Sampler(self.meters.meters, clock)
-        recording.samples = sampler.samples
+        recording.log = sampler.log
         try:
             with (
                 sampler,

@@ -6,12 +6,13 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tokenwatt import power, store
 from tokenwatt.clock import RunClock
@@ -19,12 +20,12 @@ from tokenwatt.environment import describe
 from tokenwatt.errors import UserError
 from tokenwatt.metering import child
 from tokenwatt.metering.visible_gpus import visible_gpus
-from tokenwatt.orderly_end import ends_orderly, undisturbed
+from tokenwatt.orderly_end import ends_orderly, signal_of, undisturbed
 from tokenwatt.power.external import NodeMeter, open_gpu_meter, open_node_meter
 from tokenwatt.power.external.dcgm import SAMPLING_PERIOD_S as DCGM_PERIOD_S
 from tokenwatt.power.external.dcgm import DcgmMeter
 from tokenwatt.power.external.energy import MIN_READINGS
-from tokenwatt.record import Environment, MeteredRun, PowerRecord, PowerSample, Reason, Status
+from tokenwatt.record import Environment, MeteredRun, PowerRecord, Reason, Status
 from tokenwatt.rows import energy_columns
 
 MAX_IDLE_S = 3600.0
@@ -71,7 +72,8 @@ class Metered:
     row: MeteredRun
     folder: Path
     ended_by: int | None = None
-    """Signal at which the window was ended early; a command is sent its signals itself."""
+    """Signal at which the window was ended early, or that came while the row was made; a command is sent its signals
+    itself."""
 
 
 def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Metered:
@@ -95,14 +97,26 @@ def meter_command(command: Sequence[str], choice: Choice, results: Path) -> Mete
 def meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
     """Open meters, read idle power, do `work`, read a little longer, and write the row.
 
+    A signal that comes after the work waits until the row is written, and is named in what is returned.
+
     Raises:
         KeyboardInterrupt: before the work was done, at Ctrl-C, SIGTERM or SIGHUP; there is no row then.
     """
-    with ends_orderly():
-        return _meter_stretch(_printable(subject), choice, results, work)
+    metered: Metered | None = None
+    try:
+        with ends_orderly(), ExitStack() as until_written:
+            metered = _meter_stretch(_printable(subject), choice, results, work, until_written)
+    except KeyboardInterrupt as late:
+        if metered is None:
+            raise
+        metered = replace(metered, ended_by=metered.ended_by or signal_of(late))
+    return metered
 
 
-def _meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch]) -> Metered:
+def _meter_stretch(
+    subject: str, choice: Choice, results: Path, work: Callable[[RunClock], Stretch], until_written: ExitStack
+) -> Metered:
+    """The same, without an answer to signals; `until_written` is told to hold them back once the work is done."""
     clock = RunClock()
     run_id, measured_at = clock.new_run_id(), datetime.now(UTC)
     place = {"run_id": run_id, "measurement_id": f"{run_id}/0"}
@@ -117,32 +131,34 @@ def _meter_stretch(subject: str, choice: Choice, results: Path, work: Callable[[
         try:
             with sampler:
                 idle = _lead_in(choice.idle_s, boards, clock)
-                done = work(clock)
-                with suppress(KeyboardInterrupt):  # pressed twice: the work has ended, its row is due
+                try:
+                    done = work(clock)
                     boards.wait_out(MARGIN_S)
+                except KeyboardInterrupt:
+                    if done is None:
+                        raise
+                # The work has ended and its row is due: pressed twice, Ctrl-C only cuts the margin.
+                until_written.enter_context(undisturbed())
         except power.MeterError as error:
             if done is None:
                 raise
             failure = str(error)
-        columns = _metered_columns(boards, sampler.samples, node, done, failure)
-    row = MeteredRun.model_validate(
-        {
-            **environment.model_dump(),
-            **place,
-            "measured_at": measured_at,
-            "run_began_at": clock.began_at,
-            "status": Status.OK,
-            "subject": subject,
-            "power_scope": boards.meters.scope,
-            "gpu_idle_power_w": power.mean_power_w(sampler.samples, *idle, boards.instruments) if idle else None,
-            **columns,
-        }
-    )
-    with undisturbed():
-        store.write([row], MeteredRun, results / run_id)
-        store.write(
-            [PowerRecord(**place, **sample.model_dump()) for sample in sampler.samples], PowerRecord, results / run_id
+        readings = sampler.log.readings()
+        row = MeteredRun.model_validate(
+            {
+                **environment.model_dump(),
+                **place,
+                "measured_at": measured_at,
+                "run_began_at": clock.began_at,
+                "status": Status.OK,
+                "subject": subject,
+                "power_scope": boards.meters.scope,
+                "gpu_idle_power_w": power.mean_power_w(readings, *idle, boards.instruments) if idle else None,
+                **_metered_columns(boards, readings, node, done, failure),
+            }
         )
+        store.write([row], MeteredRun, results / run_id)
+        store.write_tables(power.power_tables(readings, **place), PowerRecord, results / run_id)
     return Metered(row, results / run_id, done.ended_by)
 
 
@@ -183,12 +199,12 @@ class _Boards:
         name = self.remote.gpu_names[0] or None
         return here.model_copy(update={"gpu_name": name, "gpu_count": len(uuids), "gpu_uuids": uuids})
 
-    def energy(self, samples: Sequence[PowerSample], start_s: float, end_s: float, failure: str | None) -> power.Energy:
+    def energy(self, readings: power.PowerReadings, start_s: float, end_s: float, failure: str | None) -> power.Energy:
         """Joules of the window, with the doubts that come with a meter that is read through another machine."""
-        energy = power.recorded_energy(samples, start_s, end_s, self.instruments, failure=failure)
+        energy = power.recorded_energy(readings, start_s, end_s, self.instruments, failure=failure)
         if self.remote is None or energy.gpu_energy_j is None:
             return energy
-        if min(_renewals(samples, uuid, start_s, end_s) for uuid in self.remote.sources) < MIN_READINGS:
+        if min(_renewals(readings[uuid], start_s, end_s) for uuid in self.remote.sources) < MIN_READINGS:
             energy = energy.doubted(Reason.WINDOW_TOO_SHORT)
         return energy
 
@@ -222,12 +238,12 @@ def _lead_in(idle_s: float, boards: _Boards, clock: RunClock) -> tuple[float, fl
 
 
 def _metered_columns(
-    boards: _Boards, samples: Sequence[PowerSample], node: NodeMeter | None, done: Stretch, failure: str | None
+    boards: _Boards, readings: power.PowerReadings, node: NodeMeter | None, done: Stretch, failure: str | None
 ) -> dict[str, Any]:
     """Window, energies and the doer's own columns; a stretch that went wrong carries no numbers."""
     if done.columns.get("status", Status.OK) is not Status.OK:
         return {**done.columns, "node_meter": None if node is None else node.text}
-    energy = boards.energy(samples, done.start_s, done.end_s, failure)
+    energy = boards.energy(readings, done.start_s, done.end_s, failure)
     columns = {"window_start_s": done.start_s, "window_s": done.end_s - done.start_s, **energy_columns(energy)}
     details = [done.columns.get("detail"), failure]
     if node is not None:
@@ -237,7 +253,8 @@ def _metered_columns(
     return {**columns, **done.columns, "detail": "; ".join(filter(None, details)) or None}
 
 
-def _renewals(samples: Sequence[PowerSample], uuid: str, start_s: float, end_s: float) -> int:
-    """How many different values a source showed in the window."""
-    inside = [sample for sample in samples if sample.source == uuid and start_s <= sample.at_s <= end_s]
-    return sum(1 for _ in groupby(inside, key=lambda sample: (sample.energy_j, sample.power_w)))
+def _renewals(board: power.SourceReadings, start_s: float, end_s: float) -> int:
+    """How many different answers a board gave in the window, one after the other."""
+    inside = board.between(start_s, end_s)
+    answers = np.nan_to_num([inside.column("energy_j"), inside.column("power_w")], nan=-1.0)
+    return min(len(inside), 1) + int(np.count_nonzero(np.any(np.diff(answers) != 0, axis=0)))

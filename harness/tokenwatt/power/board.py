@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from tokenwatt.power.counting import HALF_WIDTH_SDS, Reading, counted, coverage
 from tokenwatt.power.instrument import Instrument
+from tokenwatt.power.log import SourceReadings
 from tokenwatt.power.series import Series, delay_s, increase, integral, integral_sd, longest_hold_s, touching
-from tokenwatt.record import PowerSample, Reason
+from tokenwatt.record import Reason
 
 MAX_RELATIVE_DIFFERENCE = 0.02
 """Published pairs agree within 1 % under load (zeus #12); a wrong gain, scope or board differs by more."""
@@ -43,7 +42,7 @@ class BoardEnergy:
 
 @dataclass(frozen=True, slots=True)
 class _Readings:
-    """A board's samples as arrays; what it did not answer is nan."""
+    """What a board's energy is found from; what it did not answer is nan."""
 
     at_s: Series
     power_w: Series
@@ -52,14 +51,14 @@ class _Readings:
     call_s: Series
 
 
-def board_energy(samples: Sequence[PowerSample], start_s: float, end_s: float, instrument: Instrument) -> BoardEnergy:
-    """Energy over the window from the samples of one board, in the order in which they were taken."""
+def board_energy(board: SourceReadings, start_s: float, end_s: float, instrument: Instrument) -> BoardEnergy:
+    """Energy over the window from the readings of one board."""
     readings = _Readings(
-        at_s=np.array([sample.at_s for sample in samples]),
-        power_w=np.array([sample.power_w for sample in samples], dtype=np.float64),
-        total_j=np.array([sample.energy_j for sample in samples], dtype=np.float64),
-        module_w=np.array([sample.module_power_w for sample in samples], dtype=np.float64),
-        call_s=np.array([sample.call_s for sample in samples], dtype=np.float64),
+        at_s=board.column("at_s"),
+        power_w=board.column("power_w"),
+        total_j=board.column("energy_j"),
+        module_w=board.column("module_power_w"),
+        call_s=board.column("call_s"),
     )
     if np.any(np.diff(readings.at_s) < 0):
         return _nothing(Reason.CLOCK_STEPPED_BACK)
@@ -80,12 +79,11 @@ def relative_difference(counter_j: float | None, sampled_j: float | None) -> flo
     return None if not counter_j or sampled_j is None else (sampled_j - counter_j) / counter_j
 
 
-def package_energy_j(samples: Sequence[PowerSample], start_s: float, end_s: float) -> float | None:
-    """Energy of one CPU package, by its counter; None where its samples, oldest first, do not cover the window."""
-    at_s = np.array([sample.at_s for sample in samples])
-    counter_j = np.array([sample.energy_j for sample in samples], dtype=np.float64)
+def package_energy_j(package: SourceReadings, start_s: float, end_s: float) -> float | None:
+    """Energy of one CPU package, by its counter; None where its readings do not cover the window."""
+    at_s = package.column("at_s")
     covers = coverage(at_s, start_s, end_s, Reason.COUNTER_MISSING) is None
-    return increase(at_s, counter_j, start_s, end_s) if covers else None
+    return increase(at_s, package.column("energy_j"), start_s, end_s) if covers else None
 
 
 def _nothing(reason: Reason) -> BoardEnergy:
@@ -149,15 +147,15 @@ def _is_frozen(readings: _Readings, start_s: float, end_s: float, instrument: In
     near = touching(at_s, start_s, end_s)
     at_s, power_w, total_j = at_s[near], power_w[near], total_j[near]
     changes = np.flatnonzero(np.diff(power_w) != 0) + 1
-    bounds = [0, *changes.tolist(), len(at_s)]
-    for first, last in pairwise(bounds):
-        if at_s[last - 1] - at_s[first] < FROZEN_S:
-            continue
+    bounds = np.concatenate(([0], changes, [len(at_s)]))
+    held_s = at_s[bounds[1:] - 1] - at_s[bounds[:-1]]
+    for place in np.flatnonzero(held_s >= FROZEN_S):
+        first, last = bounds[place], bounds[place + 1]
         stretch = slice(first, last)
         if is_counted and np.all(np.isfinite(total_j[stretch])):
             if _differs(at_s[stretch], total_j[stretch], power_w[first], instrument, moves=moves):
                 return True
-        elif instrument.power_period_s and at_s[last - 1] - at_s[first] > FROZEN_PERIODS * instrument.power_period_s:
+        elif instrument.power_period_s and held_s[place] > FROZEN_PERIODS * instrument.power_period_s:
             return True
     return False
 

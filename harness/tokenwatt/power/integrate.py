@@ -1,4 +1,4 @@
-"""Energy of a window from power samples, by two instruments that check each other, with a verdict and its reasons."""
+"""Energy of a window from power readings, by two instruments that check each other, with a verdict and its reasons."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from tokenwatt.power.board import BoardEnergy, board_energy, package_energy_j, relative_difference
 from tokenwatt.power.counting import HALF_WIDTH_SDS
 from tokenwatt.power.instrument import Instrument, Instruments
+from tokenwatt.power.log import PowerReadings, SourceReadings
 from tokenwatt.power.meter import RAPL_PREFIX
 from tokenwatt.power.state import State, doubts_about_state, state_of, total
-from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.record import EnergyStatus, Reason
 
 MIN_WINDOW_S = 2.0
 """Power readings may be averages over a second, and a board that was idle a second ago still shows it."""
@@ -42,7 +43,7 @@ class Energy:
     half_width_j: float | None = None
     """Half of the 95 % interval around it, from what the edges leave open."""
     by_gpu_j: tuple[float, ...] = ()
-    """Each board's part, in the order of the instruments, else of the samples."""
+    """Each board's part, in the order of the instruments, else of the readings."""
     counter_j: float | None = None
     """Boards, summed, by counter; None unless all have one."""
     sampled_j: float | None = None
@@ -66,22 +67,22 @@ class Energy:
 
 
 def integrate(
-    samples: Iterable[PowerSample],
+    readings: PowerReadings,
     start_s: float,
     end_s: float,
     instruments: Instruments = NOTHING_LEARNT,
     cap_w: float | None = None,
 ) -> Energy:
-    """Energy that each source used from `start_s` to `end_s`, seconds on the samples' clock.
+    """Energy that each source used from `start_s` to `end_s`, seconds on the readings' clock.
 
-    Both edges need a sample on either side; a few seconds of samples beyond them are better, because the counter's
+    Both edges need a reading on either side; a few seconds of readings beyond them are better, because the counter's
     ticks are found from them. A board's two instruments must agree within 2 %.
 
     Args:
-        samples: each source's in the order in which they were taken.
+        readings: of each source.
         start_s: start of the window.
         end_s: end of the window.
-        instruments: what was learnt of each board (`Meters.learn`). A board that is named and has no samples makes the
+        instruments: what was learnt of each board (`Meters.learn`). A board that is named and has no readings makes the
             window invalid.
         cap_w: power limit that was set on purpose on each board.
 
@@ -90,10 +91,9 @@ def integrate(
     """
     if not start_s < end_s:
         raise ValueError(f"end_s must be > start_s, got {start_s} to {end_s}")
-    sources = _by_source(samples)
-    boards = {source: series for source, series in sources.items() if not source.startswith(RAPL_PREFIX)}
-    packages = [series for source, series in sources.items() if source.startswith(RAPL_PREFIX)]
-    cpu_energy_j = total([package_energy_j(series, start_s, end_s) for series in packages])
+    boards = _boards(readings)
+    packages = [of_source for source, of_source in readings.items() if source not in boards]
+    cpu_energy_j = total([package_energy_j(package, start_s, end_s) for package in packages])
     missing = [source for source in instruments if source not in boards]
     if not boards and not missing:
         return Energy(status=EnergyStatus.NO_METER, cpu_energy_j=cpu_energy_j)
@@ -102,10 +102,10 @@ def integrate(
     boards = {source: boards[source] for source in [*order, *(set(boards) - set(order))]}
     known = [instruments.get(source, Instrument()) for source in boards]
     energies = [
-        board_energy(series, start_s, end_s, instrument)
-        for series, instrument in zip(boards.values(), known, strict=True)
+        board_energy(board, start_s, end_s, instrument)
+        for board, instrument in zip(boards.values(), known, strict=True)
     ]
-    inside = {source: [s for s in series if start_s <= s.at_s <= end_s] for source, series in boards.items()}
+    inside = {source: board.between(start_s, end_s) for source, board in boards.items()}
     found = {reason for energy in energies for reason in energy.reasons}
     found |= doubts_about_state(inside, instruments, cap_w)
     if missing:
@@ -141,41 +141,36 @@ def _with_joules(verdict: Energy, energies: Sequence[BoardEnergy]) -> Energy:
 
 
 def mean_power_w(
-    samples: Iterable[PowerSample], start_s: float, end_s: float, instruments: Instruments = NOTHING_LEARNT
+    readings: PowerReadings, start_s: float, end_s: float, instruments: Instruments = NOTHING_LEARNT
 ) -> float | None:
     """Mean power of all boards over the window, W (idle power, say); None where its energy cannot be trusted.
 
     Raises:
         ValueError: the window is empty.
     """
-    energy_j = integrate(samples, start_s, end_s, instruments).gpu_energy_j
+    energy_j = integrate(readings, start_s, end_s, instruments).gpu_energy_j
     return None if energy_j is None else energy_j / (end_s - start_s)
 
 
-def binned_power_w(samples: Iterable[PowerSample], start_s: float, end_s: float, bins: int) -> list[float] | None:
+def binned_power_w(readings: PowerReadings, start_s: float, end_s: float, bins: int) -> list[float] | None:
     """Mean sampled board power in `bins` equal parts of (start, end], summed over boards, W.
 
     None without boards, or where a board has no power reading in some part.
     """
-    width_s = (end_s - start_s) / bins
-    total_w = [0.0] * bins
-    boards = {source: series for source, series in _by_source(samples).items() if not source.startswith(RAPL_PREFIX)}
-    for series in boards.values():
-        parts: list[list[float]] = [[] for _ in range(bins)]
-        for sample in series:
-            if sample.power_w is not None and start_s < sample.at_s <= end_s:
-                parts[min(int((sample.at_s - start_s) / width_s), bins - 1)].append(sample.power_w)
-        if not all(parts):
+    boards, total_w = _boards(readings), np.zeros(bins)
+    for board in boards.values():
+        at_s, power_w = board.column("at_s"), board.column("power_w")
+        chosen = np.isfinite(power_w) & (start_s < at_s) & (at_s <= end_s)
+        place = ((at_s[chosen] - start_s) / ((end_s - start_s) / bins)).astype(np.intp).clip(max=bins - 1)
+        counts = np.bincount(place, minlength=bins)
+        if not counts.all():
             return None
-        total_w = [sum_w + sum(part) / len(part) for sum_w, part in zip(total_w, parts, strict=True)]
-    return total_w if boards else None
+        total_w += np.bincount(place, power_w[chosen], minlength=bins) / counts
+    return total_w.tolist() if boards else None
 
 
-def _by_source(samples: Iterable[PowerSample]) -> dict[str, list[PowerSample]]:
-    sources: dict[str, list[PowerSample]] = {}
-    for sample in samples:
-        sources.setdefault(sample.source, []).append(sample)
-    return sources
+def _boards(readings: PowerReadings) -> dict[str, SourceReadings]:
+    return {source: board for source, board in readings.items() if not source.startswith(RAPL_PREFIX)}
 
 
 def _sd_j(energies: Sequence[BoardEnergy]) -> float:
@@ -198,8 +193,8 @@ def _status(energies: Sequence[BoardEnergy], found: set[Reason]) -> EnergyStatus
     return EnergyStatus.NO_METER if is_absent else EnergyStatus.INVALID
 
 
-def _spacing_s(boards: Iterable[Sequence[PowerSample]]) -> float | None:
-    spacings_s = [float(np.median(np.diff([sample.at_s for sample in board]))) for board in boards if len(board) > 1]
+def _spacing_s(boards: Iterable[SourceReadings]) -> float | None:
+    spacings_s = [float(np.median(np.diff(board.column("at_s")))) for board in boards if len(board) > 1]
     return max(spacings_s, default=None)
 
 

@@ -150,17 +150,18 @@ class NvmlMeter:
         energy_mj = get(f"energy counter of {uuid}", _ENERGY, handle)
         after_s = clock()
         power_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_GPU)
-        at_s, call_s = (before_s + after_s) / 2, after_s - before_s
-        if not with_state:
-            return _sample(at_s, call_s, uuid, _scaled(energy_mj, _MILLI), _scaled(power_mw, _MILLI))
-        module_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_MODULE)
-        pids = None if unmetered is None else self._pids(uuid, handle)
-        return PowerSample(
-            at_s=at_s,
+        sample = PowerSample(
+            at_s=(before_s + after_s) / 2,
             source=uuid,
             energy_j=_scaled(energy_mj, _MILLI),
-            call_s=call_s,
+            call_s=after_s - before_s,
             power_w=_scaled(power_mw, _MILLI),
+        )
+        if not with_state:
+            return sample
+        module_mw = _instant_power_mw(self._driver, uuid, handle, nvml.NVML_POWER_SCOPE_MODULE)
+        pids = None if unmetered is None else self._pids(uuid, handle)
+        return sample._replace(
             sm_clock_hz=_scaled(get(f"SM clock of {uuid}", _CLOCK, handle, nvml.NVML_CLOCK_SM), _MEGA),
             memory_clock_hz=_scaled(get(f"memory clock of {uuid}", _CLOCK, handle, nvml.NVML_CLOCK_MEM), _MEGA),
             temperature_c=_scaled(get(f"temperature of {uuid}", _TEMPERATURE, handle, nvml.NVML_TEMPERATURE_GPU), 1.0),
@@ -228,21 +229,6 @@ def _instant_power_mw(driver: Driver, uuid: str, handle: Handle, scope: int) -> 
         raise failure(f"power of {uuid}", nvml.NVMLError(value.nvmlReturn))
     # Some drivers answer 0 mW when polled too fast: no powered board draws that.
     return value.value.uiVal or None
-
-
-def _sample(at_s: float, call_s: float, source: str, energy_j: float | None, power_w: float | None) -> PowerSample:
-    """A reading of energy and power alone."""
-    return PowerSample(
-        at_s=at_s,
-        call_s=call_s,
-        source=source,
-        energy_j=energy_j,
-        power_w=power_w,
-        sm_clock_hz=None,
-        memory_clock_hz=None,
-        temperature_c=None,
-        power_limit_w=None,
-    )
 
 
 def _scaled(value: int | None, scale: float) -> float | None:

@@ -90,13 +90,4 @@ def _sample(package: _Package, clock: Clock) -> PowerSample:
     step_uj = now_uj - package.last_uj
     package.total_uj += step_uj if step_uj >= 0 else step_uj + package.range_uj
     package.last_uj = now_uj
-    return PowerSample(
-        at_s=at_s,
-        source=package.source,
-        energy_j=package.total_uj * _JOULES_PER_UJ,
-        power_w=None,
-        sm_clock_hz=None,
-        memory_clock_hz=None,
-        temperature_c=None,
-        power_limit_w=None,
-    )
+    return PowerSample(at_s, package.source, energy_j=package.total_uj * _JOULES_PER_UJ)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 from tokenwatt.power.instrument import Instruments
 from tokenwatt.power.integrate import NOTHING_LEARNT, Energy, integrate
-from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.power.log import PowerReadings
+from tokenwatt.record import EnergyStatus, Reason
 
 
 def recorded_energy(
-    samples: Sequence[PowerSample],
+    readings: PowerReadings,
     start_s: float,
     end_s: float,
     instruments: Instruments = NOTHING_LEARNT,
@@ -21,7 +22,7 @@ def recorded_energy(
     """`integrate`, unless a meter failed before the window was over: then there are no joules, `meter_error` says why.
 
     Args:
-        samples: readings of all sources in the order in which they were taken, up to the failure if there was one.
+        readings: of all sources, up to the failure if there was one.
         start_s: start of the window.
         end_s: end of the window.
         instruments: what was learnt of each board.
@@ -31,6 +32,7 @@ def recorded_energy(
     Raises:
         ValueError: the window is empty.
     """
-    if failure is not None and (not samples or samples[-1].at_s < end_s):
+    latest_s = max((float(each.column("at_s")[-1]) for each in readings.values()), default=-math.inf)
+    if failure is not None and latest_s < end_s:
         return Energy(EnergyStatus.INVALID, (Reason.METER_ERROR,))
-    return integrate(samples, start_s, end_s, instruments, cap_w)
+    return integrate(readings, start_s, end_s, instruments, cap_w)

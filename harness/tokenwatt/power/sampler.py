@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from tokenwatt.clock import Clock
+from tokenwatt.power.log import PowerLog
 from tokenwatt.power.meter import Meter
-from tokenwatt.record import PowerSample
 
 SAMPLING_PERIOD_S = 0.0625
 """Mean spacing of readings: 16 Hz."""
@@ -44,8 +44,8 @@ class Sampler:
     def __init__(self, meters: Sequence[Meter], clock: Clock, period_s: float = SAMPLING_PERIOD_S) -> None:
         if period_s <= 0:
             raise ValueError(f"period_s must be > 0, got {period_s}")
-        self.samples: list[PowerSample] = []
-        """Every reading so far, oldest first; grows while the block runs."""
+        self.log = PowerLog()
+        """Every reading so far; grows while the block runs."""
         self._meters = tuple(meters)
         self._clock = clock
         self._period_s = period_s
@@ -85,4 +85,4 @@ class Sampler:
 
     def _read(self) -> None:
         for meter in self._meters:
-            self.samples.extend(meter.read(self._clock))
+            self.log.extend(meter.read(self._clock))

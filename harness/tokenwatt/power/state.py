@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenwatt.power.instrument import Instrument, Instruments
+from tokenwatt.power.log import PowerReadings, Quantity, SourceReadings
+from tokenwatt.power.series import Series
 from tokenwatt.power.throttle import SLOWDOWNS
-from tokenwatt.record import PowerSample, Reason
+from tokenwatt.record import Reason
 
 LIMIT_STEP_W = 1.0
 """Limits that differ by less are the same: drivers round."""
@@ -45,59 +47,52 @@ class State:
     """Every NVML reason seen, sorted."""
 
 
-def state_of(boards: Mapping[str, Sequence[PowerSample]], instruments: Instruments) -> State:
-    """State of boards from their samples in a window."""
-    samples = list(boards.values())
-    slopes = [slope for board in samples if (slope := _slope(board)) is not None]
-    temperatures_c = [known for board in samples if (known := known_values(board, _temperature))]
-    reasons = {reason for board in samples for sample in board for reason in sample.throttle_reasons}
-    others = [known for board in samples if (known := known_values(board, lambda s: s.other_processes))]
+def state_of(boards: PowerReadings, instruments: Instruments) -> State:
+    """State of boards from their readings in a window."""
+    readings = list(boards.values())
+    slopes = [slope for board in readings if (slope := _slope(board)) is not None]
+    temperatures_c = [known for board in readings if len(known := board.known("temperature_c"))]
+    reasons = {reason for board in readings for reason in board.throttle_reasons()}
+    others = [most for board in readings if (most := _of(board, "other_processes", np.max)) is not None]
     return State(
-        power_peak_w=_peak_w(samples),
-        power_limit_w=total([_least(board, _limit) for board in samples]),
+        power_peak_w=_peak_w(readings),
+        power_limit_w=total([_of(board, "power_limit_w", np.min) for board in readings]),
         power_limit_default_w=total([_instrument(instruments, source).power_limit_default_w for source in boards]),
-        sm_clock_hz=_mean([_mean(known_values(board, lambda s: s.sm_clock_hz)) for board in samples]),
-        sm_clock_min_hz=_lowest([_least(board, lambda s: s.sm_clock_hz) for board in samples]),
-        memory_clock_hz=_mean([_mean(known_values(board, lambda s: s.memory_clock_hz)) for board in samples]),
-        memory_clock_min_hz=_lowest([_least(board, lambda s: s.memory_clock_hz) for board in samples]),
-        temperature_start_c=max((known[0] for known in temperatures_c), default=None),
-        temperature_end_c=max((known[-1] for known in temperatures_c), default=None),
+        sm_clock_hz=_mean([_of(board, "sm_clock_hz", np.mean) for board in readings]),
+        sm_clock_min_hz=_lowest([_of(board, "sm_clock_hz", np.min) for board in readings]),
+        memory_clock_hz=_mean([_of(board, "memory_clock_hz", np.mean) for board in readings]),
+        memory_clock_min_hz=_lowest([_of(board, "memory_clock_hz", np.min) for board in readings]),
+        temperature_start_c=max((float(known[0]) for known in temperatures_c), default=None),
+        temperature_end_c=max((float(known[-1]) for known in temperatures_c), default=None),
         temperature_slope_c_per_s=max(slopes, default=None),
-        other_processes=sum(int(max(known)) for known in others) if others else None,
+        other_processes=int(sum(others)) if others else None,
         throttle_reasons=tuple(sorted(reasons)),
     )
 
 
-def doubts_about_state(
-    boards: Mapping[str, Sequence[PowerSample]], instruments: Instruments, cap_w: float | None
-) -> set[Reason]:
+def doubts_about_state(boards: PowerReadings, instruments: Instruments, cap_w: float | None) -> set[Reason]:
     """What in the state of boards makes their energy one that others would not see.
 
     cap_w: the limit that was set on purpose on each board; a board that has it is not below its default.
     """
     found = set()
-    for source, samples in boards.items():
+    for source, board in boards.items():
         instrument = _instrument(instruments, source)
-        limits_w = known_values(samples, _limit)
+        least_w, most_w = (_of(board, "power_limit_w", summary) for summary in (np.min, np.max))
         expected_w = instrument.power_limit_default_w if cap_w is None else cap_w
-        if limits_w and expected_w is not None and min(limits_w) < expected_w - LIMIT_STEP_W:
+        if least_w is not None and expected_w is not None and least_w < expected_w - LIMIT_STEP_W:
             found.add(Reason.CAP_BELOW_DEFAULT)
-        if limits_w and max(limits_w) - min(limits_w) > LIMIT_STEP_W:
+        if least_w is not None and most_w is not None and most_w - least_w > LIMIT_STEP_W:
             found.add(Reason.CAP_CHANGED)
         if instrument.is_mig:
             found.add(Reason.MIG)
-        if any(sample.other_processes for sample in samples):
+        if _of(board, "other_processes", np.max):
             found.add(Reason.OTHER_PROCESS)
-        if any(sample.unmetered_gpus for sample in samples):
+        if _of(board, "unmetered_gpus", np.max):
             found.add(Reason.WRONG_GPU_COUNT)
-        if any(SLOWDOWNS.intersection(sample.throttle_reasons) for sample in samples):
+        if SLOWDOWNS & board.throttle_reasons():
             found.add(Reason.THROTTLED)
     return found
-
-
-def known_values(samples: Sequence[PowerSample], quantity: Callable[[PowerSample], float | None]) -> list[float]:
-    """The quantity of each sample that has it."""
-    return [value for sample in samples if (value := quantity(sample)) is not None]
 
 
 def total(parts: Sequence[float | None]) -> float | None:
@@ -110,22 +105,17 @@ def _instrument(instruments: Instruments, source: str) -> Instrument:
     return instruments.get(source, Instrument())
 
 
-def _limit(sample: PowerSample) -> float | None:
-    return sample.power_limit_w
+def _of(board: SourceReadings, quantity: Quantity, summary: Callable[[Series], float]) -> float | None:
+    """The least, most or mean of a quantity; None where no reading has it."""
+    known = board.known(quantity)
+    return float(summary(known)) if len(known) else None
 
 
-def _temperature(sample: PowerSample) -> float | None:
-    return sample.temperature_c
-
-
-def _least(samples: Sequence[PowerSample], quantity: Callable[[PowerSample], float | None]) -> float | None:
-    return min(known_values(samples, quantity), default=None)
-
-
-def _peak_w(boards: Sequence[Sequence[PowerSample]]) -> float | None:
+def _peak_w(boards: Sequence[SourceReadings]) -> float | None:
     """Boards are read one after the other within milliseconds, so that their n-th readings belong together."""
-    readings_w = [known_values(board, lambda s: s.power_w) for board in boards]
-    return max((sum(together) for together in zip(*readings_w, strict=False)), default=None)
+    readings_w = [board.known("power_w") for board in boards]
+    together = min(map(len, readings_w), default=0)
+    return float(np.max(np.sum([each_w[:together] for each_w in readings_w], axis=0))) if together else None
 
 
 def _lowest(parts: Sequence[float | None]) -> float | None:
@@ -137,10 +127,11 @@ def _mean(parts: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _slope(samples: Sequence[PowerSample]) -> float | None:
+def _slope(board: SourceReadings) -> float | None:
     """Degrees per second of one board."""
-    points = [(sample.at_s, sample.temperature_c) for sample in samples if sample.temperature_c is not None]
-    if len(points) < 2:
+    celsius = board.column("temperature_c")
+    known = np.isfinite(celsius)
+    if np.count_nonzero(known) < 2:
         return None
-    at_s, celsius = np.array(points).T
-    return float(np.polyfit(at_s - at_s[0], celsius, 1)[0])
+    at_s = board.column("at_s")[known]
+    return float(np.polyfit(at_s - at_s[0], celsius[known], 1)[0])

@@ -20,16 +20,10 @@ from tokenwatt.record import PowerSample
 SAMPLING_PERIOD_S = 1.0
 """An exporter collects once a second at most."""
 _MILLI, _MEGA = 1e-3, 1e6
+# Fields: DCGM API, dcgm_fields.h.
 _ENERGY_MJ = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 _INSTANT_POWER_W = "DCGM_FI_DEV_POWER_USAGE_INSTANT"
 _POWER_W = "DCGM_FI_DEV_POWER_USAGE"
-_COLUMNS = {
-    "sm_clock_hz": ("DCGM_FI_DEV_SM_CLOCK", _MEGA),
-    "memory_clock_hz": ("DCGM_FI_DEV_MEM_CLOCK", _MEGA),
-    "temperature_c": ("DCGM_FI_DEV_GPU_TEMP", 1.0),
-    "power_limit_w": ("DCGM_FI_DEV_POWER_MGMT_LIMIT", 1.0),
-}
-"""Column of a sample -> field and its scale. Fields: DCGM API, dcgm_fields.h."""
 _BLANK = 2.0**47
 """From here on a value means that there is none (dcgm_structs.h, DCGM_FP64_BLANK)."""
 
@@ -96,18 +90,23 @@ class DcgmMeter:
         """Nothing to release."""
 
     def _sample(self, samples: Samples, uuid: str, at_s: float) -> PowerSample:
-        energy_mj = _value(samples, _ENERGY_MJ, uuid)
-        power_w = _value(samples, self._power_field, uuid)
-        if energy_mj is None and power_w is None:
-            raise MeterError(f"{self._url} no longer tells power or energy of {uuid}")
-        state = {
-            column: None if (value := _value(samples, name, uuid)) is None else value * scale
-            for column, (name, scale) in _COLUMNS.items()
-        }
-        energy_j = None if energy_mj is None else energy_mj * _MILLI
-        return PowerSample.model_validate(
-            {"at_s": at_s, "source": uuid, "energy_j": energy_j, "power_w": power_w, **state}
+        def told(name: str, scale: float = 1.0) -> float | None:
+            value = _value(samples, name, uuid)
+            return None if value is None else value * scale
+
+        sample = PowerSample(
+            at_s,
+            uuid,
+            energy_j=told(_ENERGY_MJ, _MILLI),
+            power_w=told(self._power_field),
+            sm_clock_hz=told("DCGM_FI_DEV_SM_CLOCK", _MEGA),
+            memory_clock_hz=told("DCGM_FI_DEV_MEM_CLOCK", _MEGA),
+            temperature_c=told("DCGM_FI_DEV_GPU_TEMP"),
+            power_limit_w=told("DCGM_FI_DEV_POWER_MGMT_LIMIT"),
         )
+        if sample.energy_j is None and sample.power_w is None:
+            raise MeterError(f"{self._url} no longer tells power or energy of {uuid}")
+        return sample
 
 
 def _scrape(url: str) -> Samples:

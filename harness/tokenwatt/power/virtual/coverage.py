@@ -91,8 +91,8 @@ def _trial(seed: int, window_s: float) -> tuple[power.Energy, float]:
     with load(Script(boards=(board,))) as machine, power.open_meters((uuid(0),), rapl_root=NO_RAPL) as meters:
         instruments = meters.learn(machine.clock, machine.sleep)
         machine.set_time(WORK_FROM_S - 0.5)
-        samples = record(machine, meters.meters, end_s + MARGIN_S - machine.clock(), seed=seed)
-        return power.integrate(samples, start_s, end_s, instruments), machine.true_energy_j(0, start_s, end_s)
+        log = record(machine, meters.meters, end_s + MARGIN_S - machine.clock(), seed=seed)
+        return power.integrate(log.readings(), start_s, end_s, instruments), machine.true_energy_j(0, start_s, end_s)
 
 
 def _load(random: np.random.Generator, seed: int, start_s: float, window_s: float) -> Knots:

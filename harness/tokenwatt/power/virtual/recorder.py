@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenwatt.power.log import PowerLog
 from tokenwatt.power.meter import Meter
 from tokenwatt.power.sampler import SAMPLING_PERIOD_S, due_times
 from tokenwatt.power.virtual.library import Machine
-from tokenwatt.record import PowerSample
 
 LATE_S = 3e-4
 """Mean lateness of a reading: a thread is woken so late on a quiet machine."""
@@ -39,20 +39,20 @@ def record(
     period_s: float = SAMPLING_PERIOD_S,
     seed: int = 0,
     mishap: Mishap = UNDISTURBED,
-    samples: list[PowerSample] | None = None,
-) -> list[PowerSample]:
+    log: PowerLog | None = None,
+) -> PowerLog:
     """Read meters as a `Sampler` does, from now on the machine's manual clock, without waiting.
 
     A reading comes late by chance; one that readings overran is left out.
 
-    samples: where readings are put, and found after a failure too, as those of a `Sampler` are; None makes a new list.
+    log: where readings are put, and found after a failure too, as those of a `Sampler` are; None makes a new one.
 
     Raises:
         MeterError: a reading failed.
     """
     random = np.random.default_rng(seed)
     begin_s = machine.clock()
-    samples = [] if samples is None else samples
+    log = PowerLog() if log is None else log
 
     def clock() -> float:
         now_s = machine.clock()
@@ -67,5 +67,5 @@ def record(
             continue
         machine.set_time(max(machine.clock(), due_s + late_s))
         for meter in meters:
-            samples += meter.read(clock)
-    return samples
+            log.extend(meter.read(clock))
+    return log

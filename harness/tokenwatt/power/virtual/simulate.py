@@ -10,7 +10,7 @@ from tokenwatt.errors import UserError
 from tokenwatt.power.virtual.library import Machine, load
 from tokenwatt.power.virtual.recorder import record
 from tokenwatt.power.virtual.scenarios import WINDOW_FROM_S, Scenario, scenarios
-from tokenwatt.record import EnergyStatus, PowerSample, Reason
+from tokenwatt.record import EnergyStatus, Reason
 
 NO_RAPL = Path("/nonexistent")
 """A simulation reads no real meter."""
@@ -103,18 +103,18 @@ def _run_on(machine: Machine, scenario: Scenario) -> Outcome:
 
 def _measure(machine: Machine, scenario: Scenario, start_s: float, end_s: float) -> power.Energy:
     """The window's energy as a run measures it, from the readings up to a failure."""
-    samples, failure = list[PowerSample](), None
+    log, failure = power.PowerLog(), None
     with power.open_meters(scenario.gpu_uuids, rapl_root=NO_RAPL) as meters:
         instruments = meters.learn(machine.clock, machine.sleep)
         machine.set_time(scenario.recorded_from_s)
         try:
             seconds = end_s + scenario.margin_s - machine.clock()
-            record(machine, meters.meters, seconds, mishap=scenario.mishap, samples=samples)
+            record(machine, meters.meters, seconds, mishap=scenario.mishap, log=log)
         except power.MeterError as error:
             failure = str(error)
-    return power.recorded_energy(_read(samples, scenario), start_s, end_s, instruments, failure=failure)
+    return power.recorded_energy(_read(log.readings(), scenario), start_s, end_s, instruments, failure=failure)
 
 
-def _read(samples: list[PowerSample], scenario: Scenario) -> list[PowerSample]:
+def _read(readings: power.PowerReadings, scenario: Scenario) -> power.PowerReadings:
     lost = {scenario.gpu_uuids[scenario.engine_boards.index(board)] for board in scenario.unread}
-    return [sample for sample in samples if sample.source not in lost]
+    return {source: of_source for source, of_source in readings.items() if source not in lost}
