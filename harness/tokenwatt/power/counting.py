@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tokenwatt.power.ages import energy_at
 from tokenwatt.power.instrument import Instrument
 from tokenwatt.power.series import Series, has_gap, increase, is_bracketed, longest_hold_s
 from tokenwatt.power.ticks import Counter, staircase
@@ -79,7 +80,7 @@ def counted(
     if instrument.counter is not None:
         # One that took long, because this process had to wait for a processor, says a value and not when it was.
         prompt = ~(call_s > SLOW_CALLS * instrument.counter.call_s + SLOW_CALL_S)
-        by_ticks = _by_ticks(at_s[prompt], total_j[prompt], power_w[prompt], start_s, end_s, instrument.counter)
+        by_ticks = _by_ticks(at_s[prompt], total_j[prompt], power_w[prompt], start_s, end_s, instrument)
         if by_ticks is not None:
             return by_ticks
     return _as_read(at_s, total_j, start_s, end_s, hold_s)
@@ -102,7 +103,7 @@ def _longest_allowed_s(at_s: Series, start_s: float, end_s: float, instrument: I
 
 
 def _by_ticks(
-    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, counter: Counter
+    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, instrument: Instrument
 ) -> Reading | None:
     """Both edges interpolated between ticks; None where they cannot be found."""
     if not is_bracketed(at_s, start_s, end_s):
@@ -110,6 +111,10 @@ def _by_ticks(
     mean_w = (total_j[-1] - total_j[0]) / (at_s[-1] - at_s[0])
     known = np.isfinite(power_w) & (power_w > 0)
     course_w = np.interp(at_s, at_s[known], power_w[known]) if known.sum() > 1 else np.full_like(at_s, mean_w)
+    counter, power_age_s = instrument.counter, instrument.power_period_s or 0.0
+    if not counter.is_regular:
+        ends = [energy_at(at_s, total_j, course_w, edge_s, counter, power_age_s) for edge_s in (start_s, end_s)]
+        return Reading(ends[1][0] - ends[0][0], math.hypot(ends[0][1], ends[1][1]))
     ends = [staircase(at_s, total_j, course_w, edge_s, counter) for edge_s in (start_s, end_s)]
     if ends[0] is None or ends[1] is None:
         return None
