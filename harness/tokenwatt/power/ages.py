@@ -1,98 +1,191 @@
-"""A counter's energy at a moment from how old its readings may be: for renewals too irregular to be found one by one."""
+"""A counter's joules at a moment from how old its readings may be, for renewals that keep to no grid.
+
+Where spacings vary, no phase says when a renewal was. What remains is how old a reading is: between nothing and a
+spacing, and so are its neighbours, at ages that go together as far as the renewals are regular. A reading and the
+energy of its mean age are an estimate of the joules drawn so far; integrated power carries the estimates of all readings
+around an edge to it, less sure with each change of power on the way, and the edge's joules are their weighted mean.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from tokenwatt.power.series import Series, cumulative
-from tokenwatt.power.ticks import Counter
+from tokenwatt.power.ticks import JUMP_STEPS, MIN_READINGS, Counter
 
 REACH_S = 3.0
-AGES = 16
+"""Readings so far on both sides of an edge say something of it; power has changed too often on the way of others."""
+AGES = 32
+"""Parts into which the possible ages of a reading are cut."""
 HARMONICS = 12
-GAIN_SD = 0.02
-JUMPS = True
+"""Of the ages' correlation, which falls with their square: the rest is less than a tenth."""
+UNSEEN = 0.1
+"""Power between two readings may have left the line between them as if it changed by so much more of the mean square
+change: bursts of 50 ms hide between two readings."""
+STEADY = 0.2
+"""Power beside a jump is steady if it changes by less than this share of the jump."""
+DOUBT = 0.3
+"""Standard deviation of the joules that a jump is worth, as a share of what they differ from those without any jump."""
+LEAST_SD_J = 0.03
+"""The counter's steps of a millijoule and their like: keeps the equations sound where no power is drawn."""
+EVEN_SDS = math.sqrt(12)
+"""Width of an even distribution in its standard deviations."""
 
 
 def energy_at(
-    at_s: Series, total_j: Series, power_w: Series, edge_s: float, how: Counter, power_age_s: float = 0.0
-) -> tuple[float, float]:
+    at_s: Series, total_j: Series, power_w: Series, edge_s: float, counter: Counter, power_period_s: float
+) -> tuple[float, float] | None:
+    """Joules at `edge_s` and their standard deviation; None where too few readings are near.
+
+    Args:
+        at_s: when the counter was read, increasing.
+        total_j: what it said.
+        power_w: power at those moments. Only its course counts, not its scale.
+        edge_s: the moment; readings lie on both sides of it.
+        counter: what the start-up trial found.
+        power_period_s: the power reading is renewed so often, and therefore half of it late; 0 where unknown.
+    """
     near = np.abs(at_s - edge_s) <= REACH_S
     at_s, total_j, power_w = at_s[near], total_j[near], power_w[near]
-    pat_s = at_s - power_age_s / 2
-    flow_j = cumulative(pat_s, power_w)
-    flow_j *= (total_j[-1] - total_j[0]) / (np.interp(at_s[-1], pat_s, flow_j) - flow_j[0])
-    scale = (total_j[-1] - total_j[0]) / (flow_j[-1] - flow_j[0]) if flow_j[-1] > flow_j[0] else 1
+    if len(at_s) < MIN_READINGS or total_j[-1] <= total_j[0]:
+        return None
+    flow = _flow(at_s, total_j, power_w, power_period_s)
+    leads = _leads(at_s, total_j, flow, edge_s, _ages(counter), counter)
+    everywhere = np.ones_like(at_s, dtype=bool)
+    lead_j, sd_j = leads.mean(everywhere, flow.drift_until(edge_s))
+    even_j = flow.until(edge_s) + lead_j
+    jumped = _at_jump(leads, flow, edge_s)
+    if jumped is None:
+        return float(even_j), sd_j
+    return jumped[0], math.hypot(jumped[1], DOUBT * (jumped[0] - even_j))
 
-    # linear extrapolation
-    def flow(t):
-        return (
-            np.interp(t, pat_s, flow_j)
-            + np.where(t > pat_s[-1], (t - pat_s[-1]) * power_w[-1], 0.0)
-            + np.where(t < pat_s[0], (t - pat_s[0]) * power_w[0], 0.0)
-        )
 
-    sd_s = math.hypot(how.walk_s, math.sqrt(2) * how.jitter_s)
-    p = how.period_s
-    ages = np.linspace(0, p + 1.75 * sd_s, 33)
-    ages = (ages[1:] + ages[:-1]) / 2
-    weight = np.clip(0.5 - (ages - p) / (math.sqrt(12) * sd_s + 1e-9), 0, 1)
-    weight /= weight.sum()
-    since = flow(at_s[:, None]) - flow(at_s[:, None] - ages)
-    mean_j = since @ weight
-    var_j = ((since - mean_j[:, None]) ** 2) @ weight
-    z = total_j + mean_j - flow(at_s)
-    lag = np.abs(at_s[:, None] - at_s)
-    damp2 = 2 * how.jitter_s**2 + lag / p * how.walk_s**2
-    n = np.arange(1, HARMONICS + 1)[:, None, None]
-    corr = np.sum(np.cos(2 * np.pi * n * lag / p) * np.exp(-2 * (np.pi * n) ** 2 * damp2 / p**2) / n**2, axis=0)
-    corr /= np.sum(1.0 / n**2)
-    np.fill_diagonal(corr, 1.0)
-    sd = np.sqrt(var_j)
-    age_cov = sd[:, None] * sd * corr
-    # drift
-    step = (np.diff(power_w) * (np.diff(at_s) + power_age_s)) ** 2 / 12
-    V = np.concatenate(([0.0], np.cumsum(step)))
-    walk = np.interp(at_s, pat_s, V) - np.interp(edge_s, pat_s, V)
-    same = np.sign(walk)[:, None] == np.sign(walk)
-    B = np.where(same, np.minimum(np.abs(walk)[:, None], np.abs(walk)), 0.0)
-    f = flow(at_s) - flow(np.array([edge_s]))
-    C = age_cov + B + np.eye(len(z)) * 1e-3 + GAIN_SD**2 * f[:, None] * f
-    F0 = float(flow(np.array([edge_s]))[0])
+@dataclass(frozen=True, slots=True)
+class _Ages:
+    """How old a reading may be."""
 
-    def gls(sel, zz, CC):
-        zz, CC = zz[sel], CC[np.ix_(sel, sel)]
-        Ci1 = np.linalg.solve(CC, np.ones(len(zz)))
-        D = Ci1 @ zz / Ci1.sum()
-        r = zz - D
-        return D, math.sqrt(1 / Ci1.sum()), r @ np.linalg.solve(CC, r) / max(len(zz) - 1, 1)
+    age_s: Series
+    share: Series
+    """Of readings that are so old; sums to 1."""
 
-    allr = np.arange(len(z))
-    D, sd_j, chi2 = gls(allr, z, C)
-    best = F0 + D
-    gap = int(np.clip(np.searchsorted(pat_s, edge_s) - 1, 1, len(z) - 3))
-    steps_w = np.abs(power_w[2:] - power_w[:-2])
-    usual_w = 3 * np.median(steps_w)
-    lo, hi = np.interp(edge_s - power_age_s/2 - 0.06, at_s, power_w), np.interp(edge_s + power_age_s +0.06, at_s, power_w)
-    lo, hi = power_w[gap - 1], power_w[gap + 2]
-    jump_w = hi - lo
-    left, right = allr[pat_s <= pat_s[gap]], allr[pat_s >= pat_s[gap+1]]
-    g0, g1 = max(gap - 2, 0), min(gap + 3, len(z) - 1)
-    steady = max(abs(power_w[g0] - lo), abs(power_w[g1] - hi)) < 0.2 * abs(jump_w)
-    if JUMPS and steady and abs(jump_w) > usual_w and min(len(left), len(right)) > 5:
-        C2 = age_cov + np.eye(len(z)) * 1e-3 + GAIN_SD**2 * f[:, None] * f
-        w2 = np.concatenate(([0.0], np.cumsum(step)))
-        i0, i1 = gap - 1, gap + 2
-        walkL, walkR = np.minimum(w2 - w2[i0], 0), np.maximum(w2 - w2[i1], 0)
-        bl = np.minimum(np.abs(walkL)[:, None], np.abs(walkL))
-        br = np.minimum(np.abs(walkR)[:, None], np.abs(walkR))
-        DL, sl, _ = gls(left, z, C2 + bl)
-        DR, sr, _ = gls(right, z, C2 + br)
-        EL = flow_j[i0] + DL + lo * scale * (edge_s - pat_s[i0])
-        ER = flow_j[i1] + DR - hi * scale * (pat_s[i1] - edge_s)
-        side = max if jump_w > 0 else min
-        best = side(EL, ER)
-        sd_j = math.hypot(sl if best == EL else sr, 0.1 * 0.5*abs(jump_w) * (pat_s[i1] - pat_s[i0])/3)
-    return float(best), sd_j
+    def correlation(self, lag_s: Series, counter: Counter) -> Series:
+        """Of the ages of two readings so far apart: a sawtooth's, which fades as spacings between them vary.
+
+        Each harmonic of a sawtooth with even phase has 1/n^2 of the variance P^2/12; a normal error of its place with
+        the variance v leaves exp(-2 (pi n)^2 v / P^2) of it. Jitter is in both places, the walk in between.
+        """
+        period_s = counter.period_s
+        strayed = (2 * counter.jitter_s**2 + lag_s / period_s * counter.walk_s**2) / period_s**2
+        variance = self.share @ self.age_s**2 - (self.share @ self.age_s) ** 2
+        harmonics = range(1, HARMONICS + 1)
+        waves = [np.cos(2 * np.pi * n * lag_s / period_s) * np.exp(-2 * (np.pi * n) ** 2 * strayed) / n**2 for n in harmonics]
+        alike = sum(waves) / sum(1 / n**2 for n in harmonics) * period_s**2 / 12 / variance
+        return np.where(lag_s == 0, 1.0, alike)
+
+
+def _ages(counter: Counter) -> _Ages:
+    """A reading is so old if the spacing it fell into is longer; spacings are even around the period."""
+    spacing_sd_s = math.hypot(counter.walk_s, math.sqrt(2) * counter.jitter_s)
+    width_s = EVEN_SDS * spacing_sd_s
+    age_s = (np.arange(AGES) + 0.5) / AGES * (counter.period_s + width_s / 2)
+    share = np.clip(0.5 - (age_s - counter.period_s) / width_s, 0.0, 1.0)
+    return _Ages(age_s, share / share.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """Integrated power in the counter's scale."""
+
+    at_s: Series
+    power_w: Series
+    total_j: Series
+    drift_j2: Series
+    """Variance that it gathered since the first moment."""
+
+    def until(self, moment_s: Series | float) -> Series:
+        """Joules up to a moment; beyond both ends power stays what it is there."""
+        before_s, after_s = np.minimum(moment_s - self.at_s[0], 0.0), np.maximum(moment_s - self.at_s[-1], 0.0)
+        beyond_j = before_s * self.power_w[0] + after_s * self.power_w[-1]
+        return np.interp(moment_s, self.at_s, self.total_j) + beyond_j
+
+    def drift_until(self, moment_s: Series | float) -> Series:
+        """Variance gathered up to a moment."""
+        return np.interp(moment_s, self.at_s, self.drift_j2)
+
+
+def _flow(at_s: Series, total_j: Series, power_w: Series, power_period_s: float) -> _Flow:
+    """Power is of half its period before it was read. It is uncertain by when it changed, like `integral_sd`."""
+    then_s = at_s - power_period_s / 2
+    flow_j = cumulative(then_s, power_w)
+    scale = (total_j[-1] - total_j[0]) / flow_j[-1]
+    change_w2 = (scale * np.diff(power_w)) ** 2
+    step_j2 = (change_w2 + UNSEEN * change_w2.mean()) * (np.diff(at_s) ** 2 + power_period_s**2) / 12
+    return _Flow(then_s, scale * power_w, scale * flow_j, np.concatenate(([0.0], np.cumsum(step_j2))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Leads:
+    """By how much the counter, with the energy of each reading's mean age, leads integrated power: nearly evenly."""
+
+    lead_j: Series
+    apart_j2: Series
+    """Variance of each by its age alone."""
+    together_j2: Series
+    """Covariance (n, n) of all, by their ages and by the scale of integrated power."""
+    drift_j2: Series
+    """Variance that integrated power had gathered when each was read."""
+
+    def mean(self, which: Series, from_j2: float) -> tuple[float, float]:
+        """Lead where `from_j2` had gathered, and its standard deviation.
+
+        Weighted as if ages had nothing to do with each other, since weights that make use of it trust the course of
+        power too much; the standard deviation is that of those weights with ages as they are.
+        """
+        gathered_j2 = self.drift_j2[which] - from_j2
+        is_same_side = np.sign(gathered_j2)[:, None] == np.sign(gathered_j2)
+        drift_j2 = np.where(is_same_side, np.minimum(np.abs(gathered_j2)[:, None], np.abs(gathered_j2)), 0.0)
+        weight = np.linalg.solve(drift_j2 + np.diag(self.apart_j2[which]), np.ones(len(gathered_j2)))
+        weight /= weight.sum()
+        covariance_j2 = drift_j2 + self.together_j2[np.ix_(which, which)]
+        return float(weight @ self.lead_j[which]), math.sqrt(weight @ covariance_j2 @ weight)
+
+
+def _leads(at_s: Series, total_j: Series, flow: _Flow, edge_s: float, ages: _Ages, counter: Counter) -> _Leads:
+    here_j = flow.until(at_s)
+    since_j = here_j[:, None] - flow.until(at_s[:, None] - ages.age_s)
+    aged_j = since_j @ ages.share
+    apart_j2 = (since_j - aged_j[:, None]) ** 2 @ ages.share + LEAST_SD_J**2
+    sd_j = np.sqrt(apart_j2)
+    # The scale comes from the growth between the first and the last reading, whose ages are not known either.
+    way_j = here_j - flow.until(edge_s)
+    scale_sd = math.hypot(sd_j[0], sd_j[-1]) / (total_j[-1] - total_j[0])
+    correlation = ages.correlation(np.abs(at_s[:, None] - at_s), counter)
+    together_j2 = sd_j[:, None] * sd_j * correlation + scale_sd**2 * way_j[:, None] * way_j
+    return _Leads(total_j + aged_j - here_j, apart_j2, together_j2, flow.drift_until(at_s))
+
+
+def _at_jump(leads: _Leads, flow: _Flow, edge_s: float) -> tuple[float, float] | None:
+    """The same where power jumps between two steady levels around the edge; None where it does not.
+
+    Joules before a jump follow one line and those after it another; where they cross is the jump. Of a rise the upper
+    line is true on either side of it, of a fall the lower.
+    """
+    gap = int(np.searchsorted(flow.at_s, edge_s)) - 1
+    levels_w = flow.power_w[max(gap - 2, 0) : gap + 4]
+    usual_w = JUMP_STEPS * float(np.median(np.abs(flow.power_w[2:] - flow.power_w[:-2])))
+    if gap < 2 or len(levels_w) < 6 or abs(levels_w[4] - levels_w[1]) <= usual_w:
+        return None
+    jump_w = levels_w[4] - levels_w[1]
+    risen = (levels_w - levels_w[1]) / jump_w
+    if np.any(np.abs(risen - np.clip(risen, 0, 1)) > STEADY) or abs(risen[0]) > STEADY or abs(risen[5] - 1) > STEADY:
+        return None
+    number = np.arange(len(flow.at_s))
+    lines = []
+    for anchor, which in ((gap - 1, number <= gap), (gap + 2, number > gap)):
+        lead_j, sd_j = leads.mean(which, flow.drift_j2[anchor])
+        line_j = flow.total_j[anchor] + flow.power_w[anchor] * (edge_s - flow.at_s[anchor])
+        lines.append((float(line_j + lead_j), sd_j))
+    return max(lines) if jump_w > 0 else min(lines)

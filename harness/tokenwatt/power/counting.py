@@ -114,6 +114,8 @@ def _by_ticks(
     counter, power_age_s = instrument.counter, instrument.power_period_s or 0.0
     if not counter.is_regular:
         ends = [energy_at(at_s, total_j, course_w, edge_s, counter, power_age_s) for edge_s in (start_s, end_s)]
+        if ends[0] is None or ends[1] is None:
+            return None
         return Reading(ends[1][0] - ends[0][0], math.hypot(ends[0][1], ends[1][1]))
     ends = [staircase(at_s, total_j, course_w, edge_s, counter) for edge_s in (start_s, end_s)]
     if ends[0] is None or ends[1] is None:

@@ -45,27 +45,20 @@ def renewals(tick_s: Series, width_s: Series) -> Renewals:
     hidden = np.where(width_s[1:] > spacing_s / 2, np.maximum(np.rint(np.diff(tick_s) / spacing_s), 1.0), 1.0)
     number = np.concatenate(([0.0], np.cumsum(hidden)))
     pairs = [(jitter, walk) for jitter in SHARES for walk in SHARES]
-    tried = [
-        _likelihood(number, tick_s, width_s, jitter * spacing_s, walk * spacing_s) for jitter, walk in pairs
-    ]
-    log_likelihood, period_s = np.array(tried).T
-    weight = np.exp(log_likelihood - log_likelihood.max())
-    weight /= weight.sum()
-    jitter_s, walk_s = spacing_s * np.sqrt(weight @ np.array(pairs) ** 2)
-    return Renewals(float(weight @ period_s), float(jitter_s), float(walk_s))
+    tried = [_log_likelihood(number, tick_s, width_s, jitter * spacing_s, walk * spacing_s) for jitter, walk in pairs]
+    weight = np.exp(np.array(tried) - max(tried))
+    jitter_s, walk_s = spacing_s * np.sqrt(weight @ np.array(pairs) ** 2 / weight.sum())
+    return Renewals(float(np.polyfit(number, tick_s, 1)[0]), float(jitter_s), float(walk_s))
 
 
-def _likelihood(
-    number: Series, tick_s: Series, width_s: Series, jitter_s: float, walk_s: float
-) -> tuple[float, float]:
-    """Logarithm of the restricted likelihood of two standard deviations, and the period that goes with them."""
+def _log_likelihood(number: Series, tick_s: Series, width_s: Series, jitter_s: float, walk_s: float) -> float:
+    """Logarithm of the restricted likelihood of two standard deviations."""
     covariance = np.diag(width_s**2 / 12 + jitter_s**2) + walk_s**2 * np.minimum(number[:, None], number)
     root = np.linalg.cholesky(covariance)
     line = np.column_stack([np.ones_like(number), number, tick_s - tick_s[0]])
     whitened = np.linalg.solve(root, line)
     terms, wanted = whitened[:, :2], whitened[:, 2]
     information = terms.T @ terms
-    start_and_period = np.linalg.solve(information, terms.T @ wanted)
-    misfit = wanted - terms @ start_and_period
+    misfit = wanted - terms @ np.linalg.solve(information, terms.T @ wanted)
     determinant = 2 * np.log(np.diag(root)).sum() + np.linalg.slogdet(information)[1]
-    return -(misfit @ misfit + determinant) / 2, float(start_and_period[1])
+    return float(-(misfit @ misfit + determinant) / 2)
