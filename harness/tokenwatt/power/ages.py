@@ -131,10 +131,10 @@ class _Leads:
     """By how much the counter, with the energy of each reading's mean age, leads integrated power: nearly evenly."""
 
     lead_j: Series
-    apart_j2: Series
-    """Variance of each by its age alone."""
-    together_j2: Series
-    """Covariance (n, n) of all, by their ages and by the scale of integrated power."""
+    ages_j2: Series
+    """Covariance (n, n) by their ages."""
+    scale_j: Series
+    """By how much each moves with one standard deviation of integrated power's scale."""
     drift_j2: Series
     """Variance that integrated power had gathered when each was read."""
 
@@ -147,24 +147,23 @@ class _Leads:
         gathered_j2 = self.drift_j2[which] - from_j2
         is_same_side = np.sign(gathered_j2)[:, None] == np.sign(gathered_j2)
         drift_j2 = np.where(is_same_side, np.minimum(np.abs(gathered_j2)[:, None], np.abs(gathered_j2)), 0.0)
-        weight = np.linalg.solve(drift_j2 + np.diag(self.apart_j2[which]), np.ones(len(gathered_j2)))
+        ages_j2, scale_j = self.ages_j2[np.ix_(which, which)], self.scale_j[which]
+        other_j2 = drift_j2 + scale_j[:, None] * scale_j
+        weight = np.linalg.solve(other_j2 + np.diag(np.diag(ages_j2)), np.ones(len(gathered_j2)))
         weight /= weight.sum()
-        covariance_j2 = drift_j2 + self.together_j2[np.ix_(which, which)]
-        return float(weight @ self.lead_j[which]), math.sqrt(weight @ covariance_j2 @ weight)
+        return float(weight @ self.lead_j[which]), math.sqrt(weight @ (other_j2 + ages_j2) @ weight)
 
 
 def _leads(at_s: Series, total_j: Series, flow: _Flow, edge_s: float, ages: _Ages, counter: Counter) -> _Leads:
     here_j = flow.until(at_s)
     since_j = here_j[:, None] - flow.until(at_s[:, None] - ages.age_s)
     aged_j = since_j @ ages.share
-    apart_j2 = (since_j - aged_j[:, None]) ** 2 @ ages.share + LEAST_SD_J**2
-    sd_j = np.sqrt(apart_j2)
+    sd_j = np.sqrt((since_j - aged_j[:, None]) ** 2 @ ages.share + LEAST_SD_J**2)
+    ages_j2 = sd_j[:, None] * sd_j * ages.correlation(np.abs(at_s[:, None] - at_s), counter)
     # The scale comes from the growth between the first and the last reading, whose ages are not known either.
-    way_j = here_j - flow.until(edge_s)
     scale_sd = math.hypot(sd_j[0], sd_j[-1]) / (total_j[-1] - total_j[0])
-    correlation = ages.correlation(np.abs(at_s[:, None] - at_s), counter)
-    together_j2 = sd_j[:, None] * sd_j * correlation + scale_sd**2 * way_j[:, None] * way_j
-    return _Leads(total_j + aged_j - here_j, apart_j2, together_j2, flow.drift_until(at_s))
+    scale_j = scale_sd * (here_j - flow.until(edge_s))
+    return _Leads(total_j + aged_j - here_j, ages_j2, scale_j, flow.drift_until(at_s))
 
 
 def _at_jump(leads: _Leads, flow: _Flow, edge_s: float) -> tuple[float, float] | None:
