@@ -22,7 +22,7 @@ AGES = 32
 """Parts into which the possible ages of a reading are cut."""
 HARMONICS = 12
 """Of the ages' correlation, which falls with their square: the rest is less than a tenth."""
-UNSEEN = 0.1
+UNSEEN = 0.2
 """Power between two readings may have left the line between them as if it changed by so much more of the mean square
 change: bursts of 50 ms hide between two readings."""
 STEADY = 0.2
@@ -142,7 +142,8 @@ class _Leads:
         """Lead where `from_j2` had gathered, and its standard deviation.
 
         Weighted as if ages had nothing to do with each other, since weights that make use of it trust the course of
-        power too much; the standard deviation is that of those weights with ages as they are.
+        power too much; the standard deviation is that of those weights with ages as they are, and wider where leads differ
+        by more than all this explains: power that stood still or was an average.
         """
         gathered_j2 = self.drift_j2[which] - from_j2
         is_same_side = np.sign(gathered_j2)[:, None] == np.sign(gathered_j2)
@@ -151,7 +152,9 @@ class _Leads:
         other_j2 = drift_j2 + scale_j[:, None] * scale_j
         weight = np.linalg.solve(other_j2 + np.diag(np.diag(ages_j2)), np.ones(len(gathered_j2)))
         weight /= weight.sum()
-        return float(weight @ self.lead_j[which]), math.sqrt(weight @ (other_j2 + ages_j2) @ weight)
+        covariance_j2, lead_j = other_j2 + ages_j2, weight @ self.lead_j[which]
+        misfit = np.mean((self.lead_j[which] - lead_j) ** 2) / np.mean(np.diag(covariance_j2))
+        return float(lead_j), math.sqrt(max(misfit, 1.0) * (weight @ covariance_j2 @ weight))
 
 
 def _leads(at_s: Series, total_j: Series, flow: _Flow, edge_s: float, ages: _Ages, counter: Counter) -> _Leads:
