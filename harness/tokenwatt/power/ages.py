@@ -1,9 +1,9 @@
 """A counter's joules at a moment from how old its readings may be, for renewals that keep to no grid.
 
 Where spacings vary, no phase says when a renewal was. What remains is how old a reading is: between nothing and a
-spacing, and so are its neighbours, at ages that go together as far as the renewals are regular. A reading and the
-energy of its mean age are an estimate of the joules drawn so far; integrated power carries the estimates of all readings
-around an edge to it, less sure with each change of power on the way, and the edge's joules are their weighted mean.
+spacing; and its neighbours' ages go with it as far as renewals are regular. A reading and the energy of its mean age
+are an estimate of the joules so far. Integrated power carries the estimates of all readings around an edge to it, less
+sure with each change of power on the way, and the edge's joules are their weighted mean.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ AGES = 32
 """Parts into which the possible ages of a reading are cut."""
 HARMONICS = 12
 """Of the ages' correlation, which falls with their square: the rest is less than a tenth."""
-UNSEEN = 0.2
+UNSEEN = 0.1
 """Power between two readings may have left the line between them as if it changed by so much more of the mean square
 change: bursts of 50 ms hide between two readings."""
 STEADY = 0.2
 """Power beside a jump is steady if it changes by less than this share of the jump."""
 DOUBT = 0.3
 """Standard deviation of the joules that a jump is worth, as a share of what they differ from those without any jump."""
+MOST_MISFIT = 2.0
+"""Readings that scatter around the course of power by so many times the variance that they may have: that is not the
+course that the counter saw. In the simulation 1.8 is the most where it is, and 2.1 the usual least where power stood
+still, was missing or was an average."""
+PACE_READINGS = 8
+"""Half a second of readings tells the counter's pace: its steps weigh little in it, and power is much the same."""
 LEAST_SD_J = 0.03
 """The counter's steps of a millijoule and their like: keeps the equations sound where no power is drawn."""
 EVEN_SDS = math.sqrt(12)
@@ -55,11 +61,13 @@ def energy_at(
     flow = _flow(at_s, total_j, power_w, power_period_s)
     leads = _leads(at_s, total_j, flow, edge_s, _ages(counter), counter)
     everywhere = np.ones_like(at_s, dtype=bool)
-    lead_j, sd_j = leads.mean(everywhere, flow.drift_until(edge_s))
-    even_j = flow.until(edge_s) + lead_j
+    even = leads.mean(everywhere, flow.drift_until(edge_s))
+    if even.misfit > MOST_MISFIT:
+        return _by_pace(at_s, total_j, edge_s, _ages(counter))
+    even_j = float(flow.until(edge_s) + even.lead_j)
     jumped = _at_jump(leads, flow, edge_s)
     if jumped is None:
-        return float(even_j), sd_j
+        return even_j, even.sd_j
     return jumped[0], math.hypot(jumped[1], DOUBT * (jumped[0] - even_j))
 
 
@@ -71,6 +79,16 @@ class _Ages:
     share: Series
     """Of readings that are so old; sums to 1."""
 
+    @property
+    def mean_s(self) -> float:
+        """Mean age."""
+        return float(self.share @ self.age_s)
+
+    @property
+    def sd_s(self) -> float:
+        """Standard deviation of the ages."""
+        return math.sqrt(self.share @ (self.age_s - self.mean_s) ** 2)
+
     def correlation(self, lag_s: Series, counter: Counter) -> Series:
         """Of the ages of two readings so far apart: a sawtooth's, which fades as spacings between them vary.
 
@@ -79,10 +97,10 @@ class _Ages:
         """
         period_s = counter.period_s
         strayed = (2 * counter.jitter_s**2 + lag_s / period_s * counter.walk_s**2) / period_s**2
-        variance = self.share @ self.age_s**2 - (self.share @ self.age_s) ** 2
-        harmonics = range(1, HARMONICS + 1)
-        waves = [np.cos(2 * np.pi * n * lag_s / period_s) * np.exp(-2 * (np.pi * n) ** 2 * strayed) / n**2 for n in harmonics]
-        alike = sum(waves) / sum(1 / n**2 for n in harmonics) * period_s**2 / 12 / variance
+        alike = np.zeros_like(lag_s)
+        for n in range(1, HARMONICS + 1):
+            alike += np.cos(2 * np.pi * n * lag_s / period_s) * np.exp(-2 * (np.pi * n) ** 2 * strayed) / n**2
+        alike *= period_s**2 / 12 / self.sd_s**2 / sum(1 / n**2 for n in range(1, HARMONICS + 1))
         return np.where(lag_s == 0, 1.0, alike)
 
 
@@ -93,6 +111,20 @@ def _ages(counter: Counter) -> _Ages:
     age_s = (np.arange(AGES) + 0.5) / AGES * (counter.period_s + width_s / 2)
     share = np.clip(0.5 - (age_s - counter.period_s) / width_s, 0.0, 1.0)
     return _Ages(age_s, share / share.sum())
+
+
+def _by_pace(at_s: Series, total_j: Series, edge_s: float, ages: _Ages) -> tuple[float, float] | None:
+    """Without power: the nearest reading on either side and the counter's own pace there; in the middle of both."""
+    lines_j, paces_w = [], []
+    before, after = np.flatnonzero(at_s <= edge_s)[-PACE_READINGS:], np.flatnonzero(at_s >= edge_s)[:PACE_READINGS]
+    for side, nearest in ((before, -1), (after, 0)):
+        if len(side) < PACE_READINGS:
+            return None
+        pace_w = (total_j[side[-1]] - total_j[side[0]]) / (at_s[side[-1]] - at_s[side[0]])
+        lines_j.append(total_j[side[nearest]] + pace_w * (edge_s - at_s[side[nearest]] + ages.mean_s))
+        paces_w.append(pace_w)
+    sd_j = math.hypot(max(paces_w) * ages.sd_s, (lines_j[1] - lines_j[0]) / 2)
+    return float(np.mean(lines_j)), sd_j
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +159,16 @@ def _flow(at_s: Series, total_j: Series, power_w: Series, power_period_s: float)
 
 
 @dataclass(frozen=True, slots=True)
+class _Mean:
+    """Of leads, with its standard deviation."""
+
+    lead_j: float
+    sd_j: float
+    misfit: float
+    """Mean square of the leads' distances from it, each in its own variance: about 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Leads:
     """By how much the counter, with the energy of each reading's mean age, leads integrated power: nearly evenly."""
 
@@ -138,12 +180,11 @@ class _Leads:
     drift_j2: Series
     """Variance that integrated power had gathered when each was read."""
 
-    def mean(self, which: Series, from_j2: float) -> tuple[float, float]:
-        """Lead where `from_j2` had gathered, and its standard deviation.
+    def mean(self, which: Series, from_j2: float) -> _Mean:
+        """Lead where `from_j2` had gathered.
 
         Weighted as if ages had nothing to do with each other, since weights that make use of it trust the course of
-        power too much; the standard deviation is that of those weights with ages as they are, and wider where leads differ
-        by more than all this explains: power that stood still or was an average.
+        power too much; the standard deviation is that of those weights with ages as they are.
         """
         gathered_j2 = self.drift_j2[which] - from_j2
         is_same_side = np.sign(gathered_j2)[:, None] == np.sign(gathered_j2)
@@ -152,9 +193,9 @@ class _Leads:
         other_j2 = drift_j2 + scale_j[:, None] * scale_j
         weight = np.linalg.solve(other_j2 + np.diag(np.diag(ages_j2)), np.ones(len(gathered_j2)))
         weight /= weight.sum()
-        covariance_j2, lead_j = other_j2 + ages_j2, weight @ self.lead_j[which]
-        misfit = np.mean((self.lead_j[which] - lead_j) ** 2) / np.mean(np.diag(covariance_j2))
-        return float(lead_j), math.sqrt(max(misfit, 1.0) * (weight @ covariance_j2 @ weight))
+        lead_j, covariance_j2 = weight @ self.lead_j[which], other_j2 + ages_j2
+        misfit = np.mean((self.lead_j[which] - lead_j) ** 2 / np.diag(covariance_j2))
+        return _Mean(float(lead_j), math.sqrt(max(misfit, 1.0) * (weight @ covariance_j2 @ weight)), float(misfit))
 
 
 def _leads(at_s: Series, total_j: Series, flow: _Flow, edge_s: float, ages: _Ages, counter: Counter) -> _Leads:
@@ -187,7 +228,7 @@ def _at_jump(leads: _Leads, flow: _Flow, edge_s: float) -> tuple[float, float] |
     number = np.arange(len(flow.at_s))
     lines = []
     for anchor, which in ((gap - 1, number <= gap), (gap + 2, number > gap)):
-        lead_j, sd_j = leads.mean(which, flow.drift_j2[anchor])
+        mean = leads.mean(which, flow.drift_j2[anchor])
         line_j = flow.total_j[anchor] + flow.power_w[anchor] * (edge_s - flow.at_s[anchor])
-        lines.append((float(line_j + lead_j), sd_j))
+        lines.append((float(line_j + mean.lead_j), mean.sd_j))
     return max(lines) if jump_w > 0 else min(lines)

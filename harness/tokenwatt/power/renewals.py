@@ -1,4 +1,4 @@
-"""How regularly a counter is renewed, because a phase says nothing where renewals stray or walk away from even places."""
+"""How regularly a counter is renewed, because a phase says little of renewals that stray or walk from even places."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Renewals:
 
 
 def renewals(tick_s: Series, width_s: Series) -> Renewals:
-    """Period of ticks, and how they leave it: means over all sizes of both, weighted by how well they explain the ticks.
+    """Period of ticks, and how they leave it: means over all sizes of both, weighted by how they explain the ticks.
 
     Ticks are start + number * period + their own error + a walk's; the likelihood of both errors is that of what start
     and period cannot explain (restricted maximum likelihood).

@@ -68,9 +68,7 @@ class Unsteady:
         return replace(board, counter_jitter_s=widths[0], counter_walk_s=widths[1])
 
 
-def coverage(
-    trials: int = 500, window_s: float = 5.0, seed: int = 0, unsteady: Unsteady | None = None
-) -> Coverage:
+def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0, unsteady: Unsteady | None = None) -> Coverage:
     """Run the experiment: loads like an LLM's, ramps, work that begins and ends with the window; counters at any phase.
 
     unsteady: renewals of the counters; None: each within a millisecond of its place.
