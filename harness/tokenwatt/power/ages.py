@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenwatt.power.series import Series, cumulative
 from tokenwatt.power.ticks import JUMP_STEPS, MIN_READINGS, Counter
@@ -61,7 +62,7 @@ def energy_at(
     flow = _flow(at_s, total_j, power_w, power_period_s)
     leads = _leads(at_s, total_j, flow, edge_s, _ages(counter), counter)
     everywhere = np.ones_like(at_s, dtype=bool)
-    even = leads.mean(everywhere, flow.drift_until(edge_s))
+    even = leads.mean(everywhere, float(flow.drift_until(edge_s)))
     if even.misfit > MOST_MISFIT:
         return _by_pace(at_s, total_j, edge_s, _ages(counter))
     even_j = float(flow.until(edge_s) + even.lead_j)
@@ -141,11 +142,11 @@ class _Flow:
         """Joules up to a moment; beyond both ends power stays what it is there."""
         before_s, after_s = np.minimum(moment_s - self.at_s[0], 0.0), np.maximum(moment_s - self.at_s[-1], 0.0)
         beyond_j = before_s * self.power_w[0] + after_s * self.power_w[-1]
-        return np.interp(moment_s, self.at_s, self.total_j) + beyond_j
+        return np.asarray(np.interp(moment_s, self.at_s, self.total_j) + beyond_j)
 
     def drift_until(self, moment_s: Series | float) -> Series:
         """Variance gathered up to a moment."""
-        return np.interp(moment_s, self.at_s, self.drift_j2)
+        return np.asarray(np.interp(moment_s, self.at_s, self.drift_j2))
 
 
 def _flow(at_s: Series, total_j: Series, power_w: Series, power_period_s: float) -> _Flow:
@@ -180,7 +181,7 @@ class _Leads:
     drift_j2: Series
     """Variance that integrated power had gathered when each was read."""
 
-    def mean(self, which: Series, from_j2: float) -> _Mean:
+    def mean(self, which: NDArray[np.bool_], from_j2: float) -> _Mean:
         """Lead where `from_j2` had gathered.
 
         Weighted as if ages had nothing to do with each other, since weights that make use of it trust the course of
@@ -228,7 +229,7 @@ def _at_jump(leads: _Leads, flow: _Flow, edge_s: float) -> tuple[float, float] |
     number = np.arange(len(flow.at_s))
     lines = []
     for anchor, which in ((gap - 1, number <= gap), (gap + 2, number > gap)):
-        mean = leads.mean(which, flow.drift_j2[anchor])
+        mean = leads.mean(which, float(flow.drift_j2[anchor]))
         line_j = flow.total_j[anchor] + flow.power_w[anchor] * (edge_s - flow.at_s[anchor])
         lines.append((float(line_j + mean.lead_j), mean.sd_j))
     return max(lines) if jump_w > 0 else min(lines)

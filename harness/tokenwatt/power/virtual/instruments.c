@@ -93,8 +93,9 @@ static double line_j(double begin_w, double end_w, double length_s, double cap_w
 /* Area under the waveform, cut off at `cap_w`, from the first knot to a moment (negative before it). */
 static double area_j(const Board *board, double at_s, double cap_w) {
     const Knot *first = board->knots, *last = first + board->knots_count - 1;
-    if (board->repeat && (at_s < 0 || at_s > last->at_s)) {
-        double turns = floor(at_s / last->at_s);
+    /* None for a moment that is before 0 by less than a double can tell from it, which would be folded for ever. */
+    double turns = board->repeat ? floor(at_s / last->at_s) : 0;
+    if (turns && (at_s < 0 || at_s > last->at_s)) {
         return turns * area_j(board, last->at_s, cap_w) + area_j(board, at_s - turns * last->at_s, cap_w);
     }
     int left = knot_before(board, at_s);
