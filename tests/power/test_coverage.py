@@ -41,23 +41,6 @@ def test_five_hundred_machines(window_s: float, median: float, worst: float):
     assert found.half_width <= 4 * found.median_error + 1e-3
 
 
-SHARES = (0.02, 0.05, 0.1, 0.2)
-CELLS = [
-    pytest.param(unsteady, window_s, marks=pytest.mark.slow, id=f"{unsteady.offset}-{unsteady.spacing}-{window_s:.0f}")
-    for window_s in (5.0, 20.0)
-    for share in SHARES
-    for unsteady in (Unsteady(offset=share), Unsteady(spacing=share))
-]
-
-
-def check_irregular(found: Coverage, window_s: float) -> None:
-    """300 intervals: 95 % that are true are from 92.5 to 97.5 % (two standard deviations), and a little to spare."""
-    assert found.refused == 0
-    assert 0.92 <= found.covered <= 0.985
-    # 1/11 of a period of 100 ms in 5 s: the edges say more than the readings beside them.
-    assert found.half_width <= 0.003 * 5.0 / window_s
-    assert found.median_error <= 0.001 * 5.0 / window_s
-
 
 def test_a_counter_whose_spacings_walk():
     """Spacings of which each differs from the period by 10 %: no phase lasts for more than some ticks."""
@@ -65,11 +48,21 @@ def test_a_counter_whose_spacings_walk():
     assert found.covered >= 0.92
     assert found.median_error <= 0.001
     assert found.half_width <= 0.003
-    # The edges stay far better than those of sampled power.
+    # Far better than sampled power alone.
     assert found.median_error < found.sampled_median_error / 3
 
 
-@pytest.mark.parametrize(("unsteady", "window_s"), CELLS)
-def test_irregular_counters(unsteady: Unsteady, window_s: float):
+@pytest.mark.slow
+@pytest.mark.parametrize("window_s", [5.0, 20.0])
+@pytest.mark.parametrize("kind", ["offset", "spacing"])
+def test_irregular_counters(kind: str, window_s: float):
     """Renewals that stray from their places, or spacings that walk, by 2 to 20 % of the period."""
-    check_irregular(coverage(trials=300, window_s=window_s, unsteady=unsteady), window_s)
+    cells = [coverage(120, window_s, unsteady=Unsteady(**{kind: share})) for share in (0.02, 0.05, 0.1, 0.2)]
+    for found in cells:
+        assert found.refused == 0
+        # 95 % of 120 are from 91 to 99 % in 95 of 100 cells, from 89 % in 999 of 1000.
+        assert found.covered >= 0.89
+        assert found.half_width <= 0.003 * 5.0 / window_s
+        assert found.median_error <= 0.001 * 5.0 / window_s
+    # Of 480 machines from 93 to 97 %; those of one seed are alike, which leaves a little more open.
+    assert 0.93 <= sum(found.covered for found in cells) / len(cells) <= 0.98
