@@ -41,7 +41,6 @@ def test_five_hundred_machines(window_s: float, median: float, worst: float):
     assert found.half_width <= 4 * found.median_error + 1e-3
 
 
-
 def test_a_counter_whose_spacings_walk():
     """Spacings of which each differs from the period by 10 %: no phase lasts for more than some ticks."""
     found = coverage(trials=100, window_s=5.0, unsteady=Unsteady(spacing=0.1))
