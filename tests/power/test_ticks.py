@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwatt.power.instrument import Instrument, QuickRead, learn_periods, regular
+from tokenwatt.power.instrument import Instrument, QuickRead, learn_periods
 from tokenwatt.power.series import cumulative, delay_s, longest_hold_s
 from tokenwatt.power.ticks import Counter, staircase
 
@@ -135,14 +135,6 @@ def test_a_counter_that_does_not_tick_is_not_guessed():
     bench = Bench()
     assert learn_periods({"a": bench.board(10.0, 10.0)}, bench.clock, bench.sleep) == {"a": (None, None)}
     assert Instrument().counter is None
-
-
-def test_regular_ticks_with_some_missing():
-    # Ticks 0, 1, 2, 4, 5 of a period of 0.1 s, one of them 6 ms late.
-    period_s, jitter_s = regular(np.array([0.0, 0.1, 0.206, 0.4, 0.5]))
-    assert period_s == pytest.approx(0.1, rel=0.01)
-    # Residuals of the straight line: 6 ms less its own share, over five ticks: 6 * sqrt(0.8 * ...) / sqrt(5) ms.
-    assert 0.002 < jitter_s < 0.003
 
 
 def test_the_delay_of_a_trailing_average_is_half_its_length():

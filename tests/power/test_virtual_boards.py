@@ -109,6 +109,11 @@ def test_an_upright_edge_belongs_to_the_later_level(virtual_nvml):
         assert machine.true_energy_j(0, 0.0, 6.0) == pytest.approx(1500.0)
 
 
+def test_the_smallest_moment_before_a_repeated_load_is_folded_once(virtual_nvml):
+    machine = Machine(virtual_nvml.library, Script((Board(knots=loads.square(100.0, 400.0, 2.0), repeat=True),)).text())
+    assert machine.true_energy_j(0, -5e-324, 1.0) == pytest.approx(100.0)
+
+
 def test_no_board_has_no_energy(virtual_nvml):
     machine = Machine(virtual_nvml.library, Script((RAMP,)).text())
     assert np.isnan(machine.true_energy_j(1, 0.0, 1.0))
@@ -138,6 +143,22 @@ def test_jitter_moves_each_renewal_by_up_to_half_of_it(virtual_nvml):
             renewals_s.append(energy_j(handle) / 1000.0 - second)
     assert -0.2 <= min(renewals_s) < -0.15
     assert 0.15 < max(renewals_s) <= 0.2
+
+
+def test_a_walk_makes_spacings_uneven_and_never_comes_back(virtual_nvml):
+    board = Board(knots=loads.constant(1000.0), limit_w=1000.0, counter_period_s=1.0, counter_walk_s=0.4)
+    with nvml(virtual_nvml, board, seed=3) as (machine, (handle,)):
+        renewals_s = []
+        for tenth in range(4000):
+            machine.set_time(0.1 * tenth)
+            renewals_s.append(energy_j(handle) / 1000.0)
+    spacings_s = np.diff(np.unique(np.round(renewals_s, 6)))
+    # 1000 W: a kilojoule is a second. Spacings are even from 0.8 to 1.2 s, their standard deviation is 0.4 / sqrt(12).
+    assert 0.8 <= min(spacings_s[1:]) < 0.82
+    assert 1.18 < max(spacings_s) <= 1.2
+    assert np.std(spacings_s[1:]) == pytest.approx(0.1155, rel=0.1)
+    # Steps do not undo each other, as those of jitter do, whose neighbours go together by -1/2.
+    assert abs(np.corrcoef(spacings_s[1:-1], spacings_s[2:])[0, 1]) < 0.15
 
 
 def test_the_power_reading_is_renewed_averaged_scaled(virtual_nvml):
@@ -380,6 +401,10 @@ def test_temperature_and_clocks(virtual_nvml):
         ("boards = 2\nboard.1.at = 0 1", "board 0 has no power: give it a line such as at = 0 300"),
         ("at = 1 1\nrepeat = 1", "board 0 repeats: its first point must be at 0 and its last later"),
         ("at = 0 1\ncounter_jitter_s = 1", "board 0: counter_jitter_s must be <= counter_period_s"),
+        (
+            "at = 0 1\ncounter_walk_s = 0.21",
+            "board 0: counter_walk_s must be <= 2 * (counter_period_s - counter_jitter_s)",
+        ),
         ("at = 0 1\nmin_limit_w = 800", "board 0: min_limit_w must be <= max_limit_w"),
     ],
 )

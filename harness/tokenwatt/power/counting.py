@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from tokenwatt.power.ages import energy_at
 from tokenwatt.power.instrument import Instrument
 from tokenwatt.power.series import Series, has_gap, increase, is_bracketed, longest_hold_s
-from tokenwatt.power.ticks import Counter, staircase
+from tokenwatt.power.ticks import staircase
 from tokenwatt.record import Reason
 
 STUCK_PERIODS = 4.0
@@ -79,9 +80,9 @@ def counted(
     if instrument.counter is not None:
         # One that took long, because this process had to wait for a processor, says a value and not when it was.
         prompt = ~(call_s > SLOW_CALLS * instrument.counter.call_s + SLOW_CALL_S)
-        by_ticks = _by_ticks(at_s[prompt], total_j[prompt], power_w[prompt], start_s, end_s, instrument.counter)
-        if by_ticks is not None:
-            return by_ticks
+        by_edges = _by_edges(at_s[prompt], total_j[prompt], power_w[prompt], start_s, end_s, instrument)
+        if by_edges is not None:
+            return by_edges
     return _as_read(at_s, total_j, start_s, end_s, hold_s)
 
 
@@ -101,20 +102,32 @@ def _longest_allowed_s(at_s: Series, start_s: float, end_s: float, instrument: I
     return STUCK_PERIODS * instrument.counter.period_s + 2 * float(np.median(np.diff(at_s)))
 
 
-def _by_ticks(
-    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, counter: Counter
+def _by_edges(
+    at_s: Series, total_j: Series, power_w: Series, start_s: float, end_s: float, instrument: Instrument
 ) -> Reading | None:
-    """Both edges interpolated between ticks; None where they cannot be found."""
+    """Both edges from the readings around them; None where those do not say enough."""
     if not is_bracketed(at_s, start_s, end_s):
         return None
     mean_w = (total_j[-1] - total_j[0]) / (at_s[-1] - at_s[0])
     known = np.isfinite(power_w) & (power_w > 0)
     course_w = np.interp(at_s, at_s[known], power_w[known]) if known.sum() > 1 else np.full_like(at_s, mean_w)
-    ends = [staircase(at_s, total_j, course_w, edge_s, counter) for edge_s in (start_s, end_s)]
-    if ends[0] is None or ends[1] is None:
+    first, last = (_joules_at(at_s, total_j, course_w, edge_s, instrument) for edge_s in (start_s, end_s))
+    if first is None or last is None:
         return None
-    (first_j, first_sd_j), (last_j, last_sd_j) = ends[0].at(start_s), ends[1].at(end_s)
+    (first_j, first_sd_j), (last_j, last_sd_j) = first, last
     return Reading(last_j - first_j, math.hypot(first_sd_j, last_sd_j))
+
+
+def _joules_at(
+    at_s: Series, total_j: Series, course_w: Series, edge_s: float, instrument: Instrument
+) -> tuple[float, float] | None:
+    """Joules at an edge and their standard deviation: between two ticks, or by ages where ticks keep to no places."""
+    if instrument.counter is None:
+        return None
+    if not instrument.counter.is_regular:
+        return energy_at(at_s, total_j, course_w, edge_s, instrument.counter, instrument.power_period_s or 0.0)
+    steps = staircase(at_s, total_j, course_w, edge_s, instrument.counter)
+    return None if steps is None else steps.at(edge_s)
 
 
 def _as_read(at_s: Series, total_j: Series, start_s: float, end_s: float, hold_s: float) -> Reading:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from tokenwatt.clock import Clock
+from tokenwatt.power.renewals import renewals
 from tokenwatt.power.series import Series
 from tokenwatt.power.ticks import Counter
 
@@ -79,34 +80,24 @@ def learn_periods(
 
 
 def _counter(trial: _Trial) -> Counter | None:
-    tick_s = _changes(trial.at_s, trial.energy_j)
+    tick_s, width_s = _changes(trial.at_s, trial.energy_j)
     if len(tick_s) < MIN_TICKS:
         return None
-    period_s, jitter_s = regular(tick_s)
-    resolution_s = float(np.median(np.diff(trial.at_s))) / np.sqrt(6)  # of a difference of two places, each uniform
-    jitter_s = float(np.sqrt(max(0.0, jitter_s**2 - resolution_s**2 / 2)))
-    return Counter(period_s, jitter_s, float(np.median(trial.call_s)))
+    found = renewals(tick_s, width_s)
+    return Counter(found.period_s, found.jitter_s, float(np.median(trial.call_s)), found.walk_s)
 
 
 def _power_period_s(trial: _Trial) -> float | None:
-    changes_s = _changes(trial.at_s, trial.power_w)
+    changes_s, _ = _changes(trial.at_s, trial.power_w)
     return float(np.median(np.diff(changes_s))) if len(changes_s) >= MIN_TICKS else None
 
 
-def _changes(at_s: list[float], values: list[float | None]) -> Series:
-    """Moments, halfway between two readings, at which a value became another; unknown values are passed over."""
-    known = [(at, value) for at, value in zip(at_s, values, strict=True) if value is not None]
-    return np.array([(first[0] + second[0]) / 2 for first, second in pairwise(known) if first[1] != second[1]])
+def _changes(at_s: list[float], values: list[float | None]) -> tuple[Series, Series]:
+    """Moments, halfway between two readings, at which a value became another, and how far those readings lie apart.
 
-
-def regular(tick_s: Series) -> tuple[float, float]:
-    """Period of ticks of which some may have been missed, and their standard deviation around it.
-
-    >>> period_s, jitter_s = regular(np.array([0.0, 0.1, 0.2, 0.4, 0.5]))
-    >>> round(period_s, 6), round(jitter_s, 6)
-    (0.1, 0.0)
+    Unknown values are passed over.
     """
-    spacing_s = float(np.median(np.diff(tick_s)))
-    number = np.concatenate(([0.0], np.cumsum(np.rint(np.diff(tick_s) / spacing_s))))
-    slope, start = np.polyfit(number, tick_s, 1)
-    return float(slope), float(np.std(tick_s - start - slope * number))
+    known = [(at, value) for at, value in zip(at_s, values, strict=True) if value is not None]
+    changes = [(before[0], after[0]) for before, after in pairwise(known) if before[1] != after[1]]
+    before_s, after_s = np.array(changes).reshape(-1, 2).T
+    return (before_s + after_s) / 2, after_s - before_s

@@ -42,6 +42,10 @@ MIDPOINT_TO_ANYWHERE = 0.6
 random place (1/90 by 1/48, and 1/120 by 1/64), 0.67 for white noise (1/6 by 1/4)."""
 
 
+MOST_JITTER, MOST_WALK = 0.04, 0.01
+"""A renewal that strays further from its place, or a spacing from the period (shares of it), leaves less of a phase."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """How a board's energy counter behaves, as a start-up trial found it."""
@@ -52,6 +56,13 @@ class Counter:
     """Standard deviation of single renewals around their places."""
     call_s: float
     """A reading takes so long, and is of some moment in it."""
+    walk_s: float = 0.0
+    """Standard deviation of single spacings around the period, which moves all later renewals."""
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether renewals keep to even places, so that a phase says when they were."""
+        return self.jitter_s <= MOST_JITTER * self.period_s and self.walk_s <= MOST_WALK * self.period_s
 
 
 @dataclass(frozen=True, slots=True)

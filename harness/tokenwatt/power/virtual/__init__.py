@@ -5,7 +5,7 @@ it to child processes, or puts it in the place of this process's NVML; `loads` a
 meters on a manual clock; `scenarios` is the fault table and `simulate` runs it.
 """
 
-from tokenwatt.power.virtual.coverage import Coverage, coverage
+from tokenwatt.power.virtual.coverage import Coverage, Unsteady, coverage
 from tokenwatt.power.virtual.library import Library, Machine, build, load, temporary
 from tokenwatt.power.virtual.recorder import Mishap, record
 from tokenwatt.power.virtual.script import Board, Fault, FaultKind, Script, uuid
@@ -21,6 +21,7 @@ __all__ = [
     "Mishap",
     "Outcome",
     "Script",
+    "Unsteady",
     "build",
     "coverage",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from tokenwatt.power.virtual import loads
 from tokenwatt.power.virtual.library import load
 from tokenwatt.power.virtual.recorder import record
 from tokenwatt.power.virtual.scenarios import BOARD
-from tokenwatt.power.virtual.script import Knots, Script, uuid
+from tokenwatt.power.virtual.script import Board, Knots, Script, uuid
 from tokenwatt.power.virtual.simulate import NO_RAPL
 from tokenwatt.record import EnergyStatus
 
@@ -24,6 +25,8 @@ AT_EDGE_S = 0.05
 """Work that a window is drawn around begins and ends so near to its edges, and rises and falls within as long."""
 RENEWED_EVERY_S = (0.02, 0.1)
 """Periods of counters and of power readings on real boards."""
+SDS_WIDE = math.sqrt(12)
+"""Width of an even distribution in its standard deviations: the virtual boards' jitter is even."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,30 @@ class Coverage:
     """Windows that got no number."""
 
 
-def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0) -> Coverage:
+@dataclass(frozen=True, slots=True)
+class Unsteady:
+    """How irregular the counters' renewals are; standard deviations as shares of the period."""
+
+    offset: float = 0.0
+    """Of each renewal around its place on an even grid."""
+    spacing: float = 0.0
+    """Of each spacing around the period: renewals walk away from any grid."""
+
+    def of(self, board: Board) -> Board:
+        """The board with such renewals, and no others."""
+        widths = [share * SDS_WIDE * board.counter_period_s for share in (self.offset, self.spacing)]
+        return replace(board, counter_jitter_s=widths[0], counter_walk_s=widths[1])
+
+
+def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0, unsteady: Unsteady | None = None) -> Coverage:
     """Run the experiment: loads like an LLM's, ramps, work that begins and ends with the window; counters at any phase.
+
+    unsteady: renewals of the counters; None: each within a millisecond of its place.
 
     Raises:
         UserError: there is no C compiler, or no pynvml.
     """
-    outcomes = [_trial(seed + trial, window_s) for trial in range(trials)]
+    outcomes = [_trial(seed + trial, window_s, unsteady) for trial in range(trials)]
     known = [(energy, true_j) for energy, true_j in outcomes if energy.gpu_energy_j is not None]
     errors = np.array([abs(energy.gpu_energy_j - true_j) / true_j for energy, true_j in known if energy.gpu_energy_j])
     halves = np.array([(energy.half_width_j or 0.0) / true_j for energy, true_j in known])
@@ -74,7 +94,7 @@ def coverage(trials: int = 500, window_s: float = 5.0, seed: int = 0) -> Coverag
     )
 
 
-def _trial(seed: int, window_s: float) -> tuple[power.Energy, float]:
+def _trial(seed: int, window_s: float, unsteady: Unsteady | None) -> tuple[power.Energy, float]:
     """One machine and one window: what was measured, and the truth."""
     random = np.random.default_rng(seed)
     counter_s, power_s = random.uniform(*RENEWED_EVERY_S, size=2)
@@ -88,6 +108,7 @@ def _trial(seed: int, window_s: float) -> tuple[power.Energy, float]:
         power_period_s=power_s,
         power_phase_s=random.uniform(0, power_s),
     )
+    board = board if unsteady is None else unsteady.of(board)
     with load(Script(boards=(board,))) as machine, power.open_meters((uuid(0),), rapl_root=NO_RAPL) as meters:
         instruments = meters.learn(machine.clock, machine.sleep)
         machine.set_time(WORK_FROM_S - 0.5)

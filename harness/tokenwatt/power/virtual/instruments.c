@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { STREAM_COUNTER, STREAM_NOISE, STREAM_LATENCY, STREAMS };
+enum { STREAM_COUNTER, STREAM_NOISE, STREAM_LATENCY, STREAM_WALK, STREAMS };
 
 static pthread_mutex_t limits_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -93,8 +93,9 @@ static double line_j(double begin_w, double end_w, double length_s, double cap_w
 /* Area under the waveform, cut off at `cap_w`, from the first knot to a moment (negative before it). */
 static double area_j(const Board *board, double at_s, double cap_w) {
     const Knot *first = board->knots, *last = first + board->knots_count - 1;
-    if (board->repeat && (at_s < 0 || at_s > last->at_s)) {
-        double turns = floor(at_s / last->at_s);
+    /* None for a moment that is before 0 by less than a double can tell from it, which would be folded for ever. */
+    double turns = board->repeat ? floor(at_s / last->at_s) : 0;
+    if (turns && (at_s < 0 || at_s > last->at_s)) {
         return turns * area_j(board, last->at_s, cap_w) + area_j(board, at_s - turns * last->at_s, cap_w);
     }
     int left = knot_before(board, at_s);
@@ -185,16 +186,25 @@ const Fault *fault_at(const Board *board, FaultKind kind, double at_s) {
     return NULL;
 }
 
-static double counter_tick_s(const Board *board, double turn) {
+static double counter_tick_s(const Board *board, double turn, double walked_s) {
     double jitter = chance(board, STREAM_COUNTER, (uint64_t)(int64_t)turn) - 0.5;
-    return board->counter_phase_s + turn * board->counter_period_s + jitter * board->counter_jitter_s;
+    return board->counter_phase_s + turn * board->counter_period_s + jitter * board->counter_jitter_s + walked_s;
 }
 
-/* When the counter was renewed last. Jitter moves a renewal by half a period at most, so it is one of three. */
+/* How much longer or shorter the spacing before a renewal is than the period; before the epoch nothing walks. */
+static double step_s(const Board *board, double turn) {
+    return turn < 0 ? 0 : (chance(board, STREAM_WALK, (uint64_t)(int64_t)turn) - 0.5) * board->counter_walk_s;
+}
+
+/* When the counter was renewed last. A walk is followed from the epoch on, since its steps add up. */
 static double last_tick_s(const Board *board, double at_s) {
-    double turn = floor((at_s - board->counter_phase_s) / board->counter_period_s) + 1;
-    while (counter_tick_s(board, turn) > at_s) turn--;
-    return counter_tick_s(board, turn);
+    double turn = floor((at_s - board->counter_phase_s) / board->counter_period_s) + 1, walked_s = 0;
+    if (board->counter_walk_s && turn > 0) {
+        for (turn = 0, walked_s = step_s(board, 0); counter_tick_s(board, turn, walked_s) <= at_s;)
+            walked_s += step_s(board, ++turn);
+    }
+    for (; counter_tick_s(board, turn, walked_s) > at_s; turn--) walked_s -= step_s(board, turn);
+    return counter_tick_s(board, turn, walked_s);
 }
 
 double counter_j(const Board *board, double at_s) {

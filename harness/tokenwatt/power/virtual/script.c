@@ -21,7 +21,8 @@ static const Number BOARD_NUMBERS[] = {
     FLAG(repeat, 0), BOARD(power_period_s, 0, 0, 60), BOARD(power_phase_s, 0, 0, 60),
     BOARD(power_average_s, 0, 0, 60), BOARD(power_gain, 1, 0, 1e3), BOARD(power_noise_w, 0, 0, 1e6),
     BOARD(counter_period_s, 0.1, 1e-6, 60), BOARD(counter_phase_s, 0, 0, 60), BOARD(counter_jitter_s, 0, 0, 60),
-    BOARD(counter_gain, 1, 0, 1e3), FLAG(counter_module, 0), BOARD(module_extra_w, 0, 0, 1e6),
+    BOARD(counter_walk_s, 0, 0, 60), BOARD(counter_gain, 1, 0, 1e3), FLAG(counter_module, 0),
+    BOARD(module_extra_w, 0, 0, 1e6),
     BOARD(latency_s, 0, 0, 60), BOARD(counter_latency_s, -1, -1, 60), BOARD(power_latency_s, -1, -1, 60),
     BOARD(latency_jitter, 0, 0, 1e3), BOARD(limit_w, 700, 1, 1e6), BOARD(default_limit_w, 700, 1, 1e6),
     BOARD(min_limit_w, 200, 1, 1e6), BOARD(max_limit_w, 700, 1, 1e6), FLAG(may_set_limit, 0),
@@ -180,6 +181,9 @@ static int check(Machine *read) {
             return mistake(0, "board %d repeats: its first point must be at 0 and its last later", board->number);
         if (board->counter_jitter_s > board->counter_period_s)
             return mistake(0, "board %d: counter_jitter_s must be <= counter_period_s", board->number);
+        if (board->counter_jitter_s + board->counter_walk_s / 2 > board->counter_period_s)
+            return mistake(0, "board %d: counter_walk_s must be <= 2 * (counter_period_s - counter_jitter_s)",
+                           board->number);
         if (board->min_limit_w > board->max_limit_w)
             return mistake(0, "board %d: min_limit_w must be <= max_limit_w", board->number);
     }

@@ -63,6 +63,7 @@ class Board:
     counter_period_s: float = 0.1
     counter_phase_s: float = 0.0
     counter_jitter_s: float = 0.0
+    counter_walk_s: float = 0.0
     counter_gain: float = 1.0
     counter_module: bool = False
     module_extra_w: float = 0.0

@@ -27,7 +27,8 @@
  *   power_gain = 1         it is so many times the truth,
  *   power_noise_w = 0      give or take a normal error of this standard deviation, new with each renewal
  *   counter_period_s = 0.1 the energy counter is renewed so often, at counter_phase_s = 0 past each multiple,
- *   counter_jitter_s = 0   each time early or late by up to half of this
+ *   counter_jitter_s = 0   each time early or late by up to half of this,
+ *   counter_walk_s = 0     and each spacing longer or shorter by up to half of this, which moves all later renewals
  *   counter_gain = 1       it counts so many times the truth
  *   counter_module = 0     1: it counts the module, not the GPU alone
  *   module_extra_w = 0     a module draws so much more than its GPU; 0: there is none
@@ -79,7 +80,8 @@ typedef struct {
     unsigned processes[MAX_PROCESSES]; /* 0: the process that asks */
     char name[NAME_SIZE];
     double repeat, power_period_s, power_phase_s, power_average_s, power_gain, power_noise_w;
-    double counter_period_s, counter_phase_s, counter_jitter_s, counter_gain, counter_module, module_extra_w;
+    double counter_period_s, counter_phase_s, counter_jitter_s, counter_walk_s, counter_gain, counter_module;
+    double module_extra_w;
     double latency_s, counter_latency_s, power_latency_s, latency_jitter;
     double limit_w, default_limit_w, min_limit_w, max_limit_w, may_set_limit;
     double sm_clock_mhz, memory_clock_mhz, temperature_c, temperature_slope_c_per_s, throttle, ecc, mig;
