@@ -13,6 +13,9 @@ TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
 PY ?= $(BIN)/python
 SUITE ?=
 TESTS ?= tests
+WORKERS ?= 2
+# A thread for each worker: they share the processors, and tests of clocks and meters are all in one of them.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help setup bench test slow report fleet kernels demo check format schema silicon constraints clean FORCE
 .DEFAULT_GOAL := help
@@ -26,10 +29,10 @@ bench: $(STAMP) ## measure: the GPU suite where there is a GPU, else the CPU sui
 	@$(BIN)/tokenwatt bench $(SUITE)
 
 test: $(STAMP) ## run the tests that need no GPU; TESTS=tests/power narrows it
-	@$(BIN)/python -m pytest -m "not gpu and not slow" $(TESTS)
+	@$(PYTEST) -m "not gpu and not slow" $(TESTS)
 
 slow: $(STAMP) ## run the slow tests too: every kernel for every GPU generation, timings of the CPU paths
-	@$(BIN)/python -m pytest -m "slow and not gpu" $(TESTS)
+	@$(PYTEST) -m "slow and not gpu" $(TESTS)
 
 report: $(STAMP) ## write results/report.html from the runs under results/raw/
 	@$(BIN)/tokenwatt report

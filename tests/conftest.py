@@ -5,11 +5,27 @@ from __future__ import annotations
 import shutil
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tokenwatt.power import virtual
 from tokenwatt.power.virtual import loads
+
+BY_THE_CLOCK = ("bench", "end_to_end", "metering", "power")
+"""Folders whose tests read the time, or what is drawn in it."""
+TOGETHER = ("test_gate.py",)
+"""Files whose tests share what takes long to make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: tests by the clock go to one of them, where none runs beside another."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in BY_THE_CLOCK:
+            item.add_marker(pytest.mark.xdist_group("clock"))
+        elif item.path.name in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @dataclass(frozen=True)

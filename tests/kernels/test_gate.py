@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,13 +23,10 @@ def check(run_python, group, *dtype_names):
 
 
 @pytest.fixture(scope="module")
-def rows_of(request, run_python):
-    """What the gate says about a family. The groups of the families that are asked for are checked side by side."""
-    asked = [item for item in request.session.items if item.path == request.path and "rows_of" in item.fixturenames]
-    groups = dict.fromkeys(item.callspec.params["family"].partition(".")[0] for item in asked)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = {group: pool.submit(check, run_python, group, *QUICK_DTYPES) for group in groups}
-        yield lambda family: found[family.partition(".")[0]].result()
+def rows_of(run_python):
+    """What the gate says about a family; a group of them is checked when the first is asked for."""
+    found = functools.cache(lambda group: check(run_python, group, *QUICK_DTYPES))
+    return lambda family: found(family.partition(".")[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
