@@ -1,3 +1,5 @@
+"""Edges of counters that keep to no grid: within what is said, beside a jump, and without a course of power."""
+
 from __future__ import annotations
 
 import math

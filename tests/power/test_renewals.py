@@ -1,3 +1,5 @@
+"""How regularly a counter is renewed, found again from ticks that were made."""
+
 from __future__ import annotations
 
 import numpy as np
