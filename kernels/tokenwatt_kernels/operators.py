@@ -66,6 +66,7 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
         name = function.__name__
         signature, records = _with_types(function)
         flat = _flat(signature, records)
+        by_position = [name for name, p in flat.parameters.items() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
         made = torch.library.custom_op(
             f"{NAMESPACE}::{name}", _with_records(function, flat, records), mutates_args=tuple(writes)
         )
@@ -78,7 +79,9 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
                 return _watchers[0](function, args, kwargs) if _watchers else function(*args, **kwargs)
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            return made(**_without_records(given.arguments, records))
+            named = _without_records(given.arguments, records)
+            # By position where that is possible: torch 2.11 looks for what is written to among those alone.
+            return made(*[named.pop(name) for name in by_position], **named)
 
         return call
 

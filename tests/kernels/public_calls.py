@@ -23,6 +23,7 @@ from tokenwatt_kernels.number_formats.float8 import quantise_blocks, quantise_ro
 from tokenwatt_kernels.number_formats.nvfp4 import pack_nvfp4
 
 BFLOAT16 = torch.bfloat16
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +45,38 @@ def _matmul(rows: int, device: torch.device) -> Call:
     return Call(partial(matmul, a, weight, bias, residual, activation="swiglu"), residual)
 
 
+def _quantised_on_cpu(quantise: Callable[[Tensor], tuple[Tensor, ...]], device: torch.device, *shape: int) -> Any:
+    """Numbers and scales, found on the CPU: a GPU divides a little differently, and would round to other numbers."""
+    return [part.to(device) for part in quantise(_randn(CPU, *shape))]
+
+
 def _float8_matmul(rows: int, device: torch.device) -> Call:
-    a, a_scale = quantise_rows(_randn(device, rows, 256))
-    weight, weight_scale = quantise_rows(_randn(device, 384, 256))
+    a, a_scale = _quantised_on_cpu(quantise_rows, device, rows, 256)
+    weight, weight_scale = _quantised_on_cpu(quantise_rows, device, 384, 256)
     residual = _randn(device, rows, 384)
     run = partial(matmul, a, weight, None, residual, a_scale=a_scale, weight_scale=weight_scale)
     return Call(run, residual)
 
 
 def _block_matmul(rows: int, device: torch.device) -> Call:
-    a, a_scale = quantise_blocks(_randn(device, rows, 256))
-    weight, weight_scale = quantise_blocks(_randn(device, 384, 256), 128)
+    a, a_scale = _quantised_on_cpu(quantise_blocks, device, rows, 256)
+    weight, weight_scale = _quantised_on_cpu(partial(quantise_blocks, rows=128), device, 384, 256)
     residual = _randn(device, rows, 384)
     return Call(partial(matmul, a, weight, None, residual, a_scale=a_scale, weight_scale=weight_scale), residual)
 
 
 def _packed(number_format: str, rows: int, device: torch.device) -> Call:
-    weight = random_weight((384, 256), number_format, torch.device("cpu"), torch.Generator().manual_seed(0)).to(device)
+    weight = random_weight((384, 256), number_format, CPU, torch.Generator().manual_seed(0)).to(device)
     a = _randn(device, rows, 256)
     return Call(partial(packed_matmul, a, weight, activation="geglu"), a)
 
 
 def _nvfp4(device: torch.device) -> Call:
-    a, weight = pack_nvfp4(_randn(device, 5, 256)), pack_nvfp4(_randn(device, 384, 256))
+    codes, scales, tensor_scales = zip(
+        *(_quantised_on_cpu(pack_nvfp4, device, rows, 256) for rows in (5, 384)), strict=True
+    )
     residual = _randn(device, 5, 384)
-    parts = (a.codes, weight.codes, a.scales, weight.scales, a.tensor_scale, weight.tensor_scale)
-    return Call(partial(nvfp4_matmul, *parts, residual=residual), residual)
+    return Call(partial(nvfp4_matmul, *codes, *scales, *tensor_scales, residual=residual), residual)
 
 
 def _experts(is_mxfp4: bool, device: torch.device) -> Call:
@@ -77,7 +84,7 @@ def _experts(is_mxfp4: bool, device: torch.device) -> Call:
     generator = torch.Generator().manual_seed(0)
     if is_mxfp4:
         shapes = ((16, 256, 128), (16, 128, 128))
-        gate_up, down = (random_weight(shape, "mxfp4", torch.device("cpu"), generator).to(device) for shape in shapes)
+        gate_up, down = (random_weight(shape, "mxfp4", CPU, generator).to(device) for shape in shapes)
     else:
         gate_up, down = _randn(device, 16, 256, 128), _randn(device, 16, 128, 128)
     return Call(lambda: moe_mlp(hidden, route_top_k(logits, 4), gate_up, down, residual=hidden), logits)

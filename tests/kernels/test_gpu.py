@@ -42,6 +42,8 @@ def int32(*values: int) -> Tensor:
 )
 def test_shipped_kernels_pass_on_the_gpu(family, dtype_name):
     skip_unless_it_has(dtype_name)
+    if family == "matmul.nvfp4" and torch.cuda.get_device_capability() < (10, 0):
+        pytest.skip("nvfp4 begins with sm_100")
     verdicts = list(commands.check([family], [dtype_name], torch.device("cuda")))
     assert verdicts
     assert [verdict for verdict in verdicts if verdict.status != "passed"] == []

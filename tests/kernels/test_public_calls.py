@@ -52,8 +52,9 @@ def test_a_compiler_takes_it_whole(name):
 @BY_NAME
 def test_it_answers_as_on_the_cpu(name):
     for found, wanted in zip(tensors(on_gpu(name).run()), tensors(CALLS[name](CPU).run()), strict=True):
-        # One rounding step of bfloat16, or of float8 where that is the answer, at the largest answer.
-        step = 2**-4 if name == "norm to float8" else 2**-7
+        # One rounding step of bfloat16, or of float8 where that is the answer, at the largest answer. Experts round
+        # twice: between their two products, whose sums are made in another order here, too.
+        step = {"norm to float8": 2**-4, "experts": 2**-6, "mxfp4 experts": 2**-6}.get(name, 2**-7)
         limit = step * float(wanted.float().abs().max())
         torch.testing.assert_close(found.cpu().float(), wanted.float(), rtol=0, atol=limit)
 

@@ -73,6 +73,9 @@ class Runner:
         self._graphs = DecodeGraphs(self._forward, table, cache.page_size, self._device, graph_sizes)
         self._sampling = _SamplingState()
         self._seen: Tensor | None = None
+        self._true = torch.ones(
+            (), dtype=torch.bool, device=self._device
+        )  # one of the host would have to be waited for
 
     def capture(self) -> None:
         """Capture the graphs, which takes a while."""
@@ -136,7 +139,7 @@ class Runner:
         tokens = sample(logits, sampling, positions, seen)
         self._newest.index_copy_(0, rows, tokens)
         if self._seen is not None:
-            self._seen[rows, tokens] = True
+            self._seen.index_put_((rows, tokens), self._true)
         return tokens
 
     def _to_host(self, tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
