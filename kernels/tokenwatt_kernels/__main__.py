@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         families = select(options.families)
-        bench_problems(families, options.dtype or ("bfloat16",), getattr(options, "problem", None) or ())
+        if options.problem:
+            bench_problems(families, options.dtype or ("bfloat16",), options.problem)
     except ValueError as error:
         print(error, file=sys.stderr)
         return CANNOT
@@ -216,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         ("work", _work),
     ):
         sub = subparsers.add_parser(name)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, problem=None)
         sub.add_argument(
             "families",
             nargs="*",

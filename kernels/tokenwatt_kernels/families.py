@@ -66,7 +66,8 @@ def bench_problems(
         for family in families
         for problem in part(family, "problems").BENCH_PROBLEMS
         for dtype_name in dtype_names
-        if dtype_name in part(family, "problems").DTYPE_NAMES and part(family, "problems").takes(problem, dtype_name, None)
+        if dtype_name in part(family, "problems").DTYPE_NAMES
+        and part(family, "problems").takes(problem, dtype_name, None)
     ]
     known = dict.fromkeys(problem.name for _, problem, _ in found)
     for name in names:

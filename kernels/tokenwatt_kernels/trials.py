@@ -34,7 +34,7 @@ EFFORTS: dict[Effort, tuple[int, Sampler]] = {
 MLIR_FAILURE = "PassManager::run failed"
 """How triton reports a compiler pass that gave up: a plain RuntimeError."""
 LIMIT_S = 60.0
-"""For one candidate: compiling takes a few seconds, and a kernel whose parts wait for each other would take for ever."""
+"""For one candidate: compiling takes seconds, and a kernel whose parts wait for each other would take for ever."""
 
 TileTask = tuple[Job, Any, str]
 """Job, tile, type of the device."""

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -87,20 +88,23 @@ class Crew(Generic[Task, Answer]):
                 self._give(*waiting.popleft())
             until_s = min(worker.until_s for worker in self._busy.values())
             timeout_s = None if math.isinf(until_s) else max(0.0, until_s - time.monotonic())
-            for connection in wait(list(self._busy), timeout_s):
-                answers |= self._hear(self._busy[connection])
+            heard = wait(list(self._busy), timeout_s)
+            for worker in [worker for worker in self._busy.values() if worker.connection in heard]:
+                answers |= self._hear(worker)
             for worker in [worker for worker in self._busy.values() if worker.until_s <= time.monotonic()]:
                 answers[worker.place] = self._bury(worker, f"no answer within {self.limit_s:g} s")
         return [answers[place] for place in range(len(tasks))]
 
     def _give(self, place: int, task: Task) -> None:
+        self._free = [worker for worker in self._free if worker.process.is_alive()]
         if self._free:
             worker = self._free.pop()
             worker.until_s = time.monotonic() + self.limit_s
         else:
             worker = self._start()
         worker.place = place
-        worker.connection.send(task)
+        with suppress(ConnectionError):  # it has died already, which is heard next
+            worker.connection.send(task)
         self._busy[worker.connection] = worker
 
     def _start(self) -> _Worker:
@@ -116,7 +120,7 @@ class Crew(Generic[Task, Answer]):
         is_started = not math.isinf(worker.until_s)
         try:
             said = worker.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the latter where its task was not taken
             del self._busy[worker.connection]
             how = worker.end()
             if not is_started:
