@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenwatt_kernels.testing import Verdict
 
 T = TypeVar("T")
+Task = TypeVar("Task")
 CheckTask = tuple[str, Any, str, str]
 """Family, problem or mutant, dtype, type of the device."""
 
@@ -65,7 +66,7 @@ def check_mutants(families: Sequence[str], device: torch.device, jobs: int = 1) 
     yield from _run(_judge_one, tasks, device, jobs)
 
 
-def _run(answer: Callable[[CheckTask], T], tasks: Sequence[CheckTask], device: torch.device, jobs: int) -> Iterator[T]:
+def _run(answer: Callable[[Task], T], tasks: Sequence[Task], device: torch.device, jobs: int) -> Iterator[T]:
     """The answers in order. One job on a GPU is this process; every other is one of its own."""
     jobs = min(jobs, len(tasks))
     if device.type == "cpu":
@@ -88,7 +89,7 @@ class _TooLarge:
     """In the place of an answer: the task needs more of the GPU's memory than a worker's part."""
 
 
-def _unless_too_large(answer: Callable[[CheckTask], T], task: CheckTask) -> T | _TooLarge:
+def _unless_too_large(answer: Callable[[Task], T], task: Task) -> T | _TooLarge:
     import torch
 
     try:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from tokenwatt_kernels.fused.norm.tiles import NormTile
 
@@ -38,6 +42,22 @@ def act(task: Any) -> tuple[Any, int]:
         case "wait":
             time.sleep(0.5)
     return task, os.getpid()
+
+
+def prepare(processes: int) -> None:
+    """A first step that is told how many processes there are."""
+
+
+def large_in_a_worker(task: Any) -> tuple[Any, int]:
+    """Find no memory for the large task, unless nobody else is there."""
+    if task == "large" and multiprocessing.parent_process() is not None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return task, os.getpid()
+
+
+def leave_a_file(folder: Path, task: Any) -> None:
+    """Say which problem was launched."""
+    (folder / task[1].name).touch()
 
 
 def gate_or_die(task: Any) -> str | None:
