@@ -217,6 +217,20 @@ def kernels(
 def _bench_kernels(
     families: Annotated[list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Default: all.")] = None,
     dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="May be given several times.")] = None,
+    problems: Annotated[
+        list[str] | None, typer.Option("--problem", metavar="NAME", help="May be given several times. Default: all.")
+    ] = None,
+    energy: Annotated[
+        str,
+        typer.Option(metavar="none|ours|all", help="Meter nobody, our kernel and the fastest baseline, or everybody."),
+    ] = "all",
+    budget_s: Annotated[
+        float | None, typer.Option("--budget-s", min=1, help="Begin no problem after so many seconds.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that gate and compile.", show_default="all processors but one"),
+    ] = None,
     results: Results = Path("results/raw"),
     as_json: Json = False,
 ) -> None:
@@ -224,13 +238,16 @@ def _bench_kernels(
     from tokenwatt import kernel_bench as room
     from tokenwatt.terminal import TerminalObserver, kernel_rows_as_json, print_kernels
 
+    choice = room.Choice(families or (), dtypes or (), problems or (), energy, budget_s, jobs)
     with TerminalObserver() as observer:
-        run = room.run_contests(families or (), dtypes or (), results, observer)
+        run = room.run_contests(choice, results, observer)
     if as_json:
         typer.echo(json.dumps(kernel_rows_as_json(run.timings), indent=2))
     else:
         print_kernels(run.timings)
         typer.echo(f"written to {run.folder}", err=True)
+    for family, problem, dtype_name in run.left:
+        typer.echo(f"left, the time was up: {family} {problem.name} {dtype_name}", err=True)
     if any(row.status == "disagrees" or row.energy_status == "invalid" for row in run.timings):
         raise typer.Exit(1)
 

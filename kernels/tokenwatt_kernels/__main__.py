@@ -12,16 +12,16 @@ Exit codes: 0 all good, 1 a kernel failed, 2 the request cannot be met.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tokenwatt_kernels import commands, compile_table, generated_part, printing, tables, work_table
+from tokenwatt_kernels import commands, compile_table, generated_part, printing, tables, work_table, workers
+from tokenwatt_kernels.budget import Budget
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.families import select
+from tokenwatt_kernels.families import bench_problems, select
 from tokenwatt_kernels.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         families = select(options.families)
+        if options.problem:
+            bench_problems(families, options.dtype or ("bfloat16",), options.problem)
     except ValueError as error:
         print(error, file=sys.stderr)
         return CANNOT
@@ -104,14 +106,21 @@ def _bench(families: Sequence[str], options: argparse.Namespace) -> int:
     if device is None:
         print("bench needs a CUDA GPU, found none; `check` and `compile` work without one", file=sys.stderr)
         return CANNOT
-    dtype_names = options.dtype or ("bfloat16",)
-    red = [verdict for verdict in commands.check(families, dtype_names, device) if verdict.status == "failed"]
+    budget, dtype_names = Budget(options.budget_s), options.dtype or ("bfloat16",)
+    entries = bench_problems(families, dtype_names, options.problem or ())
+    families = tuple(dict.fromkeys(family for family, _, _ in entries))
+    verdicts = commands.check(families, dtype_names, device, options.jobs)
+    red = [verdict for verdict in verdicts if verdict.status == "failed"]
     if red:
         return _code(printing.show(red, printing.check_line, as_json=options.json))
     from tokenwatt_kernels import contests
 
-    results = map(contests.run, commands.bench(families, dtype_names, device))
-    return _code(printing.show(chain.from_iterable(results), printing.result_line, as_json=options.json))
+    commands.compile_ahead(entries, device, options.jobs)
+    results = map(contests.run, commands.bench(budget.take(entries), device))
+    is_good = printing.show(chain.from_iterable(results), printing.result_line, as_json=options.json)
+    for family, problem, dtype_name in budget.left:
+        print(f"left, the time was up: {family} {problem.name} {dtype_name}", file=sys.stderr)
+    return _code(is_good)
 
 
 def _tune(families: Sequence[str], options: argparse.Namespace) -> int:
@@ -122,6 +131,7 @@ def _tune(families: Sequence[str], options: argparse.Namespace) -> int:
     from tokenwatt_kernels import device as device_facts
     from tokenwatt_kernels import trials, tune
 
+    budget = Budget(options.budget_s)
     gpu_name, capability = device_facts.name(device), device_facts.capability(device)
     path = options.output or tables.path_of(gpu_name)
     try:
@@ -129,15 +139,26 @@ def _tune(families: Sequence[str], options: argparse.Namespace) -> int:
     except tables.TableError as error:
         print(error, file=sys.stderr)
         return CANNOT
-    jobs = tune.jobs(families, options.dtype or ("bfloat16",))
+    jobs, source = tune.jobs(families, options.dtype or ("bfloat16",), options.problem or ()), trials.source()
+    if options.resume:
+        jobs = [job for job in jobs if not tune.is_done(job, table, source)]
     try:
-        failed = tune.tune(
-            jobs, table, trials.Trials(device), trials.source(), lambda table: tables.write(table, path), _print_now
-        )
+        with trials.crew(options.jobs) as crew:
+            failed = tune.tune(
+                budget.take(jobs),
+                table,
+                trials.Trials(device, crew),
+                source,
+                lambda table: tables.write(table, path),
+                _print_now,
+            )
     except KeyboardInterrupt:
         print(f"interrupted; the rows of finished keys are in {path}", file=sys.stderr)
         return INTERRUPTED
-    print(printing.summary([(job.name, "failed" if job.name in failed else "passed") for job in jobs]), f"-> {path}")
+    for job in budget.left:
+        print(f"left, the time was up: {job.name}")
+    tuned = [job for job in jobs if job not in budget.left]
+    print(printing.summary([(job.name, "failed" if job.name in failed else "passed") for job in tuned]), f"-> {path}")
     return _code(not failed)
 
 
@@ -196,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         ("work", _work),
     ):
         sub = subparsers.add_parser(name)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, problem=None)
         sub.add_argument(
             "families",
             nargs="*",
@@ -210,6 +231,15 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
         if name == "tune":
             sub.add_argument("--output", type=Path, metavar="FILE", help="default: the table that ships for this GPU")
+            sub.add_argument(
+                "--resume", action="store_true", help="leave out keys that have a row of today by this torch and triton"
+            )
+        if name in ("bench", "tune"):
+            sub.add_argument("--problem", action="append", metavar="NAME", help="may be given several times")
+            sub.add_argument("--budget-s", type=_positive, metavar="S", help="begin nothing new after so many seconds")
+            sub.add_argument(
+                "--jobs", type=_jobs, default=workers.beside_this_process(), help="default: all processors but one"
+            )
         if name == "compile":
             sub.add_argument("--target", action="append", type=int, choices=tuple(TARGETS), help="such as 90 for sm_90")
         if name == "work":
@@ -218,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument("--bytes-per-s", type=_positive, default=H200_BYTES_PER_S, help="default: an H200's")
         if name in ("check", "compile"):
-            sub.add_argument("--jobs", type=_jobs, default=len(os.sched_getaffinity(0)), help="default: all cores")
+            sub.add_argument("--jobs", type=_jobs, default=workers.processors(), help="default: all cores")
         if name in ("compile", "work"):
             sub.add_argument(
                 "--markdown", type=Path, metavar="FILE", help="also write a table between the two markers in FILE"

@@ -8,14 +8,16 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tokenwatt_kernels.families import part
+from tokenwatt_kernels.families import BenchProblem, part
 from tokenwatt_kernels.targets import TARGETS
+from tokenwatt_kernels.workers import share_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tokenwatt_kernels.testing import Verdict
 
 T = TypeVar("T")
+Task = TypeVar("Task")
 CheckTask = tuple[str, Any, str, str]
 """Family, problem or mutant, dtype, type of the device."""
 
@@ -35,7 +38,8 @@ def check(
 ) -> Iterator[Verdict]:
     """The gate on every problem: interpreted on a cpu device; on a GPU, with larger problems as well.
 
-    Interpreted, `jobs` processes share the work; the order is the same for any number of them.
+    `jobs` processes share the work; the order is the same for any number of them, but for problems that are too large
+    for one of several processes on a GPU: they come last.
     """
     tasks: list[CheckTask] = []
     for family in families:
@@ -62,13 +66,38 @@ def check_mutants(families: Sequence[str], device: torch.device, jobs: int = 1) 
     yield from _run(_judge_one, tasks, device, jobs)
 
 
-def _run(answer: Callable[[CheckTask], T], tasks: Sequence[CheckTask], device: torch.device, jobs: int) -> Iterator[T]:
-    """The answers in order: from this process on a GPU, from interpreting ones elsewhere."""
-    if device.type != "cpu":
-        yield from map(answer, tasks)
+def _run(answer: Callable[[Task], T], tasks: Sequence[Task], device: torch.device, jobs: int) -> Iterator[T]:
+    """The answers in order. One job on a GPU is this process; every other is one of its own."""
+    jobs = min(jobs, len(tasks))
+    if device.type == "cpu":
+        with _pool(jobs, _prepare_interpreter) as pool:
+            yield from pool.map(answer, tasks)
         return
-    with _pool(min(jobs, len(tasks)), _prepare_interpreter) as pool:
-        yield from pool.map(answer, tasks)
+    large = list(tasks)
+    if jobs > 1:
+        large = []
+        with _pool(jobs, partial(_prepare_gpu_worker, jobs)) as pool:
+            for task, found in zip(tasks, pool.map(partial(_unless_too_large, answer), tasks), strict=True):
+                if isinstance(found, _TooLarge):
+                    large.append(task)
+                else:
+                    yield found
+    yield from map(answer, large)
+
+
+class _TooLarge:
+    """In the place of an answer: the task needs more of the GPU's memory than a worker's part."""
+
+
+def _unless_too_large(answer: Callable[[Task], T], task: Task) -> T | _TooLarge:
+    import torch
+
+    try:
+        return answer(task)
+    except torch.OutOfMemoryError:
+        return _TooLarge()
+    finally:
+        torch.cuda.empty_cache()
 
 
 def _check_one(task: CheckTask) -> list[Verdict]:
@@ -170,12 +199,42 @@ def _prepare_worker() -> None:
     atexit.register(os._exit, 0)
 
 
-def bench(families: Sequence[str], dtype_names: Sequence[str], device: torch.device) -> Iterator[Contest]:
-    """Our kernels and their baselines on every real problem, for `contests.run`. Each holds its tensors: keep none."""
-    for family in families:
-        problems = part(family, "problems")
-        for problem in problems.BENCH_PROBLEMS:
-            for dtype_name in _supported(problems, dtype_names):
-                if not problems.takes(problem, dtype_name, _capability(device)):
-                    continue
-                yield part(family, "contest").contest(problem, dtype_name, device)
+def _prepare_gpu_worker(jobs: int) -> None:
+    _prepare_worker()
+    share_gpu(jobs)
+
+
+def compile_ahead(entries: Iterable[BenchProblem], device: torch.device, jobs: int) -> None:
+    """Launch our kernel once on every problem, `jobs` at a time: what that compiles is in triton's cache afterwards.
+
+    One job would only do what the bench does itself.
+    """
+    tasks = [(family, problem, dtype_name, device.type) for family, problem, dtype_name in _taken(entries, device)]
+    jobs = min(jobs, len(tasks))
+    if jobs > 1:
+        with _pool(jobs, partial(_prepare_gpu_worker, jobs)) as pool:
+            for _ in pool.map(partial(_unless_too_large, _launch_ours), tasks):
+                pass
+
+
+def _launch_ours(task: CheckTask) -> None:
+    import torch
+
+    from tokenwatt_kernels.contests import OURS
+
+    family, problem, dtype_name, device_type = task
+    part(family, "contest").contest(problem, dtype_name, torch.device(device_type)).contenders[OURS].run()
+    torch.cuda.synchronize()
+
+
+def bench(entries: Iterable[BenchProblem], device: torch.device) -> Iterator[Contest]:
+    """Our kernel and its baselines on each problem, for `contests.run`. Each holds its tensors: keep none."""
+    for family, problem, dtype_name in _taken(entries, device):
+        yield part(family, "contest").contest(problem, dtype_name, device)
+
+
+def _taken(entries: Iterable[BenchProblem], device: torch.device) -> Iterator[BenchProblem]:
+    """Those that the family takes on this device."""
+    for family, problem, dtype_name in entries:
+        if part(family, "problems").takes(problem, dtype_name, _capability(device)):
+            yield family, problem, dtype_name

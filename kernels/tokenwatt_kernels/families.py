@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
+
+BenchProblem = tuple[str, Any, str]
+"""Family, problem and dtype of something real, as the bench times it."""
 
 FAMILIES: dict[str, str] = {
     "attention.prefill": "tokenwatt_kernels.attention.prefill",
@@ -48,3 +52,27 @@ def select(names: Sequence[str]) -> tuple[str, ...]:
 def part(family: str, name: str) -> ModuleType:
     """One part of a family, such as part("matmul.dense", "problems")."""
     return import_module(f"{FAMILIES[family]}.{name}")
+
+
+def bench_problems(
+    families: Sequence[str], dtype_names: Sequence[str], names: Sequence[str] = ()
+) -> list[BenchProblem]:
+    """Every real problem of `families` in these dtypes, or those called one of `names`.
+
+    Raises ValueError for a name that none of them has.
+    """
+    found = [
+        (family, problem, dtype_name)
+        for family in families
+        for problem in part(family, "problems").BENCH_PROBLEMS
+        for dtype_name in dtype_names
+        if dtype_name in part(family, "problems").DTYPE_NAMES
+        and part(family, "problems").takes(problem, dtype_name, None)
+    ]
+    known = dict.fromkeys(problem.name for _, problem, _ in found)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"problem must be one of {', '.join(known) or 'none'} in {', '.join(dtype_names)}, got {name}"
+            )
+    return [entry for entry in found if not names or entry[1].name in names]

@@ -53,7 +53,8 @@ def cold_l2_samples(function: Callable[[], object], warmup_ms: int = 25, repeat_
     began = perf_counter()
     repeat(PROBES, wait_cycles)
     estimate_ms = (perf_counter() - began) / PROBES * MS_PER_S
-    warmups, repeats = (max(1, int(budget_ms / estimate_ms)) for budget_ms in (warmup_ms, repeat_ms))
+    warmups = max(1, int(warmup_ms / estimate_ms))
+    repeats = max(2, int(repeat_ms / estimate_ms))  # one sample has no median
     return repeat(warmups + repeats, wait_cycles)[warmups:]
 
 

@@ -1,4 +1,4 @@
-"""The search for the fastest tile of every key: candidates pass the gate, all are timed briefly, the best at length.
+"""The search for the fastest tile of every key: what passes the gate is timed in rounds, each longer and of fewer.
 
 Nothing here runs on a user's path: a launch looks its tile up in the table that this leaves behind.
 """
@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from tokenwatt_kernels.families import part
+from tokenwatt_kernels.families import bench_problems, part
 from tokenwatt_kernels.tables import Row, Table
 
-Effort = Literal["short", "long"]
+Effort = Literal["glance", "short", "long"]
 Tell = Callable[[str], None]
 
 FINALISTS = 4
+CLOSE = 1.3
+"""A tile that takes longer than this multiple of the fastest one's time at a glance is not looked at again."""
 WORTH_A_CHANGE = 0.01
 """A tile takes the place of the default if it saves more than this share of its time. Less is noise, and churn."""
 
@@ -44,8 +46,8 @@ class Job:
 class Trials(Protocol):
     """What can be found out about a tile. `trials.Trials` finds it out on a GPU."""
 
-    def check(self, job: Job, tile: Any) -> str | None:
-        """Why a tile may not be used, or None."""
+    def check(self, job: Job, tiles: Sequence[Any]) -> Sequence[str | None]:
+        """For each tile why it may not be used, or None. Nothing of it goes on when this returns."""
         ...
 
     def time(self, job: Job, tiles: Sequence[Any], effort: Effort) -> Sequence[float]:
@@ -62,40 +64,60 @@ class Choice(Generic[T]):
     default_s: float | None
 
 
-def jobs(families: Sequence[str], dtype_names: Sequence[str]) -> list[Job]:
-    """Every key that a bench problem has, in the order in which they come."""
+def jobs(families: Sequence[str], dtype_names: Sequence[str], names: Sequence[str] = ()) -> list[Job]:
+    """Every key that a bench problem has, or one called one of `names`, in the order in which they come.
+
+    Raises ValueError for a name that no problem has.
+    """
     found: dict[tuple[str, Any], list[tuple[Any, str]]] = {}
-    for family in families:
-        problems, tiles = part(family, "problems"), part(family, "tiles")
-        for dtype_name in dtype_names:
-            if dtype_name in problems.DTYPE_NAMES:
-                for problem in problems.BENCH_PROBLEMS:
-                    if problems.takes(problem, dtype_name, None):
-                        found.setdefault((family, tiles.key_of(problem, dtype_name)), []).append((problem, dtype_name))
-    return [Job(family, key, tuple(listed)) for (family, key), listed in found.items()]
+    for family, problem, dtype_name in bench_problems(families, dtype_names):
+        key = part(family, "tiles").key_of(problem, dtype_name)
+        found.setdefault((family, key), []).append((problem, dtype_name))
+    wanted = {
+        (family, part(family, "tiles").key_of(problem, dtype_name))
+        for family, problem, dtype_name in bench_problems(families, dtype_names, names)
+    }
+    return [Job(family, key, tuple(listed)) for (family, key), listed in found.items() if (family, key) in wanted]
+
+
+def is_done(job: Job, table: Table, source: Mapping[str, str]) -> bool:
+    """Whether the table has a row of this source for the job, and no failure to tell of."""
+    row = table.rows.get(job.family, {}).get(job.key)
+    return (
+        row is not None
+        and row.default_median_s is not None
+        and row.problems == job.problem_names
+        and {name: getattr(row, name) for name in source} == dict(source)
+    )
 
 
 def search(
     candidates: Sequence[T],
-    check: Callable[[T], str | None],
+    check: Callable[[Sequence[T]], Sequence[str | None]],
     time: Callable[[Sequence[T], Effort], Sequence[float]],
     tell: Callable[[T, str], None],
 ) -> Choice[T] | None:
-    """The fastest of the candidates that `check` lets through; None if there is none. The first is the default."""
+    """The fastest of the candidates that `check` lets through; None if there is none.
+
+    The first is the default, which is timed at length in any case.
+    """
     default, survivors = candidates[0], []
-    for tile in candidates:
-        reason = check(tile)
+    for tile, reason in zip(candidates, check(candidates), strict=True):
         if reason is None:
             survivors.append(tile)
         else:
             tell(tile, f"rejected: {reason}")
     if not survivors:
         return None
-    screened = dict(zip(survivors, time(survivors, "short"), strict=True))
-    for tile, seconds in screened.items():
-        tell(tile, f"kept: {seconds * 1e6:.1f} us")
-    best = sorted(survivors, key=screened.__getitem__)[:FINALISTS]
-    finalists = list(dict.fromkeys([default, *best] if default in screened else best))
+    glanced = dict(zip(survivors, time(survivors, "glance"), strict=True))
+    limit_s = CLOSE * min(glanced.values())
+    close = [tile for tile in survivors if glanced[tile] <= limit_s]
+    screened = dict(zip(close, time(close, "short"), strict=True))
+    for tile in survivors:
+        verb, seconds = ("kept", screened[tile]) if tile in screened else ("left", glanced[tile])
+        tell(tile, f"{verb}: {seconds * 1e6:.1f} us")
+    best = sorted(close, key=screened.__getitem__)[:FINALISTS]
+    finalists = list(dict.fromkeys([default, *best] if default in glanced else best))
     timed = dict(zip(finalists, time(finalists, "long"), strict=True))
     fastest = min(finalists, key=timed.__getitem__)
     default_s = timed.get(default)
@@ -127,7 +149,7 @@ def tune(
             continue
         choice = search(
             candidates,
-            lambda tile, job=job: trials.check(job, tile),
+            lambda tiles, job=job: trials.check(job, tiles),
             lambda tiles, effort, job=job: trials.time(job, tiles, effort),
             lambda tile, outcome: tell(f"  {tile.name:32} {outcome}"),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from tokenwatt import cli, kernel_bench
 from tokenwatt.environment import Ceilings
 from tokenwatt_kernels import commands, contests, timing
 from tokenwatt_kernels.contests import Contender, Contest
+from tokenwatt_kernels.families import BenchProblem
 from tokenwatt_kernels.work import Work
 
 WORK = Work(flop=4 * 10**9, bytes=10**9)
@@ -84,12 +85,16 @@ class PretendGpu:
         default_factory=lambda: {"mixed": one_of_each}
     )
 
-    def contests(self, families: object, dtype_names: tuple[str, ...], device: object) -> Iterator[Contest]:
+    def entries(self, families: object, dtype_names: Sequence[str], names: Sequence[str]) -> list[BenchProblem]:
+        """In the place of `bench_problems`."""
+        chosen = [name for name in self.problems if not names or name in names]
+        return [("family", SimpleNamespace(name=name), dtype_name) for name in chosen for dtype_name in dtype_names]
+
+    def contests(self, entries: Iterable[BenchProblem], device: object) -> Iterator[Contest]:
         """In the place of `commands.bench`."""
-        for name, contenders_on in self.problems.items():
-            contenders = {key: Contender(run) for key, run in contenders_on(self.device).items()}
-            for dtype_name in dtype_names:
-                yield Contest("family", name, dtype_name, 1, WORK, contenders, configuration="tile 64")
+        for family, problem, dtype_name in entries:
+            contenders = {key: Contender(run) for key, run in self.problems[problem.name](self.device).items()}
+            yield Contest(family, problem.name, dtype_name, 1, WORK, contenders, configuration="tile 64")
 
     def install(self, replace: Callable[[Any, str, Any], object]) -> None:
         """Put everything in its place with `replace(owner, name, value)`."""
@@ -100,7 +105,9 @@ class PretendGpu:
         replace(timing, "in_one_launch", lambda function, calls: lambda: [function() for _ in range(calls)])
         replace(kernel_bench, "measure_ceilings", lambda *_: CEILINGS)
         replace(commands, "check", lambda *_: iter(self.verdicts))
+        replace(commands, "compile_ahead", lambda *_: None)
         replace(commands, "bench", self.contests)
+        replace(kernel_bench, "bench_problems", self.entries)
         replace(contests, "run", functools.partial(contests.run, sampler=scripted))
 
 

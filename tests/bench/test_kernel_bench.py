@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tests.bench.pretend_gpu import Call, PretendGpu
 from tests.factories import measurement
 
-from tokenwatt import cli, power, store
+from tokenwatt import cli, kernel_bench, power, store
 from tokenwatt.clock import Clock
 from tokenwatt.power import Instruments
 from tokenwatt.power.instrument import Sleep
@@ -195,6 +195,46 @@ def test_joules_per_call_of_known_power(tmp_path, virtual_nvml):
     assert {row["run_id"] for row in kernel_rows(tmp_path)} == {path.name for path in tmp_path.iterdir()}
 
 
+def three(device: Any) -> dict[str, Callable[[], Any]]:
+    return {"tokenwatt": Call(device), "slow": Call(device, samples_s=(9e-3, 9e-3)), "fast": Call(device)}
+
+
+@pytest.mark.parametrize(
+    ("energy", "metered"),
+    [("none", set()), ("ours", {"tokenwatt", "fast"}), ("all", {"tokenwatt", "slow", "fast"})],
+)
+def test_the_energy_of_those_who_were_chosen_is_measured(tmp_path, monkeypatch, install_meter, energy, metered):
+    PretendGpu(problems={"plain": three}).install(monkeypatch.setattr)
+    install_meter(1000)
+    assert run_cli(monkeypatch, "--results", str(tmp_path), "--energy", energy) == 0
+    rows = {row["contender"]: row for row in kernel_rows(tmp_path)}
+    assert {name for name, row in rows.items() if row["window_calls"] > 0} == metered
+    assert [row["median_s"] for row in rows.values()] == [2e-3, 9e-3, 2e-3]
+    for name in rows.keys() - metered:
+        missing = ("power_scope", "gpu_energy_j", "joules_per_call", "window_s", "window_calls")
+        assert rows[name]["energy_status"] == "no_meter"
+        assert all(pd.isna(rows[name][column]) for column in missing)
+
+
+def test_named_problems_alone_are_timed(tmp_path, monkeypatch):
+    PretendGpu(problems={"first": two, "second": two}).install(monkeypatch.setattr)
+    assert run_cli(monkeypatch, "--results", str(tmp_path), "--problem", "second") == 0
+    assert {row["problem"] for row in kernel_rows(tmp_path)} == {"second"}
+
+
+def test_what_the_time_did_not_suffice_for_is_named(tmp_path, monkeypatch, capfd):
+    # Made at 0 s; asked before each of three problems.
+    seconds = iter([0.0, 1.0, 30.0, 30.0])
+    monkeypatch.setattr(kernel_bench, "Budget", functools.partial(kernel_bench.Budget, clock=lambda: next(seconds)))
+    PretendGpu(problems={"first": two, "second": two, "third": two}).install(monkeypatch.setattr)
+    assert run_cli(monkeypatch, "--results", str(tmp_path), "--budget-s", "30") == 0
+    assert {row["problem"] for row in kernel_rows(tmp_path)} == {"first"}
+    assert capfd.readouterr().err.splitlines()[-2:] == [
+        "left, the time was up: family second bfloat16",
+        "left, the time was up: family third bfloat16",
+    ]
+
+
 def test_without_a_meter_there_are_times_and_no_joules(tmp_path, monkeypatch, capfd):
     PretendGpu(problems={"plain": two}).install(monkeypatch.setattr)
     assert run_cli(monkeypatch, "--results", str(tmp_path), "--dtype", "bfloat16", "--dtype", "float16") == 0
@@ -309,6 +349,8 @@ def test_a_meter_that_dies_spoils_the_energy_and_not_the_times(tmp_path, monkeyp
     [
         (("matmul.dens",), "unknown family 'matmul.dens' (did you mean 'matmul.dense'?)"),
         (("--dtype", "fp8"), "unknown dtype 'fp8'; known: bfloat16, float16, float32"),
+        (("--energy", "our"), "unknown energy 'our' (did you mean 'ours'?); known: all, none, ours"),
+        (("fused.rope", "--problem", "rope"), " in bfloat16, got rope"),
         (("--fast",), "No such option: --fast"),
     ],
 )

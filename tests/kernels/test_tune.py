@@ -7,14 +7,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.kernels import worker_tasks
 
-from tokenwatt_kernels import __main__, device, tables, tune
+from tokenwatt_kernels import __main__, commands, device, tables, tune
+from tokenwatt_kernels.budget import Budget
 from tokenwatt_kernels.families import FAMILIES, part
+from tokenwatt_kernels.fused.norm.problems import NormProblem
+from tokenwatt_kernels.fused.norm.tiles import NormTile
 from tokenwatt_kernels.matmul.dense.tiles import candidates, default, key_of
 from tokenwatt_kernels.matmul.key import MatmulKey
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.tables import Row, Table
 from tokenwatt_kernels.tune import Choice, Job
+from tokenwatt_kernels.workers import Crew
 
 GPU = "NVIDIA H200"
 SOURCE = {"date": "2026-11-23", "triton": "3.9.0", "torch": "2.13.0"}
@@ -25,7 +30,7 @@ SOURCE = {"date": "2026-11-23", "triton": "3.9.0", "torch": "2.13.0"}
 
 @dataclass
 class Script:
-    """Times and rejections of tiles that are letters, and what was asked for."""
+    """Times and rejections of tiles that are letters, and what was asked for; a glance sees what a short look sees."""
 
     short: dict[str, float]
     long: dict[str, float] = field(default_factory=dict)
@@ -33,8 +38,8 @@ class Script:
     timed: list[tuple[str, str]] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
 
-    def check(self, tile):
-        return "spills" if tile in self.rejected else None
+    def check(self, tiles):
+        return ["spills" if tile in self.rejected else None for tile in tiles]
 
     def time(self, tiles, effort):
         self.timed.append((effort, "".join(tiles)))
@@ -64,15 +69,24 @@ def test_the_default_stays_within_one_percent(fastest_s, chosen):
 def test_a_rejected_tile_is_never_timed_however_fast():
     script = Script({"d": 100.0, "a": 1.0, "b": 50.0}, rejected=("a",))
     assert script.search() == Choice("b", 50.0, 100.0)
-    assert script.timed == [("short", "db"), ("long", "db")]
-    assert script.told == [("a", "rejected: spills"), ("d", "kept: 100000000.0 us"), ("b", "kept: 50000000.0 us")]
+    # The default takes more than 1.3 times as long as b, and is timed at length for comparison.
+    assert script.timed == [("glance", "db"), ("short", "b"), ("long", "db")]
+    assert script.told == [("a", "rejected: spills"), ("d", "left: 100000000.0 us"), ("b", "kept: 50000000.0 us")]
 
 
 def test_the_best_four_and_the_default_are_timed_at_length():
-    # By short times: e 1, c 2, b 3, a 4, f 5, g 6; the default is the last.
-    script = Script({"d": 9.0, "a": 4.0, "b": 3.0, "c": 2.0, "e": 1.0, "f": 5.0, "g": 6.0})
-    assert script.search() == Choice("e", 1.0, 9.0)
-    assert script.timed == [("short", "dabcefg"), ("long", "decba")]
+    # By short times: e 10, c 11, b 11.5, a 12, f 12.5, g 13; the default is the last.
+    script = Script({"d": 90.0, "a": 12.0, "b": 11.5, "c": 11.0, "e": 10.0, "f": 12.5, "g": 13.0})
+    assert script.search() == Choice("e", 10.0, 90.0)
+    assert script.timed == [("glance", "dabcefg"), ("short", "abcefg"), ("long", "decba")]
+
+
+def test_what_is_slow_at_a_glance_is_not_timed_again():
+    # 1.3 times the best time of 10 is 13.
+    script = Script({"d": 12.0, "a": 10.0, "b": 13.0, "c": 13.1})
+    assert script.search() == Choice("a", 10.0, 12.0)
+    assert script.timed == [("glance", "dabc"), ("short", "dab"), ("long", "dab")]
+    assert script.told[-1] == ("c", "left: 13100000.0 us")
 
 
 def test_the_long_times_decide():
@@ -83,7 +97,7 @@ def test_the_long_times_decide():
 def test_a_rejected_default_is_not_compared_with():
     script = Script({"d": 1.0, "a": 5.0, "b": 6.0}, rejected=("d",))
     assert script.search() == Choice("a", 5.0, None)
-    assert script.timed == [("short", "ab"), ("long", "ab")]
+    assert script.timed == [("glance", "ab"), ("short", "ab"), ("long", "ab")]
 
 
 def test_where_all_are_rejected_nothing_is_timed():
@@ -146,8 +160,8 @@ class ScriptedTrials:
     rejected: tuple[object, ...] = ()
     interrupted: Job | None = None
 
-    def check(self, job, tile):
-        return "it must compile" if tile in self.rejected else None
+    def check(self, job, tiles):
+        return ["it must compile" if tile in self.rejected else None for tile in tiles]
 
     def time(self, job, tiles, effort):
         if job is self.interrupted:
@@ -278,14 +292,14 @@ def test_real_kernels_have_the_caches_that_are_looked_into(trials):
 def test_a_tile_must_pass_the_gate_without_spills(trials, monkeypatch, spills, reasons, found):
     kernel = make_kernel(99)  # of an earlier candidate
 
-    def gate(self, job, tile):
+    def gate(*_):
         assert kernel.device_caches == {}
         kernel.device_caches |= make_kernel(*spills).device_caches
         return reasons
 
     monkeypatch.setattr(part("matmul.dense", "tuning"), "KERNELS", (kernel,))
-    monkeypatch.setattr(trials.Trials, "_gate", gate)
-    assert trials.Trials(torch.device("cpu")).check(FEW, FASTER) == found
+    monkeypatch.setattr(trials, "gate", gate)
+    assert trials.reason_against((FEW, FASTER, "cpu")) == found
 
 
 @pytest.mark.parametrize(
@@ -304,23 +318,62 @@ def test_a_tile_must_pass_the_gate_without_spills(trials, monkeypatch, spills, r
     ],
 )
 def test_a_tile_that_does_not_compile_is_rejected_with_the_reason(trials, monkeypatch, error, reason):
-    def gate(self, job, tile):
+    def gate(*_):
         raise error(trials)
 
-    monkeypatch.setattr(trials.Trials, "_gate", gate)
-    assert reason in trials.Trials(torch.device("cpu")).check(FEW, FASTER)
+    monkeypatch.setattr(trials, "gate", gate)
+    assert reason in trials.reason_against((FEW, FASTER, "cpu"))
 
 
-def test_any_other_error_ends_the_run(trials, monkeypatch):
-    def gate(self, job, tile):
+def test_any_other_error_is_left_to_the_worker(trials, monkeypatch):
+    def gate(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(trials.Trials, "_gate", gate)
+    monkeypatch.setattr(trials, "gate", gate)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        trials.Trials(torch.device("cpu")).check(FEW, FASTER)
+        trials.reason_against((FEW, FASTER, "cpu"))
 
 
-@pytest.mark.parametrize("effort", ["short", "long"])
+@dataclass
+class ScriptedGpu:
+    """Tensors and launches on a GPU that is not here: what was launched, and which problem finds no memory."""
+
+    launched: list[tuple[str, object]] = field(default_factory=list)
+    too_large: str = ""
+
+    def launcher(self, problem, dtype_name, on):
+        if problem.name == self.too_large:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lambda tile: self.launched.append((problem.name, tile))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "too_large", "launched"),
+    [((), "", ["p", "q"]), ((), "p", ["q"]), (("rms_error must be <= 1, got 2",), "", [])],
+)
+def test_on_a_gpu_a_tile_that_passes_the_gate_is_launched_on_the_real_problems(
+    trials, monkeypatch, reasons, too_large, launched
+):
+    gpu = ScriptedGpu(too_large=too_large)
+    monkeypatch.setattr(trials, "gate", lambda *_: reasons)
+    monkeypatch.setattr(part("matmul.dense", "tuning"), "launcher", gpu.launcher)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    job = replace(FEW, problems=tuple((MatmulProblem(name, 1, 1, 1), "bfloat16") for name in "pq"))
+    assert trials.reason_against((job, FASTER, "cuda")) == ("; ".join(reasons) or None)
+    assert gpu.launched == [(name, FASTER) for name in launched]
+
+
+def test_workers_gate_candidates_and_outlive_the_ones_that_kill_them(trials):
+    # Real processes and the real gate, in the interpreter.
+    tiles = [NormTile(2, 8), worker_tasks.DEADLY, NormTile(1, 4)]
+    problem = NormProblem("n", 4096, 40, has_residual=True, scales="token")
+    job = Job("fused.norm", None, ((problem, "float32"),))
+    with Crew(worker_tasks.gate_or_die, commands._prepare_interpreter, 1, limit_s=200.0) as crew:
+        found = trials.Trials(torch.device("cpu"), crew).check(job, tiles)
+    assert found == [None, "its process died: ended by SIGSEGV", None]
+
+
+@pytest.mark.parametrize("effort", ["glance", "short", "long"])
 def test_the_time_of_a_tile_is_its_geometric_mean_over_the_problems(trials, monkeypatch, effort):
     # Tile a: 1 s and 4 s, sqrt(1 * 4) = 2 s. Tile b: 9 s and 4 s, sqrt(9 * 4) = 6 s.
     seconds = {("p", "a"): 1.0, ("q", "a"): 4.0, ("p", "b"): 9.0, ("q", "b"): 4.0}
@@ -335,13 +388,14 @@ def test_the_time_of_a_tile_is_its_geometric_mean_over_the_problems(trials, monk
 
     monkeypatch.setattr(part("matmul.dense", "tuning"), "launcher", launcher)
     rounds, _ = trials.EFFORTS[effort]
-    monkeypatch.setitem(trials.EFFORTS, effort, (rounds, lambda function: [function()]))
+    monkeypatch.setitem(trials.EFFORTS, effort, (rounds, lambda function: [function(), function()]))
     job = replace(FEW, problems=tuple((MatmulProblem(name, 1, 1, 1), "bfloat16") for name in "pq"))
-    assert trials.Trials(torch.device("cpu")).time(job, ("a", "b"), effort) == pytest.approx([2.0, 6.0])
-    # Problem by problem, the tiles in turns, forwards then backwards.
-    assert calls[:4] == [("p", "a"), ("p", "b"), ("p", "b"), ("p", "a")]
-    assert len(calls) == 2 * 2 * rounds
-    assert rounds >= 2  # one sample has no median
+    with trials.crew(1) as idle:
+        assert trials.Trials(torch.device("cpu"), idle).time(job, ("a", "b"), effort) == pytest.approx([2.0, 6.0])
+    # Problem by problem, the tiles in turns, two samples each, forwards then backwards.
+    turns = ["a", "a", "b", "b"] if effort == "glance" else ["a", "a", "b", "b", "b", "b", "a", "a"]
+    assert calls[: len(turns)] == [("p", tile) for tile in turns]
+    assert len(calls) == 2 * 2 * 2 * rounds
 
 
 def without_sizes(key):
@@ -370,7 +424,7 @@ def scripted_gpu(trials, monkeypatch):
     monkeypatch.setattr(device, "name", lambda _: GPU)
     monkeypatch.setattr(device, "capability", lambda _: 90)
     scripted = ScriptedTrials()
-    monkeypatch.setattr(trials, "Trials", lambda _: scripted)
+    monkeypatch.setattr(trials, "Trials", lambda *_: scripted)
     return scripted
 
 
@@ -389,6 +443,54 @@ def test_a_rejected_default_is_exit_code_1(scripted_gpu, tmp_path, capsys):
     failed = [job.name for job in jobs if default(job.key, 90) == rejected]
     assert __main__.main(["tune", "matmul.dense", "--output", str(tmp_path / "table.json")]) == 1
     assert f"{len(failed)} of {len(jobs)} FAILED: {failed[0]}" in capsys.readouterr().out
+
+
+def test_a_resumed_command_tunes_what_has_no_row_of_today(scripted_gpu, trials, tmp_path, capsys):
+    path = tmp_path / "table.json"
+    arguments = ["tune", "matmul.dense", "--output", str(path)]
+    assert __main__.main(arguments) == 0
+    table, jobs = tables.read(path), tune.jobs(("matmul.dense",), ("bfloat16",))
+    old, unjudged = (table.rows["matmul.dense"][job.key] for job in jobs[1:3])
+    table = table.with_row("matmul.dense", replace(old, date="2025-01-01"))
+    tables.write(table.with_row("matmul.dense", replace(unjudged, default_median_s=None)), path)
+    capsys.readouterr()
+    assert __main__.main([*arguments, "--resume"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # A day has passed since one of them, and another had to do without its default.
+    assert [line.partition(":")[0] for line in lines if not line.startswith(" ")][:-1] == [jobs[1].name, jobs[2].name]
+    assert lines[-1] == f"2 of 2 passed -> {path}"
+    assert tables.read(path).rows["matmul.dense"][old.key].date == trials.source()["date"]
+
+
+def test_a_command_out_of_time_says_what_it_has_left(scripted_gpu, tmp_path, monkeypatch, capsys):
+    path, jobs = tmp_path / "table.json", tune.jobs(("matmul.dense",), ("bfloat16",))
+    seconds = iter([0.0, 1.0, 59.0, *[60.0] * len(jobs)])  # made, then asked before each key
+    monkeypatch.setattr(__main__, "Budget", lambda limit_s: Budget(limit_s, clock=lambda: next(seconds)))
+    assert __main__.main(["tune", "matmul.dense", "--budget-s", "60", "--output", str(path)]) == 0
+    assert set(tables.read(path).rows["matmul.dense"]) == {job.key for job in jobs[:2]}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("left")] == [
+        f"left, the time was up: {job.name}" for job in jobs[2:]
+    ]
+    assert lines[-1] == f"2 of 2 passed -> {path}"
+
+
+def test_named_problems_choose_the_keys(scripted_gpu, tmp_path, capsys):
+    path = tmp_path / "table.json"
+    assert __main__.main(["tune", "matmul", "--problem", "square_8192", "--output", str(path)]) == 0
+    (row,) = tables.read(path).rows["matmul.dense"].values()
+    assert set(tables.read(path).rows) == {"matmul.dense"}
+    assert "square_8192 bfloat16" in row.problems
+    # All problems of the key are timed, as they are without a choice.
+    assert row.problems in [job.problem_names for job in tune.jobs(("matmul.dense",), ("bfloat16",))]
+
+
+def test_an_unknown_problem_is_exit_code_2(scripted_gpu, capsys):
+    assert __main__.main(["tune", "matmul.dense", "--problem", "square_8193"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("problem must be one of ")
+    assert "square_4096, square_8192 in" in line
+    assert line.endswith(" in bfloat16, got square_8193")
 
 
 def test_an_interrupted_command_says_where_the_rows_are(scripted_gpu, tmp_path, monkeypatch, capsys):

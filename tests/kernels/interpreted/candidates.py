@@ -6,8 +6,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from tokenwatt_kernels import interpreter
 from tokenwatt_kernels.attention.decode.problems import tokens
 from tokenwatt_kernels.attention.decode.tiles import DecodeTile
@@ -29,7 +27,7 @@ from tokenwatt_kernels.moe.grouped.problems import balanced, down, gate_up
 from tokenwatt_kernels.moe.grouped.tiles import GroupedTile
 from tokenwatt_kernels.moe.route.problems import softmax
 from tokenwatt_kernels.moe.route.tiles import RouteTile
-from tokenwatt_kernels.trials import Trials
+from tokenwatt_kernels.trials import reason_against
 from tokenwatt_kernels.tune import Job
 
 # Siblings for a GPU take the interpreter minutes.
@@ -93,12 +91,11 @@ def dtype_of(family: str) -> str:
 
 
 def main() -> dict[str, Any]:
-    """What `Trials.check` says about each candidate."""
+    """What `reason_against` says about each candidate."""
     for family, name, value in SMALLER:
         setattr(part(family, "tuning"), name, value)
-    trials = Trials(torch.device("cpu"))
     return {
-        name: trials.check(Job(family, None, ((problem, dtype_of(family)),)), tile)
+        name: reason_against((Job(family, None, ((problem, dtype_of(family)),)), tile, "cpu"))
         for name, (family, problem, tile) in CANDIDATES.items()
     }
 
