@@ -14,7 +14,7 @@ from tokenwatt_kernels.dtypes import DTYPES, Dtype
 from tokenwatt_kernels.targets import Target
 
 UNALIGNED = {"table_stride_b", "q_scale_stride", "k_scale_stride", "v_scale_stride"}
-INT32_POINTERS = {"query_starts_ptr", "key_starts_ptr", "context_lens_ptr", "table_ptr"}
+INT32_POINTERS = {"query_starts_ptr", "key_starts_ptr", "context_lens_ptr", "table_ptr", "arrivals_ptr"}
 FP32_POINTERS = {
     "log_sum_ptr", "partial_ptr", "partial_log_sum_ptr", "sinks_ptr", "q_scale_ptr", "k_scale_ptr", "v_scale_ptr",
 }  # fmt: skip
@@ -39,6 +39,8 @@ def make_specimen(
     """The specimen of a kernel whose compile-time arguments are `constexprs`; what the problem lacks is None."""
     kv_type = dtype.triton_name if problem.kv_dtype is None else DTYPES[problem.kv_dtype].triton_name
     absent = set(_absent(problem, dtype, descriptors=descriptors))
+    if not constexprs.get("JOINS"):
+        absent.add("arrivals_ptr")
     names = [name for name in kernel.arg_names if name not in constexprs]
     signature = {name: _type(name, problem, dtype, kv_type, block_n) for name in names if name not in absent}
     unaligned = UNALIGNED | {param.name for param in kernel.params if param.do_not_specialize_on_alignment}

@@ -6,8 +6,9 @@ Shapes
 
 The steps of all tiles along K form one line, of which each program takes an equal share: no wave of programs is ever
 short, whatever the sizes are. A program that walks a whole tile writes its answer; one that walks a part leaves a
-partial sum, and `combine_kernel` adds the parts up in the order of K, so that two runs give the same bits. A program
-has at most two parts: slot 0 for a tile that began before its share, slot 1 for one that ends after it.
+partial sum. Parts are added up in the order of K, so that two runs give the same bits: by `combine_kernel`, or where a
+tile `joins`, by the last program that leaves one of it. A program has at most two parts: slot 0 for a tile that began
+before its share, slot 1 for one that ends after it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
+from tokenwatt_kernels import arrivals as arrivals
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_rows
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 
@@ -49,6 +51,48 @@ def leave(acc, partial_ptr, program, first_step):
     columns, rows = tl.arange(0, acc.shape[0]), tl.arange(0, acc.shape[1])
     part = slot.to(tl.int64) * acc.shape[0] * acc.shape[1] + columns[:, None] * acc.shape[1] + rows[None, :]
     tl.store(partial_ptr + part, acc)
+
+
+@triton.jit
+def add_up(partial_ptr, program, parts, inside, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The sum of the parts of a tile that begins in a program's share, at the offsets `inside` of a part."""
+    acc = tl.zeros(inside.shape, tl.float32)
+    for part in range(parts):
+        # The first part is the last of its program, the others are the first of theirs.
+        slot = (program + part) * 2 + (part == 0)
+        # Not from L1, which does not hear of what other multiprocessors store.
+        acc += tl.load(partial_ptr + tl.cast(slot, tl.int64) * BLOCK_N * BLOCK_M + inside, cache_modifier=".cg")
+    return acc
+
+
+@triton.jit
+def settle(
+    acc, place, count, steps, share, out_ptr, partial_ptr, arrivals_ptr, bias_ptr, residual_ptr, a_scale_ptr,
+    weight_scale_ptr, M, N, first_column, first_row, out_stride_m, residual_stride_m, a_scale_stride_m,
+    weight_scale_stride_n, JOINS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """What becomes of the sums of `count` of the steps of a tile, from one place of the line on: an answer or a part.
+
+    JOINS: the program that leaves the last part of a tile adds all of them up, and that is the answer.
+    """
+    BLOCK_N: tl.constexpr = acc.shape[0]
+    BLOCK_M: tl.constexpr = acc.shape[1]
+    is_answer = count == steps
+    if count != steps:
+        leave(acc, partial_ptr, tl.program_id(0), place % steps)
+        if JOINS:
+            tile = place // steps
+            first = tile * steps // share
+            parts = (tile * steps + steps - 1) // share - first + 1
+            is_answer = arrivals.is_last(arrivals_ptr, tile, parts)
+            if is_answer:
+                inside = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+                acc = add_up(partial_ptr, first, parts, inside, BLOCK_M, BLOCK_N)
+    if is_answer:
+        finish(
+            acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column, first_row,
+            out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n, ACTIVATION, SCALED,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -106,14 +150,10 @@ def combine_kernel(
     first_row, first_column = corner(tile, M, BLOCK_M, BLOCK_N)
     first = tl.program_id(1) * BLOCK_C
     inside = (first + tl.arange(0, BLOCK_C))[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-    acc = tl.zeros([BLOCK_C, BLOCK_M], tl.float32)
-    for part in range(parts):
-        # The first part is the last of its program, the others are the first of theirs.
-        slot = (program + part) * 2 + (part == 0)
-        acc += tl.load(partial_ptr + tl.cast(slot, tl.int64) * BLOCK_N * BLOCK_M + inside)
     finish(
-        acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column + first, first_row,
-        out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n, ACTIVATION, SCALED,
+        add_up(partial_ptr, program, parts, inside, BLOCK_M, BLOCK_N), out_ptr, bias_ptr, residual_ptr, a_scale_ptr,
+        weight_scale_ptr, M, N, first_column + first, first_row, out_stride_m, residual_stride_m, a_scale_stride_m,
+        weight_scale_stride_n, ACTIVATION, SCALED,
     )  # fmt: skip
 
 
@@ -124,9 +164,13 @@ def constants(tile: SplitTile, activation: str) -> dict[str, Any]:
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,
         "LEAST_STEPS": tile.least_steps,
-        "OVERLAPS": tile.overlaps,
         "ACTIVATION": activation,
     }
+
+
+def ways(tile: SplitTile) -> dict[str, bool]:
+    """How parts come together, as compile-time arguments of the first launch."""
+    return {"OVERLAPS": tile.overlaps, "JOINS": tile.joins}
 
 
 def combined_columns(tile: SplitTile) -> int:
@@ -134,11 +178,15 @@ def combined_columns(tile: SplitTile) -> int:
     return min(tile.block_n, 32)
 
 
-def room(m: int, n: int, k: int, tile: SplitTile, programs: int, device: torch.device) -> Tensor:
-    """Memory for the parts of as many programs as have something to do: [P, 2, BLOCK_N, BLOCK_M] fp32."""
+def room(m: int, n: int, k: int, tile: SplitTile, programs: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Memory for the parts of as many programs as have something to do: [P, 2, BLOCK_N, BLOCK_M] fp32.
+
+    And where the tile joins, counters of the parts of each tile that have been left.
+    """
     tiles = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
     programs = min(programs, tiles * max(1, triton.cdiv(k, tile.block_k)))
-    return torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=device)
+    partial = torch.empty(programs, 2, tile.block_n, tile.block_m, dtype=torch.float32, device=device)
+    return partial, arrivals.counters(tiles, device) if tile.joins else None
 
 
 def combine(
@@ -155,11 +203,16 @@ def combine(
     *,
     is_scaled: bool,
 ) -> None:
-    """Launch what adds up the parts. sizes: M, N and K. scale_strides: along M of a_scale, along N of weight_scale."""
+    """Launch what adds up the parts, unless the tile joins.
+
+    sizes: M, N and K. scale_strides: along M of a_scale, along N of weight_scale.
+    """
+    if tile.joins:
+        return
     columns = combined_columns(tile)
     combine_kernel[(partial.shape[0], tile.block_n // columns)](
         partial, out, bias, residual, a_scale, weight_scale, *sizes, out.stride(0),
         0 if residual is None else residual.stride(0), *scale_strides,
-        SCALED=is_scaled, BLOCK_C=columns, **constants(tile, activation),
+        SCALED=is_scaled, BLOCK_C=columns, OVERLAPS=tile.overlaps, **constants(tile, activation),
         num_warps=COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
     )  # fmt: skip

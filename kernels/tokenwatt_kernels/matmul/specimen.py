@@ -149,6 +149,7 @@ def make_specimen(
         *(() if problem.has_bias else ("bias_ptr",)),
         *(() if problem.has_residual else ("residual_ptr",)),
         *(() if problem.scaling != "none" else ("a_scale_ptr", "weight_scale_ptr")),
+        *(() if constexprs.get("JOINS") else ("arrivals_ptr",)),
     }
     signature, missing = {}, {}
     for argument in kernel.arg_names:
@@ -166,6 +167,8 @@ def make_specimen(
             signature[argument] = f"*{out_element}"
         elif argument in FLOATS:
             signature[argument] = "*fp32"
+        elif argument == "arrivals_ptr":
+            signature[argument] = "*i32"
         else:
             signature[argument] = "i32"
     return Specimen(

@@ -8,7 +8,8 @@ Shapes
 A *segment* is M rows of one KV head of one sequence, with all keys that they see, in steps of N. The steps of all
 segments form one line, sequence after sequence, and each program takes an equal share of it. So the launch is the same
 for every batch and length, and no program waits for a longer one. A program that walks a whole segment writes its
-answer; a program that walks a part leaves a partial answer, and `combine_kernel` adds the parts up.
+answer; a program that walks a part leaves a partial answer. `combine_kernel` adds the parts up, or where a tile `joins`
+the last program that leaves one of a segment.
 
 A program has at most two parts: slot 0 for a segment that began before its share, slot 1 for one that ends after it.
 Every program works out its share from the lengths on the device; nothing is read back to the host.
@@ -22,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from tokenwatt_kernels import arrivals as arrivals
 from tokenwatt_kernels.attention import online_softmax as softmax
 from tokenwatt_kernels.attention.decode.tiles import WIDE_VALUES, DecodeTile
 from tokenwatt_kernels.attention.heads import key_parts, value_block
@@ -83,21 +85,68 @@ def _find(
     return sequence, begin
 
 
+@triton.jit
+def _add_up(
+    partial_ptr, partial_log_sum_ptr, out_ptr, log_sum_ptr, program, parts, sequence, segment, tile_rows,
+    out_stride_t, out_stride_h,
+    QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROW_BLOCKS: tl.constexpr,
+    VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Write the answer for tile_rows (R) of a segment that begins in a program's share: BLOCK_P parts at a time."""
+    dims = tl.arange(0, V_BLOCK)
+    rows = segment % ROW_BLOCKS * BLOCK_M + tile_rows
+    is_real = (tile_rows < BLOCK_M) & (rows < QUERIES * GROUP)
+    acc = tl.zeros([tile_rows.shape[0], V_BLOCK], tl.float32)
+    row_sum = tl.zeros([tile_rows.shape[0]], tl.float32)
+    row_max = tl.full([tile_rows.shape[0]], float("-inf"), tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)
+        # The first part is the last of its program, the others are the first of theirs.
+        slots = ((program + part) * 2 + (part == 0).to(tl.int32))[:, None] * BLOCK_M + tile_rows[None, :]
+        is_part = (part < parts)[:, None] & is_real[None, :]
+        # Not from L1, which does not hear of what other multiprocessors store.
+        log_sums = tl.load(
+            partial_log_sum_ptr + slots, mask=is_part, other=float("-inf"), cache_modifier=".cg"
+        )  # [P, R]
+        partial_ptrs = partial_ptr + slots.to(tl.int64)[:, :, None] * VALUE_DIM + dims[None, None, :]
+        is_element = is_part[:, :, None] & (dims < VALUE_DIM)[None, None, :]
+        partials = tl.load(partial_ptrs, mask=is_element, other=0.0, cache_modifier=".cg")
+        new_max = tl.maximum(row_max, tl.max(log_sums, 0))
+        # A row to which no part has a key keeps weights of 0: -inf - -inf would be NaN.
+        shift = tl.where(new_max == float("-inf"), 0.0, new_max)
+        weights = tl.exp2(log_sums - shift[None, :])  # [P, R]
+        rescale = tl.exp2(row_max - shift)
+        row_sum = row_sum * rescale + tl.sum(weights, 0)
+        acc = acc * rescale[:, None] + tl.sum(weights[:, :, None] * partials, 0)
+        row_max = new_max
+
+    answer, log_sum = softmax.finish(acc, row_sum, row_max, 0)
+    heads = segment // ROW_BLOCKS * GROUP + rows % GROUP
+    tokens = sequence.to(tl.int64) * QUERIES + rows // GROUP
+    softmax.store_answer(
+        out_ptr, log_sum_ptr, answer, log_sum, tokens, heads, is_real, KV_HEADS * GROUP, out_stride_t, out_stride_h,
+        VALUE_DIM, V_BLOCK,
+    )  # fmt: skip
+
+
 # The width of the block table, the batch and the window must not mean another compilation.
 @triton.jit(do_not_specialize=["table_stride_b", "window", "sequences"])
 def split_kernel(
     q_ptr, k_ptr, v_ptr, k_desc, k_tail_desc, v_desc, out_ptr, log_sum_ptr, partial_ptr, partial_log_sum_ptr,
-    context_lens_ptr, table_ptr, sinks_ptr, k_scale_ptr, v_scale_ptr, factor, cap, window, sequences,
+    arrivals_ptr, context_lens_ptr, table_ptr, sinks_ptr, k_scale_ptr, v_scale_ptr, factor, cap, window, sequences,
     q_stride_t, q_stride_h, k_stride_p, k_stride_t, k_stride_h, v_stride_p, v_stride_t, v_stride_h,
     out_stride_t, out_stride_h, table_stride_b, k_scale_stride, v_scale_stride,
     QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROW_BLOCKS: tl.constexpr,
     KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr,
     PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, LIE_ALIKE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr, OVERLAPS: tl.constexpr, LEAST_STEPS: tl.constexpr,
-    SEQUENCES_AT_ONCE: tl.constexpr,
+    BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr, OVERLAPS: tl.constexpr, JOINS: tl.constexpr,
+    LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (P,). partial: [P, 2, M, Dv] fp32, normalised; partial_log_sum: [P, 2, M] fp32, in log2."""
+    """Grid: (P,). partial: [P, 2, M, Dv] fp32, normalised; partial_log_sum: [P, 2, M] fp32, in log2.
+
+    arrivals: int32 [B * SEGMENTS], zeros. BLOCK_R rows and BLOCK_P parts are added up at a time.
+    """
     if OVERLAPS:
         gdc_launch_dependents()  # combining programs may come where there is room, and wait
     SEGMENTS: tl.constexpr = KV_HEADS * ROW_BLOCKS
@@ -168,6 +217,17 @@ def split_kernel(
                 VALUE_DIM, 0, VALUE_DIM, V_BLOCK,
             )  # fmt: skip
             tl.store(partial_log_sum_ptr + slots, log_sum, mask=is_real)
+            if JOINS:
+                segment_begin = begin + segment * steps
+                first = segment_begin // share
+                parts = (segment_begin + steps - 1) // share - first + 1
+                if arrivals.is_last(arrivals_ptr, sequence * SEGMENTS + segment, parts):
+                    for first_row in range(0, BLOCK_M, BLOCK_R):
+                        _add_up(
+                            partial_ptr, partial_log_sum_ptr, out_ptr, log_sum_ptr, first, parts, sequence, segment,
+                            first_row + tl.arange(0, BLOCK_R), out_stride_t, out_stride_h,
+                            QUERIES, KV_HEADS, GROUP, ROW_BLOCKS, VALUE_DIM, V_BLOCK, BLOCK_M, BLOCK_P,
+                        )  # fmt: skip
 
         place += count
         if place - begin == steps * SEGMENTS:
@@ -211,35 +271,10 @@ def combine_kernel(
 
     parts = (segment_begin + steps - 1) // share - program + 1
     tile_rows = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    dims = tl.arange(0, V_BLOCK)
-    rows = segment % ROW_BLOCKS * BLOCK_M + tile_rows
-    is_real = (tile_rows < BLOCK_M) & (rows < QUERIES * GROUP)
-    acc = tl.zeros([BLOCK_R, V_BLOCK], tl.float32)
-    row_sum = tl.zeros([BLOCK_R], tl.float32)
-    row_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
-    for first in range(0, parts, BLOCK_P):
-        part = first + tl.arange(0, BLOCK_P)
-        # The first part is the last of its program, the others are the first of theirs.
-        slots = ((program + part) * 2 + (part == 0).to(tl.int32))[:, None] * BLOCK_M + tile_rows[None, :]
-        is_part = (part < parts)[:, None] & is_real[None, :]
-        log_sums = tl.load(partial_log_sum_ptr + slots, mask=is_part, other=float("-inf"))  # [P, R]
-        partial_ptrs = partial_ptr + slots.to(tl.int64)[:, :, None] * VALUE_DIM + dims[None, None, :]
-        partials = tl.load(partial_ptrs, mask=is_part[:, :, None] & (dims < VALUE_DIM)[None, None, :], other=0.0)
-        new_max = tl.maximum(row_max, tl.max(log_sums, 0))
-        # A row to which no part has a key keeps weights of 0: -inf - -inf would be NaN.
-        shift = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(log_sums - shift[None, :])  # [P, R]
-        rescale = tl.exp2(row_max - shift)
-        row_sum = row_sum * rescale + tl.sum(weights, 0)
-        acc = acc * rescale[:, None] + tl.sum(weights[:, :, None] * partials, 0)
-        row_max = new_max
-
-    answer, log_sum = softmax.finish(acc, row_sum, row_max, 0)
-    heads = segment // ROW_BLOCKS * GROUP + rows % GROUP
-    tokens = sequence.to(tl.int64) * QUERIES + rows // GROUP
-    softmax.store_answer(
-        out_ptr, log_sum_ptr, answer, log_sum, tokens, heads, is_real, KV_HEADS * GROUP, out_stride_t, out_stride_h,
-        VALUE_DIM, V_BLOCK,
+    _add_up(
+        partial_ptr, partial_log_sum_ptr, out_ptr, log_sum_ptr, program, parts, sequence, segment, tile_rows,
+        out_stride_t, out_stride_h,
+        QUERIES, KV_HEADS, GROUP, ROW_BLOCKS, VALUE_DIM, V_BLOCK, BLOCK_M, BLOCK_P,
     )  # fmt: skip
 
 
@@ -297,24 +332,30 @@ def launch(
         "OVERLAPS": tile.overlaps,
         "LEAST_STEPS": tile.least_steps,
         "SEQUENCES_AT_ONCE": SEQUENCES_AT_ONCE,
+        "BLOCK_R": block_r,
+        "BLOCK_P": block_p,
     }
+    segments = sequences * keys.heads * shape["ROW_BLOCKS"]
     descriptors = keys.descriptors(tile.block_n) if tile.descriptors else (None, None, None)
     with torch.cuda.device_of(q):
         split_kernel[(programs,)](
-            q, keys.k, keys.v, *descriptors, out, log_sum, partial, partial_log_sum, keys.context_lens,
-            keys.block_table, options.sinks, options.k_scale, options.v_scale, options.factor(head_dim), options.cap,
-            options.window or 0, sequences,
+            q, keys.k, keys.v, *descriptors, out, log_sum, partial, partial_log_sum,
+            arrivals.counters(segments, q.device) if tile.joins else None, keys.context_lens, keys.block_table,
+            options.sinks, options.k_scale, options.v_scale, options.factor(head_dim), options.cap, options.window or 0,
+            sequences,
             q.stride(0), q.stride(1), *keys.strides(keys.k), *keys.strides(keys.v), out.stride(0), out.stride(1),
             keys.block_table.stride(0), scale_stride(options.k_scale), scale_stride(options.v_scale),
             KEY_MAIN=main, KEY_TAIL=tail, PAGE_SIZE=keys.page_size, DESCRIPTORS=tile.descriptors,
             VALUES_ARE_KEYS=keys.values_are_keys, LIE_ALIKE=keys.lie_alike, CAPPED=options.softcap is not None,
-            WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype), EDGE_N=tile.edge_n, **shape,
+            WEIGHT_SHIFT=softmax.weight_shift(q.dtype, keys.k.dtype), EDGE_N=tile.edge_n, JOINS=tile.joins, **shape,
             num_warps=tile.num_warps, num_stages=pipeline_stages(tile.num_stages), maxnreg=tile.registers,
             enable_fp_fusion=True,
         )  # fmt: skip
+        if tile.joins:
+            return
         combine_kernel[(programs, tile.block_m // block_r)](
             partial, partial_log_sum, out, log_sum, keys.context_lens, options.window or 0, sequences,
             out.stride(0), out.stride(1),
-            BLOCK_R=block_r, BLOCK_P=block_p, **shape,
+            **shape,
             num_warps=combine_warps(keys.value_dim), num_stages=3, launch_pdl=tile.overlaps, enable_fp_fusion=True,
         )  # fmt: skip

@@ -31,6 +31,12 @@ MUTANTS = (
         "parts = (segment_begin + steps - 1) // share - program",
     ),
     Mutant(
+        "joins a part too early",
+        "page_256",
+        "parts = (segment_begin + steps - 1) // share - first + 1",
+        "parts = (segment_begin + steps - 1) // share - first",
+    ),
+    Mutant(
         "does not rescale parts", "group_3_with_empty", "acc = acc * rescale[:, None] + tl.sum", "acc = acc + tl.sum"
     ),
     Mutant(

@@ -145,6 +145,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> 
             "CAPPED": problem.softcap is not None,
             "WEIGHT_SHIFT": weight_shift(*dtypes_of(problem, dtype_name)),
             "EDGE_N": tile.edge_n,
+            "JOINS": tile.joins,
         },
         tile.block_n,
         configuration=tile.name,
@@ -153,6 +154,8 @@ def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> 
         descriptors=tile.descriptors,
         max_registers=tile.registers,
     )
+    if tile.joins:
+        return
     block_r, block_p = combine_blocks(tile, problem.values)
     warps = combine_warps(problem.values)
     yield make_specimen(
@@ -160,7 +163,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> 
         combine_kernel,
         problem,
         dtype,
-        {**shared, "BLOCK_R": block_r, "BLOCK_P": block_p},
+        shared,
         tile.block_n,
         configuration=f"{block_r}x{block_p} w{warps}",
         num_warps=warps,
@@ -170,6 +173,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> 
 
 def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile) -> dict[str, Any]:
     """The compile-time arguments that both kernels have."""
+    block_r, block_p = combine_blocks(tile, problem.values)
     return {
         "QUERIES": queries,
         "KV_HEADS": problem.kv_heads,
@@ -183,4 +187,6 @@ def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile) -> dict[st
         "OVERLAPS": tile.overlaps,
         "LEAST_STEPS": tile.least_steps,
         "SEQUENCES_AT_ONCE": SEQUENCES_AT_ONCE,
+        "BLOCK_R": block_r,
+        "BLOCK_P": block_p,
     }

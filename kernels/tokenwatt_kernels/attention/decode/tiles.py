@@ -28,6 +28,7 @@ class DecodeTile:
     least_steps: no program gets fewer steps, as long as there are any.
     parts_at_once: partial answers that a combining program holds.
     overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
+    joins: there is no combining launch; the last program of a segment adds up its parts.
     """
 
     block_m: int
@@ -40,6 +41,7 @@ class DecodeTile:
     parts_at_once: int = 16
     descriptors: bool = False
     overlaps: bool = False
+    joins: bool = False
 
     @property
     def registers(self) -> int:
@@ -56,8 +58,8 @@ class DecodeTile:
         least = f" l{self.least_steps}" if self.least_steps > 1 else ""
         copies = " desc" if self.descriptors else ""
         size = f"{self.block_m}x{self.block_n} e{self.edge_n} w{self.num_warps} s{self.num_stages}"
-        overlap = " pdl" if self.overlaps else ""
-        return f"{size} p{self.programs_per_multiprocessor}{least}{copies}{overlap}"
+        end = f"{' pdl' if self.overlaps else ''}{' join' if self.joins else ''}"
+        return f"{size} p{self.programs_per_multiprocessor}{least}{copies}{end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ KERNELS: dict[str, type[DecodeTile]] = {"triton": DecodeTile}
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of segments, steps and batches.
 INTERPRETER_TILES = (
     (DecodeTile(16, 16, 16, 4, 1, 1, parts_at_once=2), 5),
-    (DecodeTile(16, 32, 16, 4, 1, 1, least_steps=2, descriptors=True), 3),
+    (DecodeTile(16, 32, 16, 4, 1, 1, least_steps=2, descriptors=True, joins=True), 3),
 )
 
 
@@ -228,11 +230,10 @@ def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
         tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
         if is_valid_on(tile, key, capability):
             found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
-    overlaps = (False, True) if target_for(capability).can_overlap else (False,)
-    sharing = product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), overlaps)
+    ends = target_for(capability).ways_to_add_up
     found += [
-        replace(first, programs_per_multiprocessor=programs, least_steps=least, overlaps=overlap)
-        for programs, least, overlap in sharing
+        replace(first, programs_per_multiprocessor=programs, least_steps=least, **end)
+        for programs, least, end in product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), ends)
     ]
     return tuple(dict.fromkeys(found))
 

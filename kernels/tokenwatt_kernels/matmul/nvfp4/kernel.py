@@ -41,11 +41,11 @@ def _numbers(codes, scales):
 # The number of rows changes from step to step of an engine, and must not mean another compilation.
 @triton.jit(do_not_specialize=["M"])
 def nvfp4_kernel(
-    a_ptr, weight_ptr, a_group_ptr, weight_group_ptr, out_ptr, partial_ptr, a_desc, weight_desc, a_group_desc,
-    weight_group_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, K, a_stride_m, weight_stride_n,
-    a_group_stride_m, weight_group_stride_n, out_stride_m, residual_stride_m,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, NATIVE: tl.constexpr,
+    a_ptr, weight_ptr, a_group_ptr, weight_group_ptr, out_ptr, partial_ptr, arrivals_ptr, a_desc, weight_desc,
+    a_group_desc, weight_group_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, K, a_stride_m,
+    weight_stride_n, a_group_stride_m, weight_group_stride_n, out_stride_m, residual_stride_m, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    OVERLAPS: tl.constexpr, JOINS: tl.constexpr, ACTIVATION: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue, to which the scales of all of a and all
     of the weight belong. NATIVE: tensor cores take the codes."""
@@ -81,13 +81,11 @@ def nvfp4_kernel(
                 acc = tl.dot_scaled(weight, weight_group, "e2m1", tl.trans(a), a_group, "e2m1", acc)  # [N, M]
             else:
                 acc += tl.dot(_numbers(weight, weight_group), tl.trans(_numbers(a, a_group)), input_precision="ieee")
-        if count == steps:
-            parts.finish(
-                acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column, first_row,
-                out_stride_m, residual_stride_m, 0, 0, ACTIVATION, True,
-            )  # fmt: skip
-        else:
-            parts.leave(acc, partial_ptr, program, first_step)
+        parts.settle(
+            acc, place, count, steps, share, out_ptr, partial_ptr, arrivals_ptr, bias_ptr, residual_ptr, a_scale_ptr,
+            weight_scale_ptr, M, N, first_column, first_row, out_stride_m, residual_stride_m, 0, 0, JOINS, ACTIVATION,
+            True,
+        )  # fmt: skip
         place += count
 
 
@@ -98,7 +96,7 @@ def launch(operands: Nvfp4Operands, out: Tensor, tile: SplitTile, programs: int)
     a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
     a_group, weight_group = operands.a_scale, operands.weight_scale
     m, n, k = operands.m, operands.n, operands.k
-    partial = parts.room(m, n, k, tile, programs, a.device)
+    partial, arrivals = parts.room(m, n, k, tile, programs, a.device)
     a_desc = weight_desc = a_group_desc = weight_group_desc = None
     if tile.descriptors:
         byte_columns, groups = tile.block_k // 2, tile.block_k // GROUP
@@ -109,12 +107,12 @@ def launch(operands: Nvfp4Operands, out: Tensor, tile: SplitTile, programs: int)
     a_scale, weight_scale = operands.a_tensor_scale, operands.weight_tensor_scale
     with torch.cuda.device_of(a):
         nvfp4_kernel[(partial.shape[0],)](
-            a, weight, a_group, weight_group, out, partial, a_desc, weight_desc, a_group_desc, weight_group_desc,
-            bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0), a_group.stride(0),
-            weight_group.stride(0), out.stride(0),
-            0 if residual is None else residual.stride(0),
-            DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda, **parts.constants(tile, operands.activation),
-            num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
+            a, weight, a_group, weight_group, out, partial, arrivals, a_desc, weight_desc, a_group_desc,
+            weight_group_desc, bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0),
+            a_group.stride(0), weight_group.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
+            DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda, **parts.ways(tile), **parts.constants(tile,
+            operands.activation), num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers,
+            enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(
             partial, out, bias, residual, a_scale, weight_scale, (m, n, k), (0, 0), tile, operands.activation,

@@ -10,7 +10,7 @@ from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.matmul.nvfp4.kernel import nvfp4_kernel
 from tokenwatt_kernels.matmul.nvfp4.problems import GROUP, Nvfp4Problem, takes
 from tokenwatt_kernels.matmul.nvfp4.tiles import FAMILY, default, key_of
-from tokenwatt_kernels.matmul.parts import constants
+from tokenwatt_kernels.matmul.parts import constants, ways
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
@@ -23,6 +23,7 @@ TYPES = {
     "a_scale_ptr": "*fp32",
     "weight_scale_ptr": "*fp32",
     "partial_ptr": "*fp32",
+    "arrivals_ptr": "*i32",
     "out_ptr": "*bf16",
     "bias_ptr": "*bf16",
     "residual_ptr": "*bf16",
@@ -77,12 +78,13 @@ def _specimen(problem: Nvfp4Problem, tile: SplitTile) -> Specimen:
         "a_group_desc": f"tensordesc<fp8e4nv[{tile.block_m}, {groups}]>",
         "weight_group_desc": f"tensordesc<fp8e4nv[{tile.block_n}, {groups}]>",
     }
-    constexprs = {**constants(tile, problem.activation), "DESCRIPTORS": tile.descriptors, "NATIVE": True}
+    constexprs = {**constants(tile, problem.activation), **ways(tile), "DESCRIPTORS": tile.descriptors, "NATIVE": True}
     missing = dict.fromkeys(
         [
             *(() if problem.has_bias else ("bias_ptr",)),
             *(() if problem.has_residual else ("residual_ptr",)),
             *(() if tile.descriptors else descriptors),
+            *(() if tile.joins else ("arrivals_ptr",)),
         ]
     )
     types = {**TYPES, **descriptors}

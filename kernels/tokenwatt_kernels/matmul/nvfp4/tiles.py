@@ -39,7 +39,7 @@ KERNELS: dict[str, type[SplitTile]] = {"triton": SplitTile}
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
 INTERPRETER_TILES = (
     (SplitTile(16, 32, 64, 4, 1, 1), 5),
-    (SplitTile(64, 16, 128, 4, 1, 1, least_steps=2), 3),
+    (SplitTile(64, 16, 128, 4, 1, 1, least_steps=2, joins=True), 3),
     (SplitTile(32, 32, 256, 4, 1, 1, descriptors=True), 7),
 )
 
@@ -117,10 +117,10 @@ def candidates(key: Nvfp4Key, capability: int) -> tuple[SplitTile, ...]:
             programs,
             4,
             descriptors=first.descriptors,
-            overlaps=overlaps,
+            **end,
         )
-        for block_n, block_k, num_warps, num_stages, programs, overlaps in product(
-            (64, 128), (128, 256), (4, 8), (3, 5), (1, 2), (False, True)
+        for block_n, block_k, num_warps, num_stages, programs, end in product(
+            (64, 128), (128, 256), (4, 8), (3, 5), (1, 2), target_for(capability).ways_to_add_up
         )
     ]
     return tuple(dict.fromkeys([first, *(tile for tile in tiles if is_valid_on(tile, key, capability))]))

@@ -31,11 +31,10 @@ BLOCK_W = tl.constexpr(WORDS)
 # The number of rows changes from step to step of an engine, and must not mean another compilation.
 @triton.jit(do_not_specialize=["M"])
 def packed_kernel(
-    a_ptr, words_ptr, scales_ptr, out_ptr, partial_ptr, a_desc, words_desc, scales_desc, bias_ptr, residual_ptr,
-    M, N, K, a_stride_m, out_stride_m, residual_stride_m,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr,
-    PTX: tl.constexpr,
+    a_ptr, words_ptr, scales_ptr, out_ptr, partial_ptr, arrivals_ptr, a_desc, words_desc, scales_desc, bias_ptr,
+    residual_ptr, M, N, K, a_stride_m, out_stride_m, residual_stride_m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr,
+    JOINS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue. PTX: a GPU runs it."""
     if OVERLAPS:
@@ -69,13 +68,10 @@ def packed_kernel(
                 acc = tl.dot(weight, tl.trans(a), acc)
         if NUMBER_FORMAT == "mxfp4":
             acc *= unpack.SUM_FACTOR
-        if count == steps:
-            parts.finish(
-                acc, out_ptr, bias_ptr, residual_ptr, None, None, M, N, first_column, first_row,
-                out_stride_m, residual_stride_m, 0, 0, ACTIVATION, False,
-            )  # fmt: skip
-        else:
-            parts.leave(acc, partial_ptr, program, first_step)
+        parts.settle(
+            acc, place, count, steps, share, out_ptr, partial_ptr, arrivals_ptr, bias_ptr, residual_ptr, None, None, M,
+            N, first_column, first_row, out_stride_m, residual_stride_m, 0, 0, JOINS, ACTIVATION, False,
+        )  # fmt: skip
         place += count
 
 
@@ -85,7 +81,7 @@ def launch(operands: PackedOperands, out: Tensor, tile: SplitTile, programs: int
         return
     a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
     m, n, k = operands.m, operands.n, operands.k
-    partial = parts.room(m, n, k, tile, programs, a.device)
+    partial, arrivals = parts.room(m, n, k, tile, programs, a.device)
     a_desc = words_desc = scales_desc = None
     if tile.descriptors:
         a_desc = descriptor(a, tile.block_m, tile.block_k)
@@ -93,10 +89,10 @@ def launch(operands: PackedOperands, out: Tensor, tile: SplitTile, programs: int
         scales_desc = descriptor(weight.scale_rows, 1, tile.block_n)
     with torch.cuda.device_of(a):
         packed_kernel[(partial.shape[0],)](
-            a, weight.words, weight.scales, out, partial, a_desc, words_desc, scales_desc, bias, residual,
+            a, weight.words, weight.scales, out, partial, arrivals, a_desc, words_desc, scales_desc, bias, residual,
             m, n, k, a.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
             DESCRIPTORS=tile.descriptors, NUMBER_FORMAT=weight.number_format, PTX=a.is_cuda,
-            **parts.constants(tile, operands.activation),
+            **parts.ways(tile), **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(

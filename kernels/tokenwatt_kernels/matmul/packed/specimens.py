@@ -13,11 +13,11 @@ from tokenwatt_kernels.matmul.packed.formats import CHUNK, FORMATS, WORDS
 from tokenwatt_kernels.matmul.packed.kernel import packed_kernel
 from tokenwatt_kernels.matmul.packed.problems import DTYPE_NAMES, PackedProblem, takes
 from tokenwatt_kernels.matmul.packed.tiles import FAMILY, default, key_of
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants, ways
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
-TYPES = {"words_ptr": "*i16", "scales_ptr": "*i32", "partial_ptr": "*fp32"}
+TYPES = {"words_ptr": "*i16", "scales_ptr": "*i32", "partial_ptr": "*fp32", "arrivals_ptr": "*i32"}
 ALIGNED_NUMBERS = {"N", "K", "a_stride_m", "out_stride_m", "residual_stride_m"}
 ROWS = (16, 32, 64, 128)
 
@@ -87,7 +87,7 @@ def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specime
         packed_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation), **further},
+        {**constants(tile, problem.activation), **ways(tile), **further},
         {**TYPES, **descriptors},
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -100,7 +100,7 @@ def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specime
 
 
 def _combine(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specimen:
-    further = {"SCALED": False, "BLOCK_C": combined_columns(tile)}
+    further = {"SCALED": False, "OVERLAPS": tile.overlaps, "BLOCK_C": combined_columns(tile)}
     return _specimen(
         f"packed combine {dtype_name} {problem.name}",
         combine_kernel,
@@ -128,6 +128,7 @@ def _specimen(
         *(() if problem.has_bias else ("bias_ptr",)),
         *(() if problem.has_residual else ("residual_ptr",)),
         *("a_scale_ptr", "weight_scale_ptr"),
+        *(() if constexprs.get("JOINS") else ("arrivals_ptr",)),
     }
     signature, missing = {}, {}
     for argument in kernel.arg_names:

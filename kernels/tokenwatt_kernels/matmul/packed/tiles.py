@@ -43,7 +43,7 @@ KERNELS: dict[str, type[SplitTile]] = {"triton": SplitTile}
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
 INTERPRETER_TILES = (
     (SplitTile(16, 32, CHUNK, 4, 1, 1), 5),
-    (SplitTile(64, 16, CHUNK, 4, 1, 1, least_steps=2), 3),
+    (SplitTile(64, 16, CHUNK, 4, 1, 1, least_steps=2, joins=True), 3),
     (SplitTile(32, 32, CHUNK, 4, 1, 1, descriptors=True), 7),
 )
 
@@ -118,9 +118,9 @@ def candidates(key: PackedKey, capability: int) -> tuple[SplitTile, ...]:
     """The tiles worth measuring, the default first."""
     first = default(key, capability)
     tiles = [
-        SplitTile(first.block_m, block_n, CHUNK, num_warps, num_stages, programs, 4, first.descriptors, overlaps)
-        for (block_n, num_warps), num_stages, programs, overlaps in product(
-            ((64, 4), (128, 4), (256, 4), (256, 8)), (3, 5), (1, 2, 3, 4), (False, True)
+        SplitTile(first.block_m, block_n, CHUNK, num_warps, num_stages, programs, 4, first.descriptors, **end)
+        for (block_n, num_warps), num_stages, programs, end in product(
+            ((64, 4), (128, 4), (256, 4), (256, 8)), (3, 5), (1, 2, 3, 4), target_for(capability).ways_to_add_up
         )
     ]
     worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and _is_balanced(tile, key)]

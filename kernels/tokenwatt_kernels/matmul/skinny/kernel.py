@@ -30,12 +30,11 @@ BY_ROW = ("tensor", "token_channel")
 # The number of rows changes from step to step of an engine, and must not mean another compilation.
 @triton.jit(do_not_specialize=["M"])
 def split_kernel(
-    a_ptr, weight_ptr, out_ptr, partial_ptr, a_desc, weight_desc, bias_ptr, residual_ptr, a_scale_ptr,
-    weight_scale_ptr, M, N, K, a_stride_m, weight_stride_n, out_stride_m, residual_stride_m,
-    a_scale_stride_m, a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
-    BLOCKED: tl.constexpr, PROMOTES: tl.constexpr,
+    a_ptr, weight_ptr, out_ptr, partial_ptr, arrivals_ptr, a_desc, weight_desc, bias_ptr, residual_ptr, a_scale_ptr,
+    weight_scale_ptr, M, N, K, a_stride_m, weight_stride_n, out_stride_m, residual_stride_m, a_scale_stride_m,
+    a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr,
+    JOINS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BLOCKED: tl.constexpr, PROMOTES: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue.
 
@@ -73,13 +72,11 @@ def split_kernel(
                 acc += tl.dot(weight, tl.trans(a), max_num_imprecise_acc=BLOCK_K)
             else:
                 acc = tl.dot(weight, tl.trans(a), acc, input_precision="ieee")
-        if count == steps:
-            parts.finish(
-                acc, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, first_column, first_row,
-                out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n, ACTIVATION, SCALED,
-            )  # fmt: skip
-        else:
-            parts.leave(acc, partial_ptr, program, first_step)
+        parts.settle(
+            acc, place, count, steps, share, out_ptr, partial_ptr, arrivals_ptr, bias_ptr, residual_ptr, a_scale_ptr,
+            weight_scale_ptr, M, N, first_column, first_row, out_stride_m, residual_stride_m, a_scale_stride_m,
+            weight_scale_stride_n, JOINS, ACTIVATION, SCALED,
+        )  # fmt: skip
         place += count
 
 
@@ -92,7 +89,7 @@ def launch(operands: Operands, out: Tensor, tile: SplitTile, programs: int, *, p
         return
     a, weight, bias, residual = operands.a, operands.weight, operands.bias, operands.residual
     m, n, k = operands.m, operands.n, operands.k
-    partial = parts.room(m, n, k, tile, programs, a.device)
+    partial, arrivals = parts.room(m, n, k, tile, programs, a.device)
     a_desc = weight_desc = None
     if tile.descriptors:
         a_desc = descriptor(a, tile.block_m, tile.block_k)
@@ -101,12 +98,12 @@ def launch(operands: Operands, out: Tensor, tile: SplitTile, programs: int, *, p
     is_scaled = operands.scaling in BY_ROW
     with torch.cuda.device_of(a):
         split_kernel[(partial.shape[0],)](
-            a, weight, out, partial, a_desc, weight_desc, bias, residual, operands.a_scale, operands.weight_scale,
-            m, n, k, a.stride(0), weight.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
-            a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
+            a, weight, out, partial, arrivals, a_desc, weight_desc, bias, residual, operands.a_scale,
+            operands.weight_scale, m, n, k, a.stride(0), weight.stride(0), out.stride(0),
+            0 if residual is None else residual.stride(0), a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
             DESCRIPTORS=tile.descriptors, SCALED=is_scaled, BLOCKED=operands.scaling == "block", PROMOTES=promotes,
-            **parts.constants(tile, operands.activation),
-            num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
+            **parts.ways(tile), **parts.constants(tile, operands.activation), num_warps=tile.num_warps,
+            num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(
             partial, out, bias, residual, operands.a_scale, operands.weight_scale, (m, n, k),

@@ -23,7 +23,14 @@ MUTANTS = (
         "| (tile_begin + steps < stop)",
         module=PARTS,
     ),
-    Mutant("writes parts as answers", "many_tiles", "if count == steps:", "if count <= steps:"),
+    Mutant("leaves no parts", "many_tiles", "if count != steps:", "if count > steps:", module=PARTS),
+    Mutant(
+        "joins a part too early",
+        "one_tile",
+        "parts = (tile * steps + steps - 1) // share - first + 1",
+        "parts = (tile * steps + steps - 1) // share - first",
+        module=PARTS,
+    ),
     Mutant(
         "reads the weight beyond K",
         "odd",

@@ -6,7 +6,7 @@ from functools import partial
 
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants, ways
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.skinny.kernel import BY_ROW, split_kernel
 from tokenwatt_kernels.matmul.skinny.tiles import FAMILY
@@ -24,7 +24,7 @@ SIZES = {
 def _specimens(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Target) -> list[Specimen]:
     found = [_split(problem, dtype_name, tile, target)]
     # The other launch knows nothing of the rest.
-    if problem.n % tile.block_n == 0 and problem.scaling != "block" and not problem.fast_accumulation:
+    if problem.n % tile.block_n == 0 and problem.scaling != "block" and not (problem.fast_accumulation or tile.joins):
         found.append(_combine(problem, dtype_name, tile))
     return found
 
@@ -44,7 +44,7 @@ def _split(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Tar
         split_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation), **further},
+        {**constants(tile, problem.activation), **ways(tile), **further},
         descriptors,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -64,6 +64,7 @@ def _combine(problem: MatmulProblem, dtype_name: str, tile: SplitTile) -> Specim
         {
             **constants(tile, problem.activation),
             "SCALED": problem.scaling in BY_ROW,
+            "OVERLAPS": tile.overlaps,
             "BLOCK_C": combined_columns(tile),
         },
         {},

@@ -27,7 +27,7 @@ KERNELS: dict[str, type[AnyTile]] = {"triton": SplitTile, "cublas": LibraryTile}
 # (tile, programs): small enough that the gate's tiny problems are cut in the middle of tiles and steps.
 INTERPRETER_TILES = (
     (SplitTile(64, 32, 32, 4, 1, 1), 5),
-    (SplitTile(64, 16, 64, 4, 1, 1, least_steps=2), 3),
+    (SplitTile(64, 16, 64, 4, 1, 1, least_steps=2, joins=True), 3),
     (SplitTile(64, 32, 32, 4, 1, 1, descriptors=True), 7),
 )
 
@@ -134,10 +134,10 @@ def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     tiles = [
         SplitTile(
             first.block_m, block_n, block_k, 4, num_stages, programs, 4,
-            descriptors=first.descriptors, overlaps=overlaps,
+            descriptors=first.descriptors, **end,
         )
-        for block_n, block_k, num_stages, programs, overlaps in product(
-            (64, 128), steps, (3, 5), (1, 2, 3), (False, True)
+        for block_n, block_k, num_stages, programs, end in product(
+            (64, 128), steps, (3, 5), (1, 2, 3), target_for(capability).ways_to_add_up
         )
     ]  # fmt: skip
     worth = [tile for tile in tiles if is_valid(tile, key, capability) and _is_balanced(tile)]
