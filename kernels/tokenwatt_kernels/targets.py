@@ -54,12 +54,6 @@ class Target:
         return self.capability >= 90
 
     @property
-    def ways_to_add_up(self) -> tuple[dict[str, bool], ...]:
-        """How the parts of a tile that several programs share may be added up, as fields of a tile."""
-        launches = ({"overlaps": True},) if self.can_overlap else ()
-        return ({}, *launches, {"joins": True})
-
-    @property
     def shortens_float8_sums(self) -> bool:
         """Whether tensor cores keep some 14 bits of a sum of float8 products: before sm_100."""
         return self.capability < 100

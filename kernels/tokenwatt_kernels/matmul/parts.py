@@ -19,9 +19,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 from tokenwatt_kernels import arrivals as arrivals
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.matmul.epilogue import activate, pairs_of_rows
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 
@@ -127,18 +127,17 @@ def combine_kernel(
     partial_ptr, out_ptr, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, K,
     out_stride_m, residual_stride_m, a_scale_stride_m, weight_scale_stride_n,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr,
-    OVERLAPS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BLOCK_C: tl.constexpr,
+    FOLLOWS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P, BLOCK_N / BLOCK_C). Program p adds up the tile that begins in p's share and ends behind it, if any.
 
     BLOCK_C: columns of the product at a time.
     """
+    following.begin(FOLLOWS)
     steps, total, share = line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
     program = tl.program_id(0)
     place = program * share
     stop = tl.minimum(place + share, total)
-    if OVERLAPS:
-        gdc_wait()  # all programs, so that this launch never ends before the other
     if place >= total:
         return
     tile = (stop - 1) // steps
@@ -166,11 +165,6 @@ def constants(tile: SplitTile, activation: str) -> dict[str, Any]:
         "LEAST_STEPS": tile.least_steps,
         "ACTIVATION": activation,
     }
-
-
-def ways(tile: SplitTile) -> dict[str, bool]:
-    """How parts come together, as compile-time arguments of the first launch."""
-    return {"OVERLAPS": tile.overlaps, "JOINS": tile.joins}
 
 
 def combined_columns(tile: SplitTile) -> int:
@@ -213,6 +207,6 @@ def combine(
     combine_kernel[(partial.shape[0], tile.block_n // columns)](
         partial, out, bias, residual, a_scale, weight_scale, *sizes, out.stride(0),
         0 if residual is None else residual.stride(0), *scale_strides,
-        SCALED=is_scaled, BLOCK_C=columns, OVERLAPS=tile.overlaps, **constants(tile, activation),
-        num_warps=COMBINE_WARPS, launch_pdl=tile.overlaps, enable_fp_fusion=True,
+        SCALED=is_scaled, BLOCK_C=columns, **following.options(out.device), **constants(tile, activation),
+        num_warps=COMBINE_WARPS, enable_fp_fusion=True,
     )  # fmt: skip

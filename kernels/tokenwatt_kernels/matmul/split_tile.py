@@ -14,7 +14,6 @@ class SplitTile:
     programs_per_multiprocessor: how many programs share the weight, for each multiprocessor.
     least_steps: no program gets fewer steps, as long as there are any.
     descriptors: the hardware copies tiles.
-    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
     joins: there is no combining launch; the last program of a tile adds up its parts.
     """
 
@@ -26,7 +25,6 @@ class SplitTile:
     programs_per_multiprocessor: int
     least_steps: int = 1
     descriptors: bool = False
-    overlaps: bool = False
     joins: bool = False
 
     @property
@@ -40,5 +38,5 @@ class SplitTile:
         """Such as 16x64x128 w4 s5 p2 l4 desc join."""
         sides = f"{self.block_m}x{self.block_n}x{self.block_k}"
         least = f" l{self.least_steps}" if self.least_steps > 1 else ""
-        flags = f"{' desc' if self.descriptors else ''}{' pdl' if self.overlaps else ''}{' join' if self.joins else ''}"
+        flags = f"{' desc' if self.descriptors else ''}{' join' if self.joins else ''}"
         return f"{sides} w{self.num_warps} s{self.num_stages} p{self.programs_per_multiprocessor}{least}{flags}"

@@ -21,9 +21,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tokenwatt_kernels import arrivals as arrivals
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.attention import online_softmax as softmax
 from tokenwatt_kernels.attention.decode.tiles import WIDE_VALUES, DecodeTile
 from tokenwatt_kernels.attention.heads import key_parts, value_block
@@ -140,15 +140,14 @@ def split_kernel(
     KEY_MAIN: tl.constexpr, KEY_TAIL: tl.constexpr, VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr,
     PAGE_SIZE: tl.constexpr, DESCRIPTORS: tl.constexpr, VALUES_ARE_KEYS: tl.constexpr, LIE_ALIKE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, WEIGHT_SHIFT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr, OVERLAPS: tl.constexpr, JOINS: tl.constexpr,
+    BLOCK_N: tl.constexpr, EDGE_N: tl.constexpr, FOLLOWS: tl.constexpr, JOINS: tl.constexpr,
     LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, M, Dv] fp32, normalised; partial_log_sum: [P, 2, M] fp32, in log2.
 
     arrivals: int32 [B * SEGMENTS], zeros. BLOCK_R rows and BLOCK_P parts are added up at a time.
     """
-    if OVERLAPS:
-        gdc_launch_dependents()  # combining programs may come where there is room, and wait
+    following.begin(FOLLOWS)
     SEGMENTS: tl.constexpr = KV_HEADS * ROW_BLOCKS
     program = tl.program_id(0)
     total = _line_length(context_lens_ptr, sequences, window, SEGMENTS, QUERIES, WINDOWED, BLOCK_N, SEQUENCES_AT_ONCE)
@@ -242,21 +241,19 @@ def combine_kernel(
     QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROW_BLOCKS: tl.constexpr,
     VALUE_DIM: tl.constexpr, V_BLOCK: tl.constexpr, WINDOWED: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, LEAST_STEPS: tl.constexpr, SEQUENCES_AT_ONCE: tl.constexpr,
-    OVERLAPS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
+    FOLLOWS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P, row tiles). Program p adds up the segment that begins in p's share and ends behind it, if there is one.
 
     BLOCK_R rows (R) and BLOCK_P parts at a time.
     """
+    following.begin(FOLLOWS)
     SEGMENTS: tl.constexpr = KV_HEADS * ROW_BLOCKS
     program = tl.program_id(0)
     total = _line_length(context_lens_ptr, sequences, window, SEGMENTS, QUERIES, WINDOWED, BLOCK_N, SEQUENCES_AT_ONCE)
     share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST_STEPS)
     place = program * share
     stop = tl.minimum(place + share, total)
-    if OVERLAPS:
-        # All programs, so that this launch never ends before the other. Only lengths may be read until here.
-        gdc_wait()
     if place >= total:
         return
     sequence, begin = _find(
@@ -329,7 +326,7 @@ def launch(
         "WINDOWED": options.window is not None,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "OVERLAPS": tile.overlaps,
+        **following.options(q.device),
         "LEAST_STEPS": tile.least_steps,
         "SEQUENCES_AT_ONCE": SEQUENCES_AT_ONCE,
         "BLOCK_R": block_r,
@@ -357,5 +354,5 @@ def launch(
             partial, partial_log_sum, out, log_sum, keys.context_lens, options.window or 0, sequences,
             out.stride(0), out.stride(1),
             **shape,
-            num_warps=combine_warps(keys.value_dim), num_stages=3, launch_pdl=tile.overlaps, enable_fp_fusion=True,
+            num_warps=combine_warps(keys.value_dim), num_stages=3, enable_fp_fusion=True,
         )  # fmt: skip

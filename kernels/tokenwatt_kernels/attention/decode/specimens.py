@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.attention.decode.kernel import (
     SEQUENCES_AT_ONCE,
     combine_blocks,
@@ -93,14 +93,10 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         if dtype_name != FLOAT8
         and compilable(problem, DTYPES[dtype_name], target)
         and problem.name in OTHERS.get(dtype_name, {problem.name})
-        for specimen in _specimens(problem, dtype_name, default(key_of(problem, dtype_name), target.capability))
+        for specimen in _specimens(problem, dtype_name, default(key_of(problem, dtype_name), target.capability), target)
     ]
     if BFLOAT16 not in dtype_names:
         return listed
-    if target.can_overlap:
-        problem = next(problem for problem in PROBLEMS if problem.name == "D128")
-        tile = replace(default(key_of(problem, BFLOAT16), target.capability), overlaps=True)
-        listed += _specimens(replace(problem, name="D128 overlapping"), BFLOAT16, tile)
     unlisted = [
         (problem, default(key_of(problem, BFLOAT16), target.capability))
         for problem in COMBINATIONS
@@ -110,7 +106,9 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         for name, row in tables.rows_for(target.capability, FAMILY)
         if row.key.element_bytes < 4
     ]
-    return listed + [replace(next(_specimens(problem, BFLOAT16, tile)), is_listed=False) for problem, tile in unlisted]
+    return listed + [
+        replace(next(_specimens(problem, BFLOAT16, tile, target)), is_listed=False) for problem, tile in unlisted
+    ]
 
 
 def _problem_of(name: str, key: DecodeKey) -> AttentionProblem:
@@ -124,10 +122,10 @@ def _problem_of(name: str, key: DecodeKey) -> AttentionProblem:
     )
 
 
-def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> Iterator[Specimen]:
+def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile, target: Target) -> Iterator[Specimen]:
     dtype = DTYPES[dtype_name]
     queries = problem.queries[0]
-    shared = _shape(problem, queries, tile)
+    shared = _shape(problem, queries, tile, target)
     main, tail = key_parts(problem.head_dim)
     yield make_specimen(
         f"decode {dtype_name} {problem.name}",
@@ -171,7 +169,7 @@ def _specimens(problem: AttentionProblem, dtype_name: str, tile: DecodeTile) -> 
     )
 
 
-def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile) -> dict[str, Any]:
+def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile, target: Target) -> dict[str, Any]:
     """The compile-time arguments that both kernels have."""
     block_r, block_p = combine_blocks(tile, problem.values)
     return {
@@ -184,7 +182,7 @@ def _shape(problem: AttentionProblem, queries: int, tile: DecodeTile) -> dict[st
         "WINDOWED": problem.window is not None,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "OVERLAPS": tile.overlaps,
+        **following.constants(target),
         "LEAST_STEPS": tile.least_steps,
         "SEQUENCES_AT_ONCE": SEQUENCES_AT_ONCE,
         "BLOCK_R": block_r,

@@ -27,7 +27,6 @@ class DecodeTile:
     programs_per_multiprocessor: how many programs the batch is shared among, for each multiprocessor.
     least_steps: no program gets fewer steps, as long as there are any.
     parts_at_once: partial answers that a combining program holds.
-    overlaps: the combining launch begins while the other still runs (programmatic dependent launch, from sm_90 on).
     joins: there is no combining launch; the last program of a segment adds up its parts.
     """
 
@@ -40,7 +39,6 @@ class DecodeTile:
     least_steps: int = 1
     parts_at_once: int = 16
     descriptors: bool = False
-    overlaps: bool = False
     joins: bool = False
 
     @property
@@ -58,7 +56,7 @@ class DecodeTile:
         least = f" l{self.least_steps}" if self.least_steps > 1 else ""
         copies = " desc" if self.descriptors else ""
         size = f"{self.block_m}x{self.block_n} e{self.edge_n} w{self.num_warps} s{self.num_stages}"
-        end = f"{' pdl' if self.overlaps else ''}{' join' if self.joins else ''}"
+        end = f"{' join' if self.joins else ''}"
         return f"{size} p{self.programs_per_multiprocessor}{least}{copies}{end}"
 
 
@@ -113,7 +111,6 @@ def is_valid(
         and tile.num_warps in (1, 2, 4, 8)
         and min(tile.num_stages, tile.programs_per_multiprocessor, tile.least_steps) >= 1
         and (not tile.descriptors or target_for(capability).copies_tiles)
-        and (not tile.overlaps or target_for(capability).can_overlap)
         and (element_bytes > 1 or capability >= FLOAT8_CAPABILITY)
         and needed <= target_for(capability).shared_limit_bytes
     )
@@ -230,10 +227,9 @@ def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
         tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
         if is_valid_on(tile, key, capability):
             found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
-    ends = target_for(capability).ways_to_add_up
     found += [
-        replace(first, programs_per_multiprocessor=programs, least_steps=least, **end)
-        for programs, least, end in product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), ends)
+        replace(first, programs_per_multiprocessor=programs, least_steps=least, joins=joins)
+        for programs, least, joins in product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), (False, True))
     ]
     return tuple(dict.fromkeys(found))
 

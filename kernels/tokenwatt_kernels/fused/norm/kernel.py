@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.fused.norm.problems import Scales
 from tokenwatt_kernels.fused.norm.tiles import NormTile, block_width, make_key, most_registers
 from tokenwatt_kernels.number_formats import float8
@@ -37,9 +38,10 @@ def norm_kernel(
     x_ptr, residual_ptr, weight_ptr, out_ptr, scale_ptr, rows, eps,
     x_stride_t, x_stride_h, residual_stride_t, residual_stride_h, out_stride_t, out_stride_h, scale_stride_t,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, UNIT_OFFSET: tl.constexpr, SCALES: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (row tiles,). scale: [1], [T] or [T, H / 128] fp32, as SCALES says."""
+    following.begin(FOLLOWS)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_WIDTH)
     is_row = row < rows
@@ -105,7 +107,7 @@ def launch(
             x, residual, weight, out, scale, rows, eps, *_strides(x), *_strides(residual), *_strides(out),
             0 if scale is None else scale.stride(0),
             HEADS=heads, WIDTH=width, UNIT_OFFSET=unit_offset, SCALES=scales,
-            BLOCK_ROWS=tile.rows, BLOCK_WIDTH=block_width(width),
+            BLOCK_ROWS=tile.rows, BLOCK_WIDTH=block_width(width), **following.options(x.device),
             num_warps=tile.num_warps, maxnreg=most_registers(tile, make_key(width, x.element_size())),
             enable_fp_fusion=True,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.norm.kernel import norm_kernel
@@ -61,15 +61,15 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         for problem, is_listed in chosen:
             if takes(problem, dtype_name, target.capability):
                 tile = default(key_of(problem, dtype_name), target.capability)
-                found.append(replace(_specimen(problem, dtype_name, tile), is_listed=is_listed))
+                found.append(replace(_specimen(problem, dtype_name, tile, target), is_listed=is_listed))
         for name, row in tables.rows_for(target.capability, FAMILY):
             if row.key.element_bytes == DTYPES[dtype_name].bytes:
                 problem = NormProblem(name, 1, row.key.block_width, has_residual=True)
-                found.append(replace(_specimen(problem, dtype_name, row.tile), is_listed=False))
+                found.append(replace(_specimen(problem, dtype_name, row.tile, target), is_listed=False))
     return found
 
 
-def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile) -> Specimen:
+def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile, target: Target) -> Specimen:
     kind = DTYPES[dtype_name].triton_name
     is_quantised = problem.scales != "none"
     pointers = {
@@ -93,6 +93,7 @@ def _specimen(problem: NormProblem, dtype_name: str, tile: NormTile) -> Specimen
             "SCALES": problem.scales,
             "BLOCK_ROWS": tile.rows,
             "BLOCK_WIDTH": block_width(problem.width),
+            **following.constants(target),
         },
         aligned=frozenset((*given, *strides)),
         num_warps=tile.num_warps,

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.attention.options import scale_stride
 from tokenwatt_kernels.fused.rope.operands import Append, Rotation
 from tokenwatt_kernels.fused.rope.tiles import RopeTile, block
@@ -133,9 +134,10 @@ def rope_kernel(
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PAIRS: tl.constexpr,
     PAGE_SIZE: tl.constexpr, INTERLEAVED: tl.constexpr, UNIT_OFFSET: tl.constexpr, BLOCK_HEADS: tl.constexpr,
     BLOCK_KV_HEADS: tl.constexpr, BLOCK_VALUES: tl.constexpr, BLOCK_PAIRS: tl.constexpr, BLOCK_REST: tl.constexpr,
-    BLOCK_VALUE: tl.constexpr, GROUPS: tl.constexpr,
+    BLOCK_VALUE: tl.constexpr, GROUPS: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T * GROUPS,). The groups of a token are those of its query heads, then of its keys, then of its values."""
+    following.begin(FOLLOWS)
     Q_GROUPS: tl.constexpr = (Q_HEADS + BLOCK_HEADS - 1) // BLOCK_HEADS
     KV_GROUPS: tl.constexpr = (KV_HEADS + BLOCK_KV_HEADS - 1) // BLOCK_KV_HEADS
     token = (tl.program_id(0) // GROUPS).to(tl.int64)
@@ -251,7 +253,7 @@ def launch(
             *_strides(k_out, 2), *_strides(v_out, 2), *_strides(k_cache, 3), *_strides(v_cache, 3),
             rotation.cos.stride(0), rotation.sin.stride(0), scale_stride(k_scale), scale_stride(v_scale),
             PAGE_SIZE=1 if k_cache is None else k_cache.shape[1], INTERLEAVED=rotation.interleaved,
-            UNIT_OFFSET=rotation.unit_offset, **sizes,
+            UNIT_OFFSET=rotation.unit_offset, **sizes, **following.options(q.device),
             num_warps=tile.num_warps, maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.rope.kernel import MAX_REGISTERS, blocks, rope_kernel
@@ -70,19 +70,20 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         for problem, is_listed in chosen:
             if takes(problem, dtype_name, target.capability):
                 tile = default(key_of(problem, dtype_name), target.capability)
-                found.append(replace(_specimen(problem, dtype_name, tile), is_listed=is_listed))
+                found.append(replace(_specimen(problem, dtype_name, tile, target), is_listed=is_listed))
         for name, row in tables.rows_for(target.capability, FAMILY):
             if row.key.element_bytes == DTYPES[dtype_name].bytes:
                 problem = RopeProblem(name, 1, 32, 8, row.key.block_dim, has_norm=True)
-                found.append(replace(_specimen(problem, dtype_name, row.tile), is_listed=False))
+                found.append(replace(_specimen(problem, dtype_name, row.tile, target), is_listed=False))
     return found
 
 
-def _specimen(problem: RopeProblem, dtype_name: str, tile: RopeTile) -> Specimen:
+def _specimen(problem: RopeProblem, dtype_name: str, tile: RopeTile, target: Target) -> Specimen:
     kind = DTYPES[dtype_name].triton_name
     absent = _absent(problem)
     constexprs = {
         **dict.fromkeys(absent),
+        **following.constants(target),
         "PAGE_SIZE": problem.page_size or 1,
         "INTERLEAVED": problem.interleaved,
         "UNIT_OFFSET": problem.unit_offset,

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.fused.top_k.tiles import TopKTile, block
 
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -81,8 +82,10 @@ def _log2_sum(exponents):
 def part_kernel(
     logits_ptr, largest_ptr, log_sum_ptr, temperature_ptr, softcap, logits_stride_b,
     VOCABULARY: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+    FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (B * parts,). largest: [B, groups]; log_sum: [B, parts] fp32, in log2."""
+    following.begin(FOLLOWS)
     PARTS: tl.constexpr = (VOCABULARY + BLOCK - 1) // BLOCK
     GROUPS: tl.constexpr = (VOCABULARY + GROUP - 1) // GROUP
     row = (tl.program_id(0) // PARTS).to(tl.int64)
@@ -106,9 +109,10 @@ def select_kernel(
     logits_ptr, largest_ptr, part_log_sum_ptr, temperature_ptr, values_ptr, indices_ptr, log_sum_ptr, softcap,
     logits_stride_b, values_stride_b, indices_stride_b, log_sum_stride_b,
     VOCABULARY: tl.constexpr, K: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_PARTS: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_PARTS: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (B,). values: [B, k] fp32; indices: [B, k] int32; log_sum: [B] fp32, natural."""
+    following.begin(FOLLOWS)
     PARTS: tl.constexpr = (VOCABULARY + BLOCK - 1) // BLOCK
     GROUPS: tl.constexpr = (VOCABULARY + GROUP - 1) // GROUP
     row = tl.program_id(0).to(tl.int64)
@@ -176,11 +180,11 @@ def launch(
         part_kernel[(rows * parts,)](
             logits, largest, part_log_sum, temperature, cap, logits.stride(0),
             VOCABULARY=vocabulary, CAPPED=capped, BLOCK=tile.block, GROUP=tile.group,
-            num_warps=tile.num_warps, enable_fp_fusion=True,
+            **following.options(logits.device), num_warps=tile.num_warps, enable_fp_fusion=True,
         )  # fmt: skip
         select_kernel[(rows,)](
             logits, largest, part_log_sum, temperature, values, indices, log_sum, cap, logits.stride(0),
             values.stride(0), indices.stride(0), log_sum.stride(0),
-            CAPPED=capped, **shape(vocabulary, k, tile), num_warps=tile.select_warps,
-            maxnreg=SELECT_REGISTERS, enable_fp_fusion=True,
+            CAPPED=capped, **shape(vocabulary, k, tile), **following.options(logits.device),
+            num_warps=tile.select_warps,            maxnreg=SELECT_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip

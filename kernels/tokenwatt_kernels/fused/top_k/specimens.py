@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.fused.top_k.kernel import SELECT_REGISTERS, part_kernel, select_kernel, shape
@@ -36,17 +36,21 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
         chosen = [(problem, True) for problem in listed] + [(problem, False) for problem in unlisted]
         for problem, is_listed in chosen:
             tile = default(key_of(problem, dtype_name), target.capability)
-            found += [replace(made, is_listed=is_listed) for made in _specimens(problem, dtype_name, tile)]
+            found += [replace(made, is_listed=is_listed) for made in _specimens(problem, dtype_name, tile, target)]
         for name, row in tables.rows_for(target.capability, FAMILY):
             if row.key.element_bytes == DTYPES[dtype_name].bytes:
                 problem = TopKProblem(name, 1, 151_936, row.key.block_k)
-                found += [replace(made, is_listed=False) for made in _specimens(problem, dtype_name, row.tile)]
+                found += [replace(made, is_listed=False) for made in _specimens(problem, dtype_name, row.tile, target)]
     return found
 
 
-def _specimens(problem: TopKProblem, dtype_name: str, tile: TopKTile) -> Iterator[Specimen]:
+def _specimens(problem: TopKProblem, dtype_name: str, tile: TopKTile, target: Target) -> Iterator[Specimen]:
     kind = DTYPES[dtype_name].triton_name
-    sizes = {**shape(problem.vocabulary, problem.k, tile), "CAPPED": problem.softcap is not None}
+    sizes = {
+        **shape(problem.vocabulary, problem.k, tile),
+        "CAPPED": problem.softcap is not None,
+        **following.constants(target),
+    }
     types = {
         "logits_ptr": f"*{kind}",
         "largest_ptr": f"*{kind}",

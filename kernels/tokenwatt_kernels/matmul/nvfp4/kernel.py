@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul import parts as parts
 from tokenwatt_kernels.matmul.nvfp4.operands import Nvfp4Operands
@@ -45,12 +45,11 @@ def nvfp4_kernel(
     a_group_desc, weight_group_desc, bias_ptr, residual_ptr, a_scale_ptr, weight_scale_ptr, M, N, K, a_stride_m,
     weight_stride_n, a_group_stride_m, weight_group_stride_n, out_stride_m, residual_stride_m, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    OVERLAPS: tl.constexpr, JOINS: tl.constexpr, ACTIVATION: tl.constexpr, NATIVE: tl.constexpr,
+    FOLLOWS: tl.constexpr, JOINS: tl.constexpr, ACTIVATION: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue, to which the scales of all of a and all
     of the weight belong. NATIVE: tensor cores take the codes."""
-    if OVERLAPS:
-        gdc_launch_dependents()  # combining programs may come where there is room, and wait
+    following.begin(FOLLOWS)
     BLOCK_B: tl.constexpr = BLOCK_K // 2
     BLOCK_G: tl.constexpr = BLOCK_K // GROUP_TL
     steps, total, share = parts.line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
@@ -110,8 +109,9 @@ def launch(operands: Nvfp4Operands, out: Tensor, tile: SplitTile, programs: int)
             a, weight, a_group, weight_group, out, partial, arrivals, a_desc, weight_desc, a_group_desc,
             weight_group_desc, bias, residual, a_scale, weight_scale, m, n, k, a.stride(0), weight.stride(0),
             a_group.stride(0), weight_group.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
-            DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda, **parts.ways(tile), **parts.constants(tile,
-            operands.activation), num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers,
+            DESCRIPTORS=tile.descriptors, NATIVE=a.is_cuda,
+            JOINS=tile.joins, **following.options(a.device), **parts.constants(tile, operands.activation),
+            num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers,
             enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.matmul.nvfp4.kernel import nvfp4_kernel
 from tokenwatt_kernels.matmul.nvfp4.problems import GROUP, Nvfp4Problem, takes
 from tokenwatt_kernels.matmul.nvfp4.tiles import FAMILY, default, key_of
-from tokenwatt_kernels.matmul.parts import constants, ways
+from tokenwatt_kernels.matmul.parts import constants
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
@@ -39,9 +39,9 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
     """
     if DTYPE_NAME not in dtype_names or not takes(_rows(16), DTYPE_NAME, target.capability):
         return []
-    listed = [_specimen(_rows(rows), tile) for rows in ROWS for tile in _tiles(_rows(rows), target)[:1]]
+    listed = [_specimen(_rows(rows), tile, target) for rows in ROWS for tile in _tiles(_rows(rows), target)[:1]]
     unlisted = [
-        _specimen(replace(problem, name=f"{problem.name} {tile.name}"), tile)
+        _specimen(replace(problem, name=f"{problem.name} {tile.name}"), tile, target)
         for problem in _unlisted()
         for tile in _tiles(problem, target)
     ]
@@ -70,7 +70,7 @@ def _tiles(problem: Nvfp4Problem, target: Target) -> list[SplitTile]:
     return list(dict.fromkeys([default(key, target.capability), *measured]))
 
 
-def _specimen(problem: Nvfp4Problem, tile: SplitTile) -> Specimen:
+def _specimen(problem: Nvfp4Problem, tile: SplitTile, target: Target) -> Specimen:
     byte_columns, groups = tile.block_k // 2, tile.block_k // GROUP
     descriptors = {
         "a_desc": f"tensordesc<u8[{tile.block_m}, {byte_columns}]>",
@@ -78,7 +78,13 @@ def _specimen(problem: Nvfp4Problem, tile: SplitTile) -> Specimen:
         "a_group_desc": f"tensordesc<fp8e4nv[{tile.block_m}, {groups}]>",
         "weight_group_desc": f"tensordesc<fp8e4nv[{tile.block_n}, {groups}]>",
     }
-    constexprs = {**constants(tile, problem.activation), **ways(tile), "DESCRIPTORS": tile.descriptors, "NATIVE": True}
+    constexprs = {
+        **constants(tile, problem.activation),
+        "JOINS": tile.joins,
+        **following.constants(target),
+        "DESCRIPTORS": tile.descriptors,
+        "NATIVE": True,
+    }
     missing = dict.fromkeys(
         [
             *(() if problem.has_bias else ("bias_ptr",)),

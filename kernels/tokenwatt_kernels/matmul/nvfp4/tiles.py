@@ -76,8 +76,6 @@ def is_valid_on(tile: SplitTile, key: Nvfp4Key, capability: int) -> bool:
         return False
     if tile.descriptors and not (key.can_copy and target.copies_tiles and tile.block_k // GROUP >= COPY_BYTES):
         return False
-    if tile.overlaps and not target.can_overlap:
-        return False
     # Tensor memory takes codes of 128 columns of the weight at a time; of fewer, triton makes bfloat16 first.
     if target.tensor_memory_columns and tile.block_n < 128:
         return False
@@ -117,10 +115,10 @@ def candidates(key: Nvfp4Key, capability: int) -> tuple[SplitTile, ...]:
             programs,
             4,
             descriptors=first.descriptors,
-            **end,
+            joins=joins,
         )
-        for block_n, block_k, num_warps, num_stages, programs, end in product(
-            (64, 128), (128, 256), (4, 8), (3, 5), (1, 2), target_for(capability).ways_to_add_up
+        for block_n, block_k, num_warps, num_stages, programs, joins in product(
+            (64, 128), (128, 256), (4, 8), (3, 5), (1, 2), (False, True)
         )
     ]
     return tuple(dict.fromkeys([first, *(tile for tile in tiles if is_valid_on(tile, key, capability))]))

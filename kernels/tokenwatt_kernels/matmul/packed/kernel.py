@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul import parts as parts
 from tokenwatt_kernels.matmul.operands import descriptor
@@ -33,12 +33,11 @@ BLOCK_W = tl.constexpr(WORDS)
 def packed_kernel(
     a_ptr, words_ptr, scales_ptr, out_ptr, partial_ptr, arrivals_ptr, a_desc, words_desc, scales_desc, bias_ptr,
     residual_ptr, M, N, K, a_stride_m, out_stride_m, residual_stride_m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr,
+    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, FOLLOWS: tl.constexpr,
     JOINS: tl.constexpr, ACTIVATION: tl.constexpr, NUMBER_FORMAT: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue. PTX: a GPU runs it."""
-    if OVERLAPS:
-        gdc_launch_dependents()  # combining programs may come where there is room, and wait
+    following.begin(FOLLOWS)
     steps, total, share = parts.line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
     program = tl.program_id(0)
     place = program * share
@@ -92,7 +91,7 @@ def launch(operands: PackedOperands, out: Tensor, tile: SplitTile, programs: int
             a, weight.words, weight.scales, out, partial, arrivals, a_desc, words_desc, scales_desc, bias, residual,
             m, n, k, a.stride(0), out.stride(0), 0 if residual is None else residual.stride(0),
             DESCRIPTORS=tile.descriptors, NUMBER_FORMAT=weight.number_format, PTX=a.is_cuda,
-            **parts.ways(tile), **parts.constants(tile, operands.activation),
+            JOINS=tile.joins, **following.options(a.device), **parts.constants(tile, operands.activation),
             num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(

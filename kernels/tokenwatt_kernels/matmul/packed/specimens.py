@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from tokenwatt_kernels import tables
+from tokenwatt_kernels import following, tables
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.matmul.packed.formats import CHUNK, FORMATS, WORDS
 from tokenwatt_kernels.matmul.packed.kernel import packed_kernel
 from tokenwatt_kernels.matmul.packed.problems import DTYPE_NAMES, PackedProblem, takes
 from tokenwatt_kernels.matmul.packed.tiles import FAMILY, default, key_of
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants, ways
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
 from tokenwatt_kernels.matmul.split_tile import SplitTile
 from tokenwatt_kernels.targets import Target
 
@@ -32,12 +32,12 @@ def specimens(target: Target, dtype_names: tuple[str, ...]) -> list[Specimen]:
     for dtype_name in filter(DTYPE_NAMES.__contains__, dtype_names):
         for problem in _listed():
             if takes(problem, dtype_name, target.capability):
-                found.append(_packed(problem, dtype_name, _tiles(problem, dtype_name, target)[0]))
+                found.append(_packed(problem, dtype_name, _tiles(problem, dtype_name, target)[0], target))
         ends = PackedProblem("16 rows ends", 16, 4096, 4096, has_bias=True, has_residual=True)
-        found.append(_combine(ends, dtype_name, _tiles(ends, dtype_name, target)[0]))
+        found.append(_combine(ends, dtype_name, _tiles(ends, dtype_name, target)[0], target))
         if dtype_name == "bfloat16":
             unlisted = [
-                _packed(replace(problem, name=f"{problem.name} {tile.name}"), dtype_name, tile)
+                _packed(replace(problem, name=f"{problem.name} {tile.name}"), dtype_name, tile, target)
                 for problem in _unlisted()
                 for tile in _tiles(problem, dtype_name, target)
             ]
@@ -72,7 +72,7 @@ def _tiles(problem: PackedProblem, dtype_name: str, target: Target) -> list[Spli
     return list(dict.fromkeys([default(key, target.capability), *measured]))
 
 
-def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specimen:
+def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile, target: Target) -> Specimen:
     kind = DTYPES[dtype_name].triton_name
     descriptors = {}
     if tile.descriptors:
@@ -87,7 +87,7 @@ def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specime
         packed_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation), **ways(tile), **further},
+        {**constants(tile, problem.activation), "JOINS": tile.joins, **following.constants(target), **further},
         {**TYPES, **descriptors},
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -99,8 +99,8 @@ def _packed(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specime
     )
 
 
-def _combine(problem: PackedProblem, dtype_name: str, tile: SplitTile) -> Specimen:
-    further = {"SCALED": False, "OVERLAPS": tile.overlaps, "BLOCK_C": combined_columns(tile)}
+def _combine(problem: PackedProblem, dtype_name: str, tile: SplitTile, target: Target) -> Specimen:
+    further = {"SCALED": False, **following.constants(target), "BLOCK_C": combined_columns(tile)}
     return _specimen(
         f"packed combine {dtype_name} {problem.name}",
         combine_kernel,

@@ -82,8 +82,6 @@ def is_valid_on(tile: SplitTile, key: PackedKey, capability: int) -> bool:
         return False
     if tile.descriptors and not (key.can_copy and target.copies_tiles and tile.block_n >= LEAST_COPIED_COLUMNS):
         return False
-    if tile.overlaps and not target.can_overlap:
-        return False
     return shared_bytes(tile) * tile.programs_per_multiprocessor <= target.shared_limit_bytes
 
 
@@ -118,9 +116,9 @@ def candidates(key: PackedKey, capability: int) -> tuple[SplitTile, ...]:
     """The tiles worth measuring, the default first."""
     first = default(key, capability)
     tiles = [
-        SplitTile(first.block_m, block_n, CHUNK, num_warps, num_stages, programs, 4, first.descriptors, **end)
-        for (block_n, num_warps), num_stages, programs, end in product(
-            ((64, 4), (128, 4), (256, 4), (256, 8)), (3, 5), (1, 2, 3, 4), target_for(capability).ways_to_add_up
+        SplitTile(first.block_m, block_n, CHUNK, num_warps, num_stages, programs, 4, first.descriptors, joins=joins)
+        for (block_n, num_warps), num_stages, programs, joins in product(
+            ((64, 4), (128, 4), (256, 4), (256, 8)), (3, 5), (1, 2, 3, 4), (False, True)
         )
     ]
     worth = [tile for tile in tiles if is_valid_on(tile, key, capability) and _is_balanced(tile, key)]

@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents
 
+from tokenwatt_kernels import following as following
 from tokenwatt_kernels.matmul import loads as load
 from tokenwatt_kernels.matmul import parts as parts
 from tokenwatt_kernels.matmul.operands import Operands, descriptor
@@ -33,7 +33,7 @@ def split_kernel(
     a_ptr, weight_ptr, out_ptr, partial_ptr, arrivals_ptr, a_desc, weight_desc, bias_ptr, residual_ptr, a_scale_ptr,
     weight_scale_ptr, M, N, K, a_stride_m, weight_stride_n, out_stride_m, residual_stride_m, a_scale_stride_m,
     a_scale_stride_k, weight_scale_stride_n, weight_scale_stride_k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, OVERLAPS: tl.constexpr,
+    BLOCK_K: tl.constexpr, LEAST_STEPS: tl.constexpr, DESCRIPTORS: tl.constexpr, FOLLOWS: tl.constexpr,
     JOINS: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BLOCKED: tl.constexpr, PROMOTES: tl.constexpr,
 ):  # fmt: skip
     """Grid: (P,). partial: [P, 2, BLOCK_N, BLOCK_M] fp32, before the epilogue.
@@ -41,8 +41,7 @@ def split_kernel(
     SCALED: rows and columns have scales. BLOCKED: steps along K have them instead. PROMOTES: the sum of a step leaves
     the tensor cores' accumulator for an fp32 one.
     """
-    if OVERLAPS:
-        gdc_launch_dependents()  # combining programs may come where there is room, and wait
+    following.begin(FOLLOWS)
     steps, total, share = parts.line(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, LEAST_STEPS)
     program = tl.program_id(0)
     place = program * share
@@ -102,8 +101,8 @@ def launch(operands: Operands, out: Tensor, tile: SplitTile, programs: int, *, p
             operands.weight_scale, m, n, k, a.stride(0), weight.stride(0), out.stride(0),
             0 if residual is None else residual.stride(0), a_stride_m, a_stride_k, weight_stride_n, weight_stride_k,
             DESCRIPTORS=tile.descriptors, SCALED=is_scaled, BLOCKED=operands.scaling == "block", PROMOTES=promotes,
-            **parts.ways(tile), **parts.constants(tile, operands.activation), num_warps=tile.num_warps,
-            num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
+            JOINS=tile.joins, **following.options(a.device), **parts.constants(tile, operands.activation),
+            num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.registers, enable_fp_fusion=True,
         )  # fmt: skip
         parts.combine(
             partial, out, bias, residual, operands.a_scale, operands.weight_scale, (m, n, k),

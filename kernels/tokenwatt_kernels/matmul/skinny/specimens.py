@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from tokenwatt_kernels import following
 from tokenwatt_kernels.compiling import Specimen
 from tokenwatt_kernels.dtypes import DTYPES
-from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants, ways
+from tokenwatt_kernels.matmul.parts import COMBINE_WARPS, combine_kernel, combined_columns, constants
 from tokenwatt_kernels.matmul.problem import MatmulProblem
 from tokenwatt_kernels.matmul.skinny.kernel import BY_ROW, split_kernel
 from tokenwatt_kernels.matmul.skinny.tiles import FAMILY
@@ -25,7 +26,7 @@ def _specimens(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target:
     found = [_split(problem, dtype_name, tile, target)]
     # The other launch knows nothing of the rest.
     if problem.n % tile.block_n == 0 and problem.scaling != "block" and not (problem.fast_accumulation or tile.joins):
-        found.append(_combine(problem, dtype_name, tile))
+        found.append(_combine(problem, dtype_name, tile, target))
     return found
 
 
@@ -44,7 +45,7 @@ def _split(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Tar
         split_kernel,
         problem,
         dtype_name,
-        {**constants(tile, problem.activation), **ways(tile), **further},
+        {**constants(tile, problem.activation), "JOINS": tile.joins, **following.constants(target), **further},
         descriptors,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -55,7 +56,7 @@ def _split(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Tar
     )
 
 
-def _combine(problem: MatmulProblem, dtype_name: str, tile: SplitTile) -> Specimen:
+def _combine(problem: MatmulProblem, dtype_name: str, tile: SplitTile, target: Target) -> Specimen:
     return make_specimen(
         f"skinny combine {dtype_name} {problem.name}",
         combine_kernel,
@@ -64,7 +65,7 @@ def _combine(problem: MatmulProblem, dtype_name: str, tile: SplitTile) -> Specim
         {
             **constants(tile, problem.activation),
             "SCALED": problem.scaling in BY_ROW,
-            "OVERLAPS": tile.overlaps,
+            **following.constants(target),
             "BLOCK_C": combined_columns(tile),
         },
         {},

@@ -81,8 +81,6 @@ def is_valid(tile: SplitTile, key: MatmulKey, capability: int) -> bool:
         return False
     if tile.descriptors and not (key.can_copy and target_for(capability).copies_tiles):
         return False
-    if tile.overlaps and not target_for(capability).can_overlap:
-        return False
     # A step along K must not cross into the next block of scales, nor a tile into the next block of columns.
     if key.is_blocked and (tile.block_k > BLOCK or tile.block_n > BLOCK):
         return False
@@ -134,10 +132,10 @@ def candidates(key: MatmulKey, capability: int) -> tuple[AnyTile, ...]:
     tiles = [
         SplitTile(
             first.block_m, block_n, block_k, 4, num_stages, programs, 4,
-            descriptors=first.descriptors, **end,
+            descriptors=first.descriptors, joins=joins,
         )
-        for block_n, block_k, num_stages, programs, end in product(
-            (64, 128), steps, (3, 5), (1, 2, 3), target_for(capability).ways_to_add_up
+        for block_n, block_k, num_stages, programs, joins in product(
+            (64, 128), steps, (3, 5), (1, 2, 3), (False, True)
         )
     ]  # fmt: skip
     worth = [tile for tile in tiles if is_valid(tile, key, capability) and _is_balanced(tile)]
