@@ -107,7 +107,11 @@ def check_place(path: Path, option: str) -> None:
 
 def to_table(rows: Sequence[Record], kind: type[Record]) -> pa.Table:
     """Rows as an Arrow table with its derived columns, each with its formula in the metadata."""
-    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=arrow_schema(kind))
+    return with_metrics(pa.Table.from_pylist([row.model_dump() for row in rows], schema=arrow_schema(kind)), kind)
+
+
+def with_metrics(table: pa.Table, kind: type[Record]) -> pa.Table:
+    """The measured columns of a table with its derived ones, each with its formula in the metadata."""
     chosen = metrics.METRICS_OF.get(kind.grain, ())
     derived = metrics.derive(table.to_pandas(), chosen)
     for metric in chosen:
@@ -126,7 +130,7 @@ def read(path: Path, kind: type[Record]) -> pd.DataFrame:
     files = [path] if path.is_file() else sorted(path.rglob(f"{kind.grain}.parquet"))
     if not files:
         raise UserError(f"no {kind.grain}.parquet under {path}; run `make bench` first, or name a run's folder")
-    table = pa.concat_tables(_read_file(file, kind) for file in files).to_pandas()
+    table = pa.concat_tables(read_arrow(file, kind) for file in files).to_pandas()
     return metrics.derive(table, metrics.METRICS_OF.get(kind.grain, ()))
 
 
@@ -141,11 +145,16 @@ def read_beside(path: Path, kind: type[Record], columns: Sequence[str] | None = 
     name = f"{kind.grain}.parquet"
     files = sorted(path.parent.glob(name)) if path.is_file() else sorted(path.rglob(name))
     wanted = list(columns or arrow_schema(kind).names)
-    tables = [_read_file(file, kind).select(wanted) for file in files]
+    tables = [read_arrow(file, kind).select(wanted) for file in files]
     return pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=wanted)
 
 
-def _read_file(path: Path, kind: type[Record]) -> pa.Table:
+def read_arrow(path: Path, kind: type[Record]) -> pa.Table:
+    """The measured columns of one file, in the order of the schema.
+
+    Raises:
+        UserError: a damaged file, another table, or a newer schema.
+    """
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
