@@ -58,9 +58,9 @@ def engine_section(measurements: pd.DataFrame, results: pd.DataFrame, closure: p
 
 _EXPLAINED = (
     "A row is a point of a run: the mean over its windows. Tokens are generated ones, and in phase prefill those of",
-    "prompts; joules are those of the boards, and in phase mixed prefill is inside them. The limit is the least time of",
-    "the windows' steps by the measured ceilings. TTFT and TPOT are medians. Weights that are random have the shapes of",
-    "the model and cost what its own would; their answers mean nothing.",
+    "prompts; joules are those of the boards, and in phase mixed prefill is inside them. The limit is the least time",
+    "of the windows' steps by the measured ceilings. TTFT and TPOT are medians. Random weights have the shapes",
+    "of the model and cost what its own would; their answers mean nothing.",
 )
 
 

@@ -42,11 +42,22 @@ def replaced(place: Path, keeps: tuple[str, ...]) -> Iterator[Path]:
                 if (place / name).is_file():
                     shutil.copyfile(place / name, new / name)
             yield new
-            if place.exists():
-                place.rename(old)
-            new.rename(place)
+            _swap(place, new, old)
     except OSError as error:
         raise UserError(f"{place}: the study cannot be written ({error.strerror or error})") from None
+
+
+def _swap(place: Path, new: Path, old: Path) -> None:
+    """Move `place` to `old` and `new` to `place`; where the second cannot be done, the first is undone."""
+    if not place.exists():
+        new.rename(place)
+        return
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
 
 
 def _check(place: Path) -> None:

@@ -47,9 +47,9 @@ def _explained(kernels: pd.DataFrame) -> list[str]:
         else ""
     )
     return [
-        "Times are device times of one call with a cold L2 cache, medians with the 20 % and 80 % quantiles. The limit is",
-        "the greater of flop over the measured rate and bytes over the measured bandwidth of the row's own run. Above 1",
-        "our kernel is faster, or takes fewer joules. Means are geometric, with the lowest and the highest problem."
+        "Times are device times of one call with a cold L2 cache, medians with the 20 % and 80 % quantiles. The limit",
+        "is the greater of flop over the measured rate and bytes over the measured bandwidth of the row's own run.",
+        "Above 1 our kernel is faster, or takes fewer joules. Means are geometric, with the lowest and the highest problem."
         f"{several}",
     ]
 

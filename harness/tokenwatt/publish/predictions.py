@@ -3,7 +3,7 @@
 `predictions.csv` stands in the folder of the study and is written by hand, one prediction a line:
 
     quantity,unit,predicted,low,high,made_at,measured
-    dense matmul over cuBLAS,1,1.0,0.9,1.1,2026-10-01,geomean kernels.time_over_ours family=matmul.dense contender=cublas
+    cuBLAS over ours,1,1.0,0.9,1.1,2026-10-01,geomean kernels.time_over_ours family=matmul.dense contender=cublas
 
 `measured` is a rule, a column, and the values that other columns have in the rows that count:
 
@@ -138,12 +138,17 @@ def _parsed(text: str, where: str) -> tuple[str, str, str, dict[str, str]]:
     try:
         rule, place, *conditions = shlex.split(text)
         table, column = place.split(".")
-        wanted = {name: value for name, value in (condition.split("=", 1) for condition in conditions)}
+        wanted = dict(_pair(condition) for condition in conditions)
     except ValueError:
         raise UserError(f"{where}: measured must be {_FORM}, got {text!r}") from None
     if rule not in RULES:
         raise UserError(f"{where}: {unknown_name('rule', rule, RULES)}")
     return rule, table, column, wanted
+
+
+def _pair(condition: str) -> tuple[str, str]:
+    name, value = condition.split("=", 1)
+    return name, value
 
 
 def _text(value: Any) -> str:

@@ -34,9 +34,9 @@ def repeat_section(measurements: pd.DataFrame, results: pd.DataFrame, kernels: p
         return ["## Repeatability", "", "Nothing was measured in two runs.", ""]
     agreeing = sum(row[-1] == "yes" for row in rows)
     told = (
-        f"{agreeing} of {len(rows)} quantities that were measured in two runs or more agree within {percent(BAR, 0)}. The"
-        " difference is (highest - lowest) / mean over the runs; beside it stands the widest half of a run's own 95 %"
-        " interval, and for a kernel half of the way from the 20 % to the 80 % quantile, as shares of the mean."
+        f"{agreeing} of {len(rows)} quantities that were measured in two runs or more agree within {percent(BAR, 0)}."
+        " The difference is (highest - lowest) / mean over the runs; beside it stands the widest half of a run's own 95"
+        " % interval, and for a kernel half of the way from the 20 % to the 80 % quantile, as shares of the mean."
     )
     return ["## Repeatability", "", told, "", *table(HEAD, rows), ""]
 

@@ -16,8 +16,8 @@ def tuning_section(tiles: TileTable | None) -> list[str]:
     gains = [row.gain for rows in tiles.rows.values() for row in rows if row.gain is not None]
     cells = [_cells(family, row) for family, rows in sorted(tiles.rows.items()) for row in rows]
     told = (
-        f"Tiles that `{tiles.made_by}` measured on {tiles.gpu}, as they stood when this study was collected. The gain is"
-        f" the default tile's time over the tuned one's: {mean_and_range(gains)} (geometric mean, lowest to highest)."
+        f"Tiles that `{tiles.made_by}` measured on {tiles.gpu}, as they stood when this study was collected. The gain"
+        f" is the default tile's time over the tuned one's: {mean_and_range(gains)} (geometric mean, and range)."
     )
     return ["## Tuning", "", told, "", *table(HEAD, cells), ""]
 
