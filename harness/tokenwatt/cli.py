@@ -420,8 +420,8 @@ def publish(
     asked = (tiles, measured_by, commit, allow_mixed_gpus or None, allow_unfinished or None)
     if not runs and any(option is not None for option in asked):
         raise UserError("--tiles, --by, --commit and --allow-... say how runs are collected; add --from RUN")
-    if check and (runs or markdown is not None):
-        raise UserError("--check writes nothing and takes neither --from nor --markdown")
+    if sum((check, bool(runs), markdown is not None)) > 1:
+        raise UserError("--from, --check and --markdown are three commands; give one of them at a time")
     if check:
         found = room.differences(study, published)
         for line in found:
@@ -431,11 +431,11 @@ def publish(
         who = measured_by or room.SOMEBODY
         choice = room.Choice(tuple(runs), tiles, allow_mixed_gpus, allow_unfinished, who, commit)
         typer.echo(f"written to {room.publish(study, choice, published)}", err=True)
-    elif markdown is None:
-        typer.echo(f"written to {room.rewrite(study, published)}", err=True)
-    if markdown is not None:
+    elif markdown is not None:
         room.write_kernel_part(study, published, markdown)
         typer.echo(f"written to {markdown}", err=True)
+    else:
+        typer.echo(f"written to {room.rewrite(study, published)}", err=True)
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ def part_text(study: Study) -> str:
     Raises:
         UserError: no kernel of the study was measured on a GPU.
     """
-    contests = [each for each in newest_contests(study.kernels) if each.median_s is not None]
+    on_gpu = study.kernels[study.kernels["device"] == "cuda"]
+    contests = [each for each in newest_contests(on_gpu) if each.median_s is not None]
     if not contests:
-        raise UserError(f"study {study.manifest.study} has no measured kernel, so {PART} would say nothing")
+        raise UserError(f"study {study.manifest.study} has no kernel that a GPU has measured; name one that has")
     rows = [(*summary_cells(each), ", ".join(each.gpu_names), each.days) for each in summaries(contests)]
     told = (
         f"Of study `{study.manifest.study}` (results/published): geometric mean over the problems, lowest to highest."

@@ -42,14 +42,14 @@ def kernel_section(kernels: pd.DataFrame) -> list[str]:
 def _explained(kernels: pd.DataFrame) -> list[str]:
     again = kernels.drop_duplicates(["run_id", *PROBLEM]).duplicated(list(PROBLEM)).sum()
     several = (
-        f" {again} contests were repeated by a later run: these tables show the newest, `kernels.parquet` has all."
+        f" Contests that a later run repeated: {again}. These tables show the newest, `kernels.parquet` has all."
         if again
         else ""
     )
     return [
         "Times are device times of one call with a cold L2 cache, medians with the 20 % and 80 % quantiles. The limit",
-        "is the greater of flop over the measured rate and bytes over the measured bandwidth of the row's own run.",
-        "Above 1 our kernel is faster, or takes fewer joules. Means are geometric, with the lowest and the highest problem."
+        "is the greater of flop over the measured rate and bytes over the measured bandwidth, as the row has them. In",
+        "ratios, above 1 our kernel is faster, or takes fewer joules. Means are geometric, with the lowest and highest."
         f"{several}",
     ]
 

@@ -155,7 +155,7 @@ def _readings(published: int, recorded: int, every: int) -> str:
     if every == 1:
         return ""
     return (
-        f"`power.parquet` was thinned: it has {published:,} of {recorded:,} readings, every {every}th of each window"
+        f"`power.parquet` was thinned: it has {published:,} of {recorded:,} readings, one of every {every} of each window"
         " and meter, so verdicts cannot be recomputed from it exactly."
     )
 
