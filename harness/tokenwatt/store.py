@@ -182,8 +182,8 @@ def data_dictionary() -> str:
         "",
         "`raw/<run_id>/` holds what `tokenwatt bench`, `tokenwatt kernels bench` and `tokenwatt meter` write on this",
         "machine (not committed), and `run.json` beside it the command of a run that came to its end.",
-        "`published/<study>/` holds committed results with their provenance (`tokenwatt data publish`): a page, a manifest",
-        "with the hash of every file, and the environment. Units and descriptions are in each field's metadata:",
+        "`published/<study>/` holds committed results with their provenance (`tokenwatt data publish`): a page,",
+        "the environment, and a manifest with every file's hash. Units and descriptions are in each field's metadata:",
         "`pandas.read_parquet(path)` reads it, `pyarrow.parquet.read_schema(path)` shows the units.",
         f"Schema version {SCHEMA_VERSION}.",
     ]

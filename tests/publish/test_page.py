@@ -104,6 +104,14 @@ def test_an_engine_row_has_its_interval_verdict_and_limit(tmp_path: Path, make_r
     assert "* *host bound*: the host may have kept the device waiting." in text
 
 
+def test_rows_above_their_limit_are_counted(tmp_path: Path, make_run: MakeRun) -> None:
+    # The limit is 1.25 ms.
+    rows = [call("r", median_s=1.2e-3), call("r", 1, problem="other", median_s=1.3e-3)]
+    assert "Rows above their limit, whose ceilings were therefore measured too low: 1." in page(
+        tmp_path, make_run("r", kernels=rows)
+    )
+
+
 def test_rows_that_failed_or_are_invalid_stay_on_the_page(tmp_path: Path, make_run: MakeRun) -> None:
     failed: dict[str, Any] = {"status": Status.FAILED, "reasons": (Reason.ENGINE_ERROR,), "detail": "out of memory"}
     failed |= {

@@ -124,6 +124,7 @@ def _gaps(study: Study) -> list[str]:
         "" if study.gpu_names else "No GPU was measured: nothing here says what a GPU does.",
         _no_joules("points", study.measurements, study.measurements["status"] == "ok"),
         _no_joules("kernel rows", study.kernels, study.kernels["status"] == "measured"),
+        _above_limit(study),
         _unfinished(manifest),
         "" if study.measurements.empty or not (study.measurements["weights_source"] == "random").any() else _RANDOM,
         "Energy is that of the boards alone, without processors, memory, fans and network of the host.",
@@ -146,6 +147,11 @@ def _no_joules(what: str, rows: pd.DataFrame, is_good: pd.Series) -> str:
     return f"{without} of {len(good)} {unit} have no joules; their verdict says why." if without else ""
 
 
+def _above_limit(study: Study) -> str:
+    above = sum(int((rows["fraction_of_limit"] > 1).sum()) for rows in (study.measurements, study.kernels))
+    return f"Rows above their limit, whose ceilings were therefore measured too low: {above}." if above else ""
+
+
 def _unfinished(manifest: Manifest) -> str:
     short = [run.run_id for run in manifest.runs if not run.is_finished]
     return f"Runs that were cut short, or did not say that they ended: {', '.join(short)}." if short else ""
@@ -155,8 +161,8 @@ def _readings(published: int, recorded: int, every: int) -> str:
     if every == 1:
         return ""
     return (
-        f"`power.parquet` was thinned: it has {published:,} of {recorded:,} readings, one of every {every} of each window"
-        " and meter, so verdicts cannot be recomputed from it exactly."
+        f"`power.parquet` was thinned: it has {published:,} of {recorded:,} readings, one of every {every} of each"
+        " window and meter, so verdicts cannot be recomputed from it exactly."
     )
 
 
