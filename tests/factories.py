@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import ClosureTerm, EnergyStatus, Measurement, PowerRecord, Result, Status
+from tokenwatt.record import (
+    OUR_KERNEL,
+    ClosureTerm,
+    EnergyStatus,
+    Environment,
+    KernelTiming,
+    Measurement,
+    PowerRecord,
+    RequestRecord,
+    Result,
+    Status,
+)
 from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Request
 
@@ -51,6 +63,31 @@ def measurement(**changes) -> Measurement:
         "output_tokens": 10,
     }
     return Measurement.model_validate({**columns, **changes})
+
+
+def timing_row(**changes: Any) -> KernelTiming:
+    """A plain measured row of a kernel; `changes` replace columns."""
+    plain = measurement()
+    shared = [*Environment.model_fields, "run_id", "measurement_id", "measured_at", "run_began_at"]
+    columns = {
+        **{name: getattr(plain, name) for name in shared},
+        "gpu_name": "Board",
+        "ceiling_flop_per_s": 4e12,
+        "ceiling_memory_bytes_per_s": 8e11,
+        "family": "matmul.dense",
+        "problem": "llama3.1-8b_gate_up_m4096",
+        "dtype": "bfloat16",
+        "contender": OUR_KERNEL,
+        "configuration": "tile 64",
+        "status": "measured",
+        "flop": 4 * 10**9,
+        "bytes": 10**9,
+        "median_s": 2e-3,
+        "low_s": 1e-3,
+        "high_s": 3e-3,
+        "samples": 12,
+    }
+    return KernelTiming.model_validate({**columns, **changes})
 
 
 def result(mean: float, low: float | None = None, high: float | None = None, **changes) -> Result:
@@ -101,6 +138,24 @@ def reading(at_s: float, power_w: float | None, **changes) -> PowerRecord:
         "measurement_id": "r/0",
     }
     return PowerRecord.model_validate({**columns, **changes})
+
+
+def request_row(index: int, **changes: Any) -> RequestRecord:
+    """One complete request of the window of `measurement`; `changes` replace columns."""
+    columns = {
+        "run_id": "r",
+        "measurement_id": "r/0",
+        "request_index": index,
+        "isl": 10,
+        "osl": 20,
+        "output_tokens": 20,
+        "sent_s": 0.5 * index,
+        "first_token_s": 0.5 * index + 0.1,
+        "last_token_s": 0.5 * index + 0.4,
+        "is_ramp": False,
+        "is_complete": True,
+    }
+    return RequestRecord.model_validate({**columns, **changes})
 
 
 def lockstep(

@@ -142,6 +142,7 @@ def bench(
     """Run suites: warm up, meter steady windows until they agree, write parquet, print a table."""
     from tokenwatt import bench as room
     from tokenwatt import doctor as examiner
+    from tokenwatt import invocation
     from tokenwatt.spec import SuiteSpec, load_toml
     from tokenwatt.terminal import TerminalObserver, print_closure, print_measurements, rows_as_json
     from tokenwatt.workloads import find_toml, library_folder
@@ -160,6 +161,7 @@ def bench(
                 run = room.compare_suite(spec, results, observer)
             else:
                 run = room.run_suite(spec, results, observer, caps, open_caps)
+        invocation.write(run.folder, sys.argv[1:])
         runs.append(run)
         if not as_json:
             print_measurements(run.measurements, f"{spec.name}: {run.folder}", run.results)
@@ -235,12 +237,14 @@ def _bench_kernels(
     as_json: Json = False,
 ) -> None:
     """Pass the gate, time every kernel beside its baselines, meter a loop of each, write parquet, print tables."""
+    from tokenwatt import invocation
     from tokenwatt import kernel_bench as room
     from tokenwatt.terminal import TerminalObserver, kernel_rows_as_json, print_kernels
 
     choice = room.Choice(families or (), dtypes or (), problems or (), energy, budget_s, jobs)
     with TerminalObserver() as observer:
         run = room.run_contests(choice, results, observer)
+    invocation.write(run.folder, sys.argv[1:])
     if as_json:
         typer.echo(json.dumps(kernel_rows_as_json(run.timings), indent=2))
     else:
@@ -396,6 +400,59 @@ def schema(
         typer.echo(text, nl=False)
     else:
         store.write_whole(write, lambda file: file.write(text.encode()))
+
+
+@data_app.command()
+def publish(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study, which is that of its folder.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="RUN", help="Folder of a run, or of several; may be given several times."),
+    ] = None,
+    published: Annotated[Path, typer.Option("--published", help="Folder of studies.")] = Path("results/published"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 where the folder alone gives other bytes.")
+    ] = False,
+    markdown: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write what it says of each kernel family into this page."),
+    ] = None,
+    tiles: Annotated[
+        Path | None, typer.Option("--tiles", help="Table of tuned tiles. Default: that of the GPU in this tree.")
+    ] = None,
+    measured_by: Annotated[str | None, typer.Option("--by", help="Who measured.")] = None,
+    commit: Annotated[
+        str | None, typer.Option("--commit", help="Commit that was measured, for rows of a tree without git.")
+    ] = None,
+    allow_mixed_gpus: Annotated[
+        bool, typer.Option("--allow-mixed-gpus", help="Let boards of several names in.")
+    ] = False,
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Let runs in that were cut short.")
+    ] = False,
+) -> None:
+    """Collect runs into results/published/STUDY with hashes and a page; without --from, write that page anew."""
+    from tokenwatt import publish as room
+
+    asked = (tiles, measured_by, commit, allow_mixed_gpus or None, allow_unfinished or None)
+    if not runs and any(option is not None for option in asked):
+        raise UserError("--tiles, --by, --commit and --allow-... say how runs are collected; add --from RUN")
+    if sum((check, bool(runs), markdown is not None)) > 1:
+        raise UserError("--from, --check and --markdown are three commands; give one of them at a time")
+    if check:
+        found = room.differences(study, published)
+        for line in found:
+            typer.echo(line, err=True)
+        raise typer.Exit(1 if found else 0)
+    if runs:
+        who = measured_by or room.SOMEBODY
+        choice = room.Choice(tuple(runs), tiles, allow_mixed_gpus, allow_unfinished, who, commit)
+        typer.echo(f"written to {room.publish(study, choice, published)}", err=True)
+    elif markdown is not None:
+        room.write_kernel_part(study, published, markdown)
+        typer.echo(f"written to {markdown}", err=True)
+    else:
+        typer.echo(f"written to {room.rewrite(study, published)}", err=True)
 
 
 def main() -> None:

@@ -362,8 +362,8 @@ class KernelTiming(MeteredWindow):
     """Kernel family, such as `matmul.dense`."""
     problem: str
     """Shapes and inputs, by name."""
-    dtype: Literal["float32", "bfloat16", "float16"]
-    """Element type of inputs and output."""
+    dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn"]
+    """Element type of inputs, and of the output but for float8, whose output has 16 bits."""
     contender: str
     """Who computed: `tokenwatt`, which is our kernel, or a baseline."""
     configuration: str

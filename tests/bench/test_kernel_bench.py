@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from tests.bench.pretend_gpu import Call, PretendGpu
-from tests.factories import measurement
+from tests.factories import timing_row
 
 from tokenwatt import cli, kernel_bench, power, store
 from tokenwatt.clock import Clock
 from tokenwatt.power import Instruments
 from tokenwatt.power.instrument import Sleep
-from tokenwatt.record import OUR_KERNEL, EnergyStatus, Environment, KernelTiming, PowerRecord, PowerSample, Reason
+from tokenwatt.record import OUR_KERNEL, EnergyStatus, KernelTiming, PowerRecord, PowerSample, Reason
 from tokenwatt.terminal import print_kernels
 from tokenwatt_kernels import timing
 from tokenwatt_kernels.contests import OURS
@@ -41,29 +41,8 @@ METERED = {
 }
 
 
-def timing_row(**changes: Any) -> KernelTiming:
-    """A plain measured row; `changes` replace columns."""
-    plain = measurement()
-    shared = [*Environment.model_fields, "run_id", "measurement_id", "measured_at", "run_began_at"]
-    columns = {
-        **{name: getattr(plain, name) for name in shared},
-        "gpu_name": "Board",
-        "ceiling_flop_per_s": 4e12,
-        "ceiling_memory_bytes_per_s": 8e11,
-        "family": "matmul.dense",
-        "problem": "llama3.1-8b_gate_up_m4096",
-        "dtype": "bfloat16",
-        "contender": OURS,
-        "configuration": "tile 64",
-        "status": "measured",
-        "flop": 4 * 10**9,
-        "bytes": 10**9,
-        "median_s": 2e-3,
-        "low_s": 1e-3,
-        "high_s": 3e-3,
-        "samples": 12,
-    }
-    return KernelTiming.model_validate({**columns, **changes})
+def test_a_row_may_be_of_float8():
+    assert timing_row(dtype="float8_e4m3fn").dtype == "float8_e4m3fn"
 
 
 def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
