@@ -1,4 +1,4 @@
-"""Engine `hf_transformers`: the same models through Hugging Face transformers, the baseline that others are held against.
+"""Engine `hf_transformers`: the same models through Hugging Face transformers, a baseline for the others.
 
 In the order in which a reader meets them:
 

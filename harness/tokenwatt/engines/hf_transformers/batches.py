@@ -1,7 +1,7 @@
-"""Mode `generate`: a batch runs until its last request is done, then the next one begins. That is what generate can do.
+"""Mode `generate`: a batch runs until its last request is done, then the next one begins; generate can do no more.
 
-`generate` does not return before its batch is done, so it runs in a thread, and a stopping criterion, which it asks after
-each step, hands over the tokens of that step.
+It does not return before its batch is done, so it runs in a thread, and a stopping criterion, which it asks after each
+step, hands over the tokens of that step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from tokenwatt.clock import Clock
 from tokenwatt.engines.hf_transformers.sampling import PAD_TOKEN, generation_config
@@ -67,7 +67,8 @@ class _Watch(StoppingCriteria):
 class StaticBatches:
     """One run of a model, batch by batch."""
 
-    model: PreTrainedModel
+    model: Any
+    """A causal language model of transformers."""
     accounting: Accounting
     clock: Clock
     cache_implementation: str | None
@@ -127,12 +128,13 @@ class StaticBatches:
             start = longest - len(request.prompt)
             prompts[row, start:], mask[row, start:] = request.prompt, 1
         put = partial(torch.tensor, device=self.model.device)
-        config = generation_config(batch[0].sampling, self.cache_implementation)
+        config = generation_config(batch[0].sampling)
+        config.max_new_tokens = max(request.max_tokens for request in batch)
+        config.cache_implementation = self.cache_implementation
         self.model.generate(
             put(prompts),
             attention_mask=put(mask),
             generation_config=config,
-            max_new_tokens=max(request.max_tokens for request in batch),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
 

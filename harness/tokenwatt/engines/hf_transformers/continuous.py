@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager, cache
 
@@ -31,8 +30,8 @@ MAX_BATCH_TOKENS = 8192
 
 _FIELDS = frozenset(field.name for field in fields(ContinuousBatchingConfig))
 _HAS_SWITCH = "auto_switch_to_flash" in _FIELDS
-"""Whether transformers takes sdpa for its paged variant, unless told to look for a flash kernel (5.23 does); before, the
-paged variants have names of their own (5.17 does)."""
+"""Whether sdpa names its paged variant too, and transformers is told not to look for a flash kernel instead (5.23);
+before, paged variants have names of their own (5.17)."""
 _BLOCK_SIZE = "page_size" if "page_size" in _FIELDS else "block_size"
 """Its name for the tokens of a block."""
 
@@ -62,7 +61,8 @@ def check_continuous(architecture: Architecture, device: torch.device) -> None:
 class Continuous:
     """A model with the limits that its managers are made for."""
 
-    model: PreTrainedModel
+    model: Any
+    """A causal language model of transformers."""
     architecture: Architecture
     options: HfOptions
     concurrency: int
@@ -73,23 +73,17 @@ class Continuous:
     """Of draws."""
 
     def try_out(self) -> None:
-        """Reserve the cache once.
+        """Reserve the cache once, and give it back.
 
         Raises:
             EngineError: it does not fit.
         """
-        manager = self._manager(GREEDY)
-        try:
-            manager.warmup()
-        except (MemoryError, ValueError) as error:  # transformers' own arithmetic finds no room
-            raise EngineError(f"no room for the paged cache of {self.architecture.name}: {error}") from None
-        finally:
-            manager.destroy()
+        _stop(self._started(GREEDY))
 
     def closed_loop(
         self, requests: Iterator[Request | TokenEvent], concurrency: int, clock: Clock
     ) -> Iterator[TokenEvent]:
-        """Events of requests, of which `concurrency` are in flight; every run has a manager, and empty blocks, of its own.
+        """Events of requests, of which `concurrency` are in flight; every run has a manager of its own.
 
         requests: those to serve, and the events of those that were refused, which are passed on.
         """
@@ -109,12 +103,16 @@ class Continuous:
                 yield from _events(manager, in_flight, clock)
         finally:
             if manager is not None:
-                manager.stop(block=True, hard_stop=True)
-                manager.destroy()
+                _stop(manager)
 
     def _started(self, sampling: Sampling) -> ContinuousBatchingManager:
-        manager = self._manager(sampling)
-        manager.warmup()
+        try:
+            manager = self._manager(sampling)
+            manager.warmup()  # reserves the cache; captures graphs where there are any
+        except (MemoryError, ValueError) as error:  # its own arithmetic finds no room, or it refuses the attention
+            raise EngineError(
+                f"transformers cannot serve {self.architecture.name} by continuous batching: {error}"
+            ) from None
         manager.start()
         return manager
 
@@ -149,7 +147,7 @@ class Continuous:
 
     @property
     def _blocks(self) -> int:
-        """Blocks that the concurrency can fill. A block is of a group of layers, of which each has a window, or none."""
+        """Blocks that the concurrency can fill; each is of a group of layers, which all have a window or none."""
         size = self.options.block_size or getattr(ContinuousBatchingConfig, _BLOCK_SIZE)
         counts = Counter(layer.window is None for layer in self.architecture.layers).values()
         groups = self.architecture.num_hidden_layers // math.gcd(*counts)
@@ -163,6 +161,12 @@ class _Stream:
     request: Request
     tokens: int = 0
     """Output tokens that were handed over."""
+
+
+def _stop(manager: ContinuousBatchingManager) -> None:
+    """Abandon what is in flight, and give the cache back: without its thread the manager drops it."""
+    manager.stop(block=True, hard_stop=True)
+    manager.destroy()
 
 
 def _add(manager: ContinuousBatchingManager, request: Request) -> str:

@@ -21,7 +21,7 @@ from tokenwatt.engines.limits import check_workload, refusal_of
 from tokenwatt.engines.native.accounting import Accounting, StepLog, total
 from tokenwatt.engines.native.hub import find_architecture
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
-from tokenwatt.errors import EngineError, UserError
+from tokenwatt.errors import EngineError
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request, Sampling
 
@@ -37,11 +37,7 @@ class HfEngine:
     def __init__(self, spec: BenchSpec) -> None:
         self._options = validate(spec.options, HfOptions, where="options of engine 'hf_transformers'")
         self._device = choose_device(spec.device)
-        if spec.model is None and spec.weights == "random":
-            raise UserError(
-                "engine 'hf_transformers' needs a model: the name of a folder under workloads/models/, a path, or a hub id"
-            )
-        self._architecture = find_architecture(spec.model, spec.weights)
+        self._architecture = find_architecture(spec.model, spec.weights, spec.engine)
         self._spec = spec
         attention = self._options.attn_implementation
         if self._is_continuous:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
-from tokenwatt.engines.native.checkpoint import INIT_STD
+from tokenwatt.engines.native.checkpoint import INIT_STD, find_tensors
 from tokenwatt.engines.native.hub import CONFIG, fetch, find_weights
 from tokenwatt.engines.native.loading import free_bytes
 from tokenwatt.engines.native.memory import GB
@@ -35,15 +35,17 @@ class ModelSource:
 
     @classmethod
     def of(cls, spec: BenchSpec, name: str, attention: str) -> ModelSource:
-        """Find config and weights; a config that asks for quantised weights gets them only with saved ones.
+        """Find config and weights; random weights are not quantised, whatever the config says.
 
         Raises:
             UserError: there are none, or transformers has no such model with such attention.
         """
         weights = None if spec.weights == "random" else find_weights(spec.weights)
+        if weights is not None:
+            find_tensors(weights)
         config = AutoConfig.from_pretrained(_config_folder(spec, weights), local_files_only=True)
-        if weights is None and hasattr(config, "quantization_config"):
-            del config.quantization_config
+        if weights is None:
+            vars(config).pop("quantization_config", None)
         source = cls(name, config, weights, getattr(torch, spec.dtype), attention, spec.seed)
         source.skeleton()
         return source
@@ -68,6 +70,7 @@ class ModelSource:
 
         Raises:
             EngineError: the weights do not fit.
+            UserError: the weights folder does not hold this model.
         """
         need, free = sum(map(_bytes_of, self.skeleton().parameters())), free_bytes(device)
         if need > free:
@@ -94,9 +97,17 @@ class ModelSource:
 
     def _saved(self, device: torch.device, weights: Path) -> PreTrainedModel:
         logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(
-            weights, config=self.config, dtype=self.dtype, attn_implementation=self.attention, local_files_only=True
-        )
+        model, found = AutoModelForCausalLM.from_pretrained(
+            weights, config=self.config, dtype=self.dtype, attn_implementation=self.attention, local_files_only=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+        # What is missing, or of another shape, transformers makes up.
+        made_up = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+        if made_up:
+            raise UserError(
+                f"{weights}: no tensor {made_up[0]!r} of the shape that the config.json demands; take weights and"
+                " config.json of one model"
+            )
         return model.to(device)
 
 
@@ -105,10 +116,7 @@ def _config_folder(spec: BenchSpec, weights: Path | None) -> Path:
     if spec.model is not None:
         known = locate(spec.model)
         return known or fetch(spec.model, CONFIG, "give a model of the library, or a folder with its config.json")
-    if weights is None:
-        raise UserError(
-            "engine 'hf_transformers' needs a model: the name of a folder under workloads/models/, a path, or a hub id"
-        )
+    assert weights is not None, "find_architecture refuses random weights without a model"
     return weights
 
 

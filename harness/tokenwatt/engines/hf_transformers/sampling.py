@@ -31,15 +31,14 @@ def same_draws(first: Sampling, other: Sampling) -> bool:
     return first.model_copy(update={"stop_token_ids": ()}) == other.model_copy(update={"stop_token_ids": ()})
 
 
-def generation_config(sampling: Sampling, cache_implementation: str | None = None) -> GenerationConfig:
+def generation_config(sampling: Sampling) -> GenerationConfig:
     """The config of a batch: no token ends it, and nothing is left to a checkpoint's own defaults."""
     if sampling.temperature == 0.0:
-        return GenerationConfig(do_sample=False, pad_token_id=PAD_TOKEN, cache_implementation=cache_implementation)
+        return GenerationConfig(do_sample=False, pad_token_id=PAD_TOKEN)
     return GenerationConfig(
         do_sample=True,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         pad_token_id=PAD_TOKEN,
-        cache_implementation=cache_implementation,
     )
