@@ -173,6 +173,29 @@ def test_the_native_engine_runs_its_phases(tmp_path, tokenwatt):
     assert decode["context"] == pytest.approx(mixed["context"], rel=0.5)
 
 
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_transformers_runs_in_both_modes(kind, tmp_path, tokenwatt):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    bench = (
+        f'[[bench]]\nengine = "hf_transformers"\nmodel = "{tmp_path}"\ndtype = "float32"\ndevice = "{kind}"\n'
+        'workloads = ["chat-smoke"]\nconcurrency = [2]\nwindow_s = 1.0\nmin_window_s = 0.5\ninterval_width = 0\n'
+        "idle_s = 0\n"
+    )
+    modes = ("generate", "continuous_batching")
+    path = tmp_path / "suite.toml"
+    path.write_text('name = "hf"\n' + "".join(f'{bench}options = {{ mode = "{mode}" }}\n' for mode in modes))
+    outcome = tokenwatt("bench", str(path), "--results", str(tmp_path / "raw"), "--json")
+    assert outcome.code == 0, outcome.err
+    generate, continuous = json.loads(outcome.out)
+    assert [row["engine"] for row in (generate, continuous)] == [f"hf_transformers.{mode}" for mode in modes]
+    for row in (generate, continuous):
+        assert (row["device"], row["status"], row["isl"]) == (kind, "ok", 64)
+        assert row["output_tokens"] > 0
+        assert 0 < row["running"] <= 2
+    assert generate["flop"] > 0
+    assert continuous["flop"] is None
+
+
 @pytest.mark.gpu
 def test_a_real_board_is_metered(tmp_path, tokenwatt):
     path = tmp_path / "suite.toml"

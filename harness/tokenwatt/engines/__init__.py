@@ -11,11 +11,12 @@ from tokenwatt.spec import BenchSpec
 
 ENGINES: dict[str, str] = {
     "native": "tokenwatt.engines.native.engine:NativeEngine",
+    "hf_transformers": "tokenwatt.engines.hf_transformers.engine:HfEngine",
     "fake": "tokenwatt.engines.fake:FakeEngine",
 }
 """Engine name -> where its class lives, imported only when it is asked for."""
 
-NEEDS: dict[str, tuple[str, str]] = {"native": ("torch", "bench")}
+NEEDS: dict[str, tuple[str, str]] = {"native": ("torch", "bench"), "hf_transformers": ("transformers", "transformers")}
 """Engine name -> the package that it cannot do without, and the extra that brings it."""
 
 

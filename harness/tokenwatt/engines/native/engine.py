@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock
+from tokenwatt.engines.devices import choose_device, gpu_uuid, version_of
+from tokenwatt.engines.limits import check_workload
 from tokenwatt.engines.native.accounting import total
 from tokenwatt.engines.native.checkpoint import find_tensors
 from tokenwatt.engines.native.followers import NOTICE_S, Followers
@@ -23,7 +24,7 @@ from tokenwatt.engines.native.probes import probes_of
 from tokenwatt.engines.native.requirements import check_runs
 from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
-from tokenwatt.errors import EngineError, UserError
+from tokenwatt.errors import EngineError
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
 from tokenwatt_kernels.device import capability
@@ -37,7 +38,7 @@ class NativeEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._options = validate(spec.options, NativeOptions, where="options of engine 'native'")
-        self._device = _choose_device(spec.device, self._options.tensor_parallel)
+        self._device = choose_device(spec.device, self._options.tensor_parallel)
         self._architecture = find_architecture(spec.model, spec.weights)
         self._spec = spec
         check_runs(self._architecture, spec.dtype, self._options, _capability_of(self._device))
@@ -63,9 +64,9 @@ class NativeEngine:
             dtype=self._spec.dtype,
             weights_source="random" if self._spec.weights == "random" else "safetensors",
             device="cuda" if on_gpu else "cpu",
-            gpu_uuids=tuple(map(_uuid, range(self._options.tensor_parallel))) if on_gpu else (),
+            gpu_uuids=tuple(map(gpu_uuid, range(self._options.tensor_parallel))) if on_gpu else (),
             torch_version=torch.__version__,
-            triton_version=_version_of("triton") if on_gpu else None,
+            triton_version=version_of("triton") if on_gpu else None,
             quantization=self._options.quantization,
             kv_cache_dtype=self._loader.kv_dtype,
             tp=self._options.tensor_parallel,
@@ -74,12 +75,7 @@ class NativeEngine:
 
     def check(self, longest_context: int, vocabulary: int) -> None:
         """Refuse contexts or token ids beyond the model's."""
-        limit = self._architecture.max_position_embeddings
-        if longest_context > limit:
-            raise UserError(f"a request may reach {longest_context} tokens, {self._architecture.name} allows {limit}")
-        if vocabulary > self._architecture.vocab_size:
-            allowed = self._architecture.vocab_size
-            raise UserError(f"workload vocabulary is {vocabulary}, {self._architecture.name} knows {allowed} tokens")
+        check_workload(self._architecture, longest_context, vocabulary)
 
     def load(self, max_concurrency: int, longest_context: int) -> None:
         """Make or read the weights, then reserve KV pages for every slot, or as many as fit.
@@ -201,31 +197,6 @@ class NativeEngine:
         return self._loaded
 
 
-def _choose_device(wanted: str, count: int) -> torch.device:
-    """The device, or the first of `count` GPUs."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise UserError(
-            "device 'cuda' was asked for, but torch finds no GPU; use device = \"cpu\" or run `tokenwatt doctor`"
-        )
-    if not available or wanted == "cpu":
-        return torch.device("cpu")
-    if count > torch.cuda.device_count():
-        raise UserError(f"tensor_parallel is {count}, and torch finds {torch.cuda.device_count()} GPUs")
-    return torch.device("cuda", 0)
-
-
-def _uuid(index: int) -> str:
-    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-
-
 def _capability_of(device: torch.device) -> int | None:
     """Compute capability as major * 10 + minor; None for a processor."""
     return capability(device) if device.type == "cuda" else None
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

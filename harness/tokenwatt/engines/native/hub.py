@@ -32,10 +32,10 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def find_architecture(model: str | None, weights: str) -> Architecture:
+def find_architecture(model: str | None, weights: str, engine: str = "native") -> Architecture:
     """The architecture of a model of the library, of a folder, or of an id, whose `config.json` alone is fetched.
 
-    model: None means that of the weights. The architecture bears the name that was asked for.
+    model: None means that of the weights. engine: who asks. The architecture bears the name that was asked for.
 
     Raises:
         UserError: no model is named, there is none of that name, or tokenwatt does not run it.
@@ -47,7 +47,7 @@ def find_architecture(model: str | None, weights: str) -> Architecture:
         return replace(load_architecture(str(folder)), name=model)
     if weights == "random":
         raise UserError(
-            "engine 'native' needs a model: the name of a folder under workloads/models/, a path, or a hub id"
+            f"engine {engine!r} needs a model: the name of a folder under workloads/models/, a path, or a hub id"
         )
     folder = _find(weights, CONFIG)
     if not folder.is_dir():

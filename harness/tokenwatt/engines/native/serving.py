@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tokenwatt.architecture import Architecture, LatentAttention
 from tokenwatt.clock import Clock
+from tokenwatt.engines.limits import refusal_of
 from tokenwatt.engines.native.accounting import Accounting, StepLog, StepShape
 from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import PagePool, pages_for
@@ -35,21 +36,10 @@ class Loaded:
 
     def refusal(self, request: Request) -> str | None:
         """Why a request cannot be served; None if it can."""
-        prompt = request.prompt
-        if not len(prompt):
-            return "the prompt is empty; it needs at least one token"
-        if request.max_tokens < 1:
-            return f"max_tokens must be >= 1, got {request.max_tokens}"
-        if len(prompt) + request.max_tokens > self.longest_context:
-            return (
-                f"{len(prompt)} prompt tokens and {request.max_tokens} to come exceed the context that was loaded,"
-                f" {self.longest_context} tokens"
-            )
-        low, high, vocabulary = int(prompt.min()), int(prompt.max()), self.architecture.vocab_size
-        if low < 0 or high >= vocabulary:
-            outside = low if low < 0 else high
-            return f"token id {outside} is not in the vocabulary of {self.architecture.name}: 0 to {vocabulary - 1}"
-        pages = pages_for(len(prompt) + request.max_tokens - 1, self.options.page_size)
+        why = refusal_of(self.architecture, self.longest_context, request)
+        if why is not None:
+            return why
+        pages = pages_for(len(request.prompt) + request.max_tokens - 1, self.options.page_size)
         if pages > self.num_pages:
             return f"the request needs {pages} pages of the KV cache, which has {self.num_pages}"
         return None

@@ -1,0 +1,207 @@
+"""Mode `continuous_batching`: transformers' own manager, to which requests are handed as others end.
+
+It runs in a thread of its own and streams: a token is stamped when the manager hands it over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching import ContinuousBatchingManager, cache
+
+from tokenwatt.architecture import Architecture, LatentAttention
+from tokenwatt.clock import Clock
+from tokenwatt.engines.hf_transformers.options import HfOptions
+from tokenwatt.engines.hf_transformers.sampling import NO_EOS, generation_config
+from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.errors import EngineError, UserError
+from tokenwatt.workloads import GREEDY, Request, Sampling
+
+PATIENCE_S = 1.0
+"""How often the manager's thread is looked after while no token comes."""
+MAX_BATCH_TOKENS = 8192
+"""Token budget of a step where none is asked for: transformers' own, where memory allows it."""
+
+_FIELDS = frozenset(field.name for field in fields(ContinuousBatchingConfig))
+_HAS_SWITCH = "auto_switch_to_flash" in _FIELDS
+"""Whether sdpa names its paged variant too, and transformers is told not to look for a flash kernel instead (5.23);
+before, paged variants have names of their own (5.17)."""
+_BLOCK_SIZE = "page_size" if "page_size" in _FIELDS else "block_size"
+"""Its name for the tokens of a block."""
+
+
+def paged(attention: str) -> str:
+    """Transformers' name of the paged variant of an attention, which it takes without looking for another."""
+    if attention.startswith("paged|") or (_HAS_SWITCH and attention != "eager"):
+        return attention
+    return f"paged|{attention}"
+
+
+def check_continuous(architecture: Architecture, device: torch.device) -> None:
+    """Raise UserError where continuous batching cannot run."""
+    if isinstance(architecture.attention, LatentAttention):
+        raise UserError(
+            f"{architecture.name}: transformers' paged cache has keys and values of one size, latent attention has two;"
+            ' allowed: mode = "generate"'
+        )
+    if device.type == "cpu" and not torch.cuda.is_available() and not cache.get_device_and_memory_breakdown()[1]:
+        raise UserError(
+            'mode = "continuous_batching" on a processor: transformers sees no memory without psutil; install it with:'
+            ' pip install psutil, or take mode = "generate"'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Continuous:
+    """A model with the limits that its managers are made for."""
+
+    model: Any
+    """A causal language model of transformers."""
+    architecture: Architecture
+    options: HfOptions
+    concurrency: int
+    """Most requests in flight."""
+    longest_context: int
+    """Tokens."""
+    seed: int
+    """Of draws."""
+
+    def try_out(self) -> None:
+        """Reserve the cache once, and give it back.
+
+        Raises:
+            EngineError: it does not fit.
+        """
+        _stop(self._started(GREEDY))
+
+    def closed_loop(
+        self, requests: Iterator[Request | TokenEvent], concurrency: int, clock: Clock
+    ) -> Iterator[TokenEvent]:
+        """Events of requests, of which `concurrency` are in flight; every run has a manager of its own.
+
+        requests: those to serve, and the events of those that were refused, which are passed on.
+        """
+        manager: ContinuousBatchingManager | None = None
+        in_flight = dict[str, _Stream]()
+        try:
+            while True:
+                while len(in_flight) < concurrency and (item := next(requests, None)) is not None:
+                    if isinstance(item, TokenEvent):
+                        yield item
+                        continue
+                    if manager is None:  # its sampling is that of the first request
+                        manager = self._started(item.sampling)
+                    in_flight[_add(manager, item)] = _Stream(item)
+                if manager is None or not in_flight:
+                    return
+                yield from _events(manager, in_flight, clock)
+        finally:
+            if manager is not None:
+                _stop(manager)
+
+    def _started(self, sampling: Sampling) -> ContinuousBatchingManager:
+        try:
+            manager = self._manager(sampling)
+            manager.warmup()  # reserves the cache; captures graphs where there are any
+        except (MemoryError, ValueError) as error:  # its own arithmetic finds no room, or it refuses the attention
+            raise EngineError(
+                f"transformers cannot serve {self.architecture.name} by continuous batching: {error}"
+            ) from None
+        manager.start()
+        return manager
+
+    def _manager(self, sampling: Sampling) -> ContinuousBatchingManager:
+        config = generation_config(sampling)
+        config.eos_token_id = NO_EOS
+        return self.model.init_continuous_batching(
+            generation_config=config, continuous_batching_config=ContinuousBatchingConfig(**self._settings())
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Of the manager: what the options say, and on a processor a cache no larger than it can be filled."""
+        options = self.options
+        settings: dict[str, Any] = {
+            "max_requests_per_batch": self.concurrency,
+            "allow_block_sharing": False,
+            "seed": self.seed,
+            "use_cuda_graph": options.use_cuda_graph,
+            "use_async_batching": options.use_async_batching,
+            "num_blocks": options.num_blocks,
+            "max_batch_tokens": options.max_batch_tokens,
+        }
+        if _HAS_SWITCH:
+            settings["auto_switch_to_flash"] = False
+        if options.block_size is not None:
+            settings[_BLOCK_SIZE] = options.block_size
+        if self.model.device.type == "cpu":
+            settings["num_blocks"] = options.num_blocks or self._blocks
+            together = self.concurrency * self.longest_context
+            settings["max_batch_tokens"] = options.max_batch_tokens or min(MAX_BATCH_TOKENS, together)
+        return settings
+
+    @property
+    def _blocks(self) -> int:
+        """Blocks that the concurrency can fill; each is of a group of layers, which all have a window or none."""
+        size = self.options.block_size or getattr(ContinuousBatchingConfig, _BLOCK_SIZE)
+        counts = Counter(layer.window is None for layer in self.architecture.layers).values()
+        groups = self.architecture.num_hidden_layers // math.gcd(*counts)
+        return self.concurrency * groups * -(-self.longest_context // size)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A request that the manager has."""
+
+    request: Request
+    tokens: int = 0
+    """Output tokens that were handed over."""
+
+
+def _stop(manager: ContinuousBatchingManager) -> None:
+    """Abandon what is in flight, and give the cache back: without its thread the manager drops it."""
+    manager.stop(block=True, hard_stop=True)
+    manager.destroy()
+
+
+def _add(manager: ContinuousBatchingManager, request: Request) -> str:
+    """Hand a request over; returns the name that it has there."""
+    stops = request.sampling.stop_token_ids
+    name = manager.add_request(
+        request.prompt.tolist(),
+        max_new_tokens=request.max_tokens,
+        streaming=True,
+        eos_token_id=[*stops] if stops else NO_EOS,
+    )
+    if name is None:
+        raise EngineError("transformers takes no more requests; its generation thread has stopped")
+    return name
+
+
+def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], clock: Clock) -> Iterator[TokenEvent]:
+    """What the manager hands over next; a request that is done is no longer in flight."""
+    output = manager.get_result(timeout=PATIENCE_S)
+    if output is None:
+        if not manager.is_running():
+            raise EngineError("transformers' generation thread has stopped")
+        return
+    at_s, stream = clock(), in_flight[output.request_id]
+    if output.error is not None:
+        raise EngineError(f"transformers gave up request {stream.request.index}: {output.error}")
+    tokens = tuple(output.generated_tokens[stream.tokens :])
+    stream.tokens += len(tokens)
+    running = len(in_flight) - _waiting(manager)
+    if output.is_finished():
+        del in_flight[output.request_id]
+    yield TokenEvent(stream.request.index, at_s, len(tokens), output.is_finished(), running, tokens)
+
+
+def _waiting(manager: ContinuousBatchingManager) -> int:
+    """Requests that wait for blocks, or for room in a step."""
+    processor = manager.batch_processor
+    return 0 if processor is None else len(processor.scheduler.waiting_requests)
