@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from tokenwatt import __version__
-from tokenwatt.cli.kernels import kernels
+from tokenwatt.cli.kernel_actions import kernels
 from tokenwatt.cli.measure import bench, doctor
-from tokenwatt.cli.meter import meter
+from tokenwatt.cli.metering import meter
 from tokenwatt.cli.shared import INTERRUPTED, Orderly, UsageError, fail
+from tokenwatt.cli.silicon import silicon
 from tokenwatt.cli.study import fleet, report, schema
 from tokenwatt.errors import TokenwattError, UserError
 
@@ -44,6 +45,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command(context_settings={"allow_interspersed_args": False})(meter)
 app.command()(fleet)
 app.command()(report)
+app.command()(silicon)
 data_app.command()(schema)
 
 

@@ -36,6 +36,12 @@ def doctor(
             help="With --simulate: so many seeded GPUs instead, and how often an interval holds the truth.",
         ),
     ] = None,
+    ceilings: Annotated[
+        str | None,
+        typer.Option(
+            "--ceilings", metavar="cuda|cpu", help="Measure what this device can do, and power at rest, instead."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is here, what is missing, and what to do about it."""
@@ -46,6 +52,8 @@ def doctor(
         raise UserError("--script and --trials say what to simulate, and nothing is simulated; add --simulate")
     if script is not None and trials is not None:
         raise UserError("--trials has machines of its own and takes no --script; give one of the two")
+    if ceilings is not None and simulate:
+        raise UserError("--ceilings measures this machine, and --simulate a virtual one; give one of the two")
     if trials is not None:
         experiments = room.coverage(trials)
         if as_json:
@@ -60,7 +68,7 @@ def doctor(
         else:
             print_outcomes(outcomes)
         raise typer.Exit(0 if all(outcome.is_right for outcome in outcomes) else 1)
-    findings = room.examine()
+    findings = room.examine() if ceilings is None else room.ceilings(ceilings)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
