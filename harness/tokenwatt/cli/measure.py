@@ -39,7 +39,7 @@ def doctor(
     ceilings: Annotated[
         str | None,
         typer.Option(
-            "--ceilings", metavar="cuda|cpu", help="Measure what this device can do, and power at rest, instead."
+            "--ceilings", metavar="cuda|cpu", help="Measure what this device can do at best, and power at rest."
         ),
     ] = None,
     as_json: Json = False,

@@ -56,7 +56,7 @@ def silicon(
     taken = with_needs(steps, named)
 
     def check(step: Step) -> str:
-        return _checked(context, step)
+        return checked_command(context, step)
 
     one = Pass(root, place_of(root), state, results, PassPrinter(dry), check if dry else None)
     try:
@@ -66,7 +66,7 @@ def silicon(
     raise typer.Exit(0 if is_good else 1)
 
 
-def _checked(context: typer.Context, step: Step) -> str:
+def checked_command(context: typer.Context, step: Step) -> str:
     """Read a step's real command line as its program would, and its suite; says what the suite will take.
 
     Raises:
@@ -84,11 +84,12 @@ def _checked(context: typer.Context, step: Step) -> str:
 
 
 def _read(context: typer.Context, arguments: Sequence[str]) -> None:
-    root = context.find_root()
-    group: Any = root.command
+    root: Any = context.find_root()
+    group = root.command
     name, *rest = arguments
     if [name, *rest[:1]] == ["kernels", "bench"]:
-        _read_one(typer.main.get_command(bench_kernels), "kernels bench", rest[1:], root)
+        families = _read_one(typer.main.get_command(bench_kernels), "kernels bench", rest[1:], root)["families"]
+        _select(families or ())
         return
     command = group.get_command(root, name)
     if command is None:
@@ -96,20 +97,28 @@ def _read(context: typer.Context, arguments: Sequence[str]) -> None:
     _read_one(command, name, rest, root)
 
 
-def _read_one(command: Any, name: str, arguments: Sequence[str], root: typer.Context) -> None:
+def _read_one(command: Any, name: str, arguments: Sequence[str], root: Any) -> dict[str, Any]:
+    """The parameters of a command, by name."""
     try:
-        command.make_context(name, list(arguments), parent=root)
+        return command.make_context(name, list(arguments), parent=root).params
     except UsageError as error:
         raise UserError(f"tokenwatt {name}: {error.format_message()}") from None
 
 
 def _read_kernels(arguments: Sequence[str]) -> None:
     from tokenwatt_kernels.__main__ import parser
+
+    try:
+        families = parser().parse_args(arguments).families
+    except SystemExit:  # argparse has said why
+        raise UserError(f"tokenwatt_kernels does not take: {' '.join(arguments)}") from None
+    _select(families)
+
+
+def _select(families: Sequence[str]) -> None:
     from tokenwatt_kernels.families import select
 
     try:
-        select(parser().parse_args(arguments).families)
-    except SystemExit:  # argparse has said why
-        raise UserError(f"tokenwatt_kernels does not take: {' '.join(arguments)}") from None
+        select(families)
     except ValueError as error:
         raise UserError(str(error)) from None

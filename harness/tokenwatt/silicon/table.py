@@ -97,12 +97,20 @@ def _tests(has_workers: bool) -> list[Step]:
     metered = ("tests", *(f"--ignore={folder}" for folder in computed))
     shared = ("-n", str(TEST_WORKERS)) if has_workers else ()
     return [
-        _test("test-kernels", "Do kernels and engine compute what their references do?", (*pytest, *computed, *left_out), shared),
+        _test(
+            "test-kernels",
+            "Do kernels and engine compute what their references do?",
+            (*pytest, *computed, *left_out),
+            shared,
+        ),
         # Alone on the GPU: they meter it.
         _test("test-meter", "Are joules of this board what they must be, and does closure close?", (*pytest, *metered)),
-        _test("test-timings", "What do pytest-benchmark's cases take?", (*pytest, "--benchmark-enable", "--benchmark-only",
-              "-k", "mixed or engines", *timed)),
-    ]  # fmt: skip
+        _test(
+            "test-timings",
+            "What do mixed batches and engine steps take?",
+            (*pytest, "--benchmark-enable", "--benchmark-only", "-k", "mixed or engines", *timed),
+        ),
+    ]
 
 
 def _test(name: str, question: str, command: tuple[str, ...], shared: tuple[str, ...] = ()) -> Step:
@@ -112,7 +120,7 @@ def _test(name: str, question: str, command: tuple[str, ...], shared: tuple[str,
 def _gates() -> list[Step]:
     return [
         Step(
-            f"gate-{group}", "gate", f"Do {group} kernels pass on every problem, and does the gate catch the wrong ones?",
+            f"gate-{group}", "gate", f"Do {group} kernels pass their gate, and are the wrong ones rejected?",
             (*KERNELS, "check", group, "--device", "cuda"),
             (*KERNELS, "check", REHEARSAL_FAMILY, "--device", "cpu", "--dtype", "bfloat16"),
         )
@@ -177,7 +185,7 @@ def _tunes(results: Path) -> list[Step]:
 
 def _engines(results: Path) -> list[Step]:
     shapes = [
-        _suite(f"engine-{name}", "engine", f"What does a token of {model} cost, by traffic and batch?", f"silicon-{name}",
+        _suite(f"engine-{name}", "engine", f"What does a token of {model} cost?", f"silicon-{name}",
                REHEARSAL_SUITE, results)
         for name, model in MODELS.items()
     ]  # fmt: skip
