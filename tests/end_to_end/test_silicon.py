@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -20,7 +21,7 @@ STEPS = table.steps_of(Path("/results"))
 @pytest.fixture
 def checked():
     group = typer.main.get_command(app)
-    context = group.make_context("tokenwatt", ["silicon"], resilient_parsing=True)
+    context: Any = group.make_context("tokenwatt", ["silicon"], resilient_parsing=True)
     return lambda step: checked_command(context, step)
 
 
@@ -30,7 +31,7 @@ def test_every_real_command_line_is_one_that_its_program_takes(checked, step):
 
 
 @pytest.mark.parametrize(
-    "command, message",
+    ("command", "message"),
     [
         (("-m", "tokenwatt", "kernels", "bench", "moe.route", "--dtyp", "bfloat16"), "No such option: --dtyp"),
         (("-m", "tokenwatt", "doctor", "--ceiling", "cuda"), "No such option: --ceiling"),

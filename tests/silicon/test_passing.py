@@ -40,6 +40,11 @@ class Ears:
         self.events.append(("old" if is_old else "end", step.name, str(record.status)))
 
 
+def ears(one) -> Ears:
+    """Those of a pass of these tests."""
+    return one.watcher
+
+
 def step(name, code, limit_s=30.0, **more):
     return Step(name, "group", "?", ("-c", textwrap.dedent(code)), ("-c", "print('small')"), limit_s, **more)
 
@@ -59,7 +64,7 @@ def test_a_step_is_written_down_with_its_output_and_where_it_ran(tmp_path):
     assert (record["status"], record["exit_code"], record["found"]) == ("done", 0, "['-c']")
     assert record["place"] == PLACE.model_dump()
     assert record["seconds"] > 0
-    assert (tmp_path / "silicon" / "good.log").read_bytes() == one.watcher.heard == b"3 passed\n['-c']\n"
+    assert (tmp_path / "silicon" / "good.log").read_bytes() == ears(one).heard == b"3 passed\n['-c']\n"
 
 
 def test_a_pass_goes_on_after_a_failure_but_not_with_what_needs_it(tmp_path):
@@ -150,7 +155,7 @@ def test_an_interrupt_leaves_the_state_right_and_the_next_pass_takes_up_there(tm
 
     again = a_pass(tmp_path)
     assert again.run([step("first", "raise SystemExit(1)"), step("long", "print(2)")])
-    assert [event[:2] for event in again.watcher.events] == [("old", "first"), ("begin", "long"), ("end", "long")]
+    assert [event[:2] for event in ears(again).events] == [("old", "first"), ("begin", "long"), ("end", "long")]
 
 
 @pytest.mark.parametrize("change", [{"tree": "b"}, {"torch": "2.13.0"}, {"triton": None}, {"gpu": "NVIDIA H100"}])
@@ -159,7 +164,7 @@ def test_another_tree_package_or_gpu_takes_a_step_again(tmp_path, change):
     a_pass(tmp_path).run(steps)
     again = a_pass(tmp_path, PLACE.model_copy(update=change))
     again.run(steps)
-    assert again.watcher.events[-1] == ("end", "one", "done")
+    assert ears(again).events[-1] == ("end", "one", "done")
 
 
 def test_another_commit_of_the_same_tree_does_not(tmp_path):
@@ -167,7 +172,7 @@ def test_another_commit_of_the_same_tree_does_not(tmp_path):
     a_pass(tmp_path).run(steps)
     again = a_pass(tmp_path, PLACE.model_copy(update={"git_commit": "2"}))
     again.run(steps)
-    assert again.watcher.events == [("old", "one", "done")]
+    assert ears(again).events == [("old", "one", "done")]
 
 
 def test_a_step_is_taken_again_after_what_it_needs_was(tmp_path):
@@ -175,7 +180,7 @@ def test_a_step_is_taken_again_after_what_it_needs_was(tmp_path):
     a_pass(tmp_path).run(steps)
     again = a_pass(tmp_path)
     again.run(steps, redo={"tune"})
-    assert [event[:2] for event in again.watcher.events if event[0] != "begin"] == [("end", "tune"), ("end", "tuned")]
+    assert [event[:2] for event in ears(again).events if event[0] != "begin"] == [("end", "tune"), ("end", "tuned")]
 
 
 def test_runs_that_a_step_wrote_are_named_with_it(tmp_path):
@@ -193,7 +198,7 @@ def test_a_rehearsal_checks_the_real_command_and_runs_the_small_one_once(tmp_pat
     steps = [step(name, "raise SystemExit(1)") for name in ("a", "wrong", "b")]
     one = a_pass(tmp_path, check=check)
     assert not one.run(steps)
-    assert one.watcher.heard == b"small\n"
+    assert ears(one).heard == b"small\n"
     records = on_disk(tmp_path)
     assert [(records[name]["status"], records[name]["found"]) for name in ("a", "wrong", "b")] == [
         ("done", "12 points"),

@@ -62,7 +62,7 @@ def test_the_folders_of_the_test_steps_are_all_that_have_gpu_tests():
     assert all((root / path).exists() for path in left_out)
 
 
-@pytest.mark.parametrize("family, dtype, names", table.TUNED)
+@pytest.mark.parametrize(("family", "dtype", "names"), table.TUNED)
 def test_tuned_problems_exist(family, dtype, names):
     problems = part(family, "problems")
     known = {one.name for one in problems.BENCH_PROBLEMS if problems.takes(one, dtype, table.CAPABILITY)}
@@ -140,7 +140,7 @@ def suite_step(folder, text):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ('model = "DeepSeek-V3"\nbudget_s = 60', r"DeepSeek-V3 needs weights .* a H200 SXM has 141 GB"),
         ('model = "Qwen3-8B"\nwindows = 3', "unknown key 'bench.0.windows'|unknown key"),

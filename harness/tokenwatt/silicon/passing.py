@@ -102,7 +102,7 @@ class Pass:
         record = begun.model_copy(
             update={
                 "status": ending.status,
-                "seconds": round(ending.seconds, 1),
+                "seconds": round(ending.seconds, 3),
                 "exit_code": ending.exit_code,
                 "found": (checked if ending.status is StepStatus.DONE else None)
                 or said

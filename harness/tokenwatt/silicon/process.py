@@ -61,13 +61,13 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
     status, interrupt = StepStatus.FAILED, None
-    with log.open("wb") as file, _children_hear_interrupts():
+    with _children_hear_interrupts():
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, *arguments], cwd=cwd, env=dict(environment), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
-        copier = threading.Thread(target=_copy, args=(process.stdout, file, echo), daemon=True)
+        copier = threading.Thread(target=_copy, args=(process.stdout, log, echo), daemon=True)
         copier.start()
         try:
             if process.wait(limit_s) == 0:
@@ -98,11 +98,13 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def _copy(source: IO[bytes], file: IO[bytes], echo: Callable[[bytes], object]) -> None:
-    while chunk := os.read(source.fileno(), CHUNK_BYTES):
-        file.write(chunk)
-        file.flush()
-        echo(chunk)
+def _copy(source: IO[bytes], log: Path, echo: Callable[[bytes], object]) -> None:
+    """In a thread of its own, which closes both ends: it may have to outlive the step."""
+    with source, log.open("wb") as file:
+        while chunk := os.read(source.fileno(), CHUNK_BYTES):
+            file.write(chunk)
+            file.flush()
+            echo(chunk)
 
 
 @contextmanager
