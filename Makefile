@@ -9,11 +9,16 @@ STAMP := $(VENV)/.installed
 PINNED_TORCH := torch==2.13.0$(if $(wildcard /proc/driver/nvidia/version /dev/nvidiactl),$(comma)!=2.13.0+cpu)
 INSTALLED_TORCH := $(shell cat $(STAMP) 2>/dev/null)
 TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
-# What runs the GPU script; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
+# What runs the pass over a GPU; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
 PY ?= $(BIN)/python
 SUITE ?=
 TESTS ?= tests
 WORKERS ?= 2
+# Of `make silicon`: rehearse without a GPU, take these steps or groups alone, take them again, results elsewhere.
+DRY ?=
+ONLY ?=
+REDO ?=
+OUTPUT ?=
 # A thread for each worker: they share the processors, and tests of clocks and meters are all in one of them.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
@@ -63,18 +68,9 @@ format: $(STAMP) ## rewrite the code in the house format
 schema: $(STAMP) ## write the data dictionary to results/README.md
 	@$(BIN)/tokenwatt data schema --write results/README.md
 
-silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: GPU tests, kernel gate, kernel timings, energy, the GPU suite
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt doctor
-	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu -W default tests
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels check
-	PYTHONPATH=harness:kernels $(PY) -m pytest -m gpu --benchmark-enable --benchmark-only -k "mixed or engines" tests/kernels tests/engines
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype bfloat16
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench attention.prefill --dtype float8_e4m3fn
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench matmul moe --dtype float8_e4m3fn
-	for family in attention.decode matmul moe fused; do \
-	  PYTHONPATH=harness:kernels $(PY) -m tokenwatt kernels bench $$family || exit; done
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench energy
-	PYTHONPATH=harness:kernels $(PY) -m tokenwatt bench gpu
+silicon: $(if $(filter $(BIN)/%,$(PY)),$(STAMP)) ## on a GPU: every step of the pass not done yet; DRY=1, ONLY="gate bench", REDO=1, OUTPUT=...
+	@PYTHONPATH=harness:kernels $(PY) -m tokenwatt silicon $(if $(DRY),--dry) $(if $(REDO),--redo) \
+	  $(foreach step,$(ONLY),--only $(step)) $(if $(OUTPUT),--output $(OUTPUT))
 
 constraints: $(STAMP) ## pin what is installed now in constraints.txt
 	@{ sed '/^$$/q' constraints.txt; $(BIN)/pip freeze --exclude-editable | \

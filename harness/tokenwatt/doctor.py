@@ -8,9 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tokenwatt import __version__, power
+from tokenwatt.bench.observer import Unwatched
+from tokenwatt.bench.resting import resting_power
+from tokenwatt.clock import RunClock
 from tokenwatt.engines import ENGINES, NEEDS
-from tokenwatt.environment import cpu_name
+from tokenwatt.environment import cpu_name, measure_ceilings
+from tokenwatt.errors import UserError
 from tokenwatt.power import virtual
+from tokenwatt.units import format_si
 
 OPTIONAL = {
     "torch": "bench",
@@ -23,6 +28,10 @@ OPTIONAL = {
     "jinja2": "report",
 }
 """Importable package -> the extra that brings it."""
+CEILING_DTYPES = {"cuda": ("bfloat16", "float8_e4m3fn"), "cpu": ("float32",)}
+"""Device -> the dtypes whose ceilings are measured there."""
+REST_S = 5.0
+"""How long power at rest is read."""
 DISTRIBUTIONS = {"pynvml": "nvidia-ml-py"}
 
 
@@ -74,6 +83,34 @@ def coverage(trials: int) -> list[virtual.Coverage]:
         UserError: there is no C compiler or no pynvml.
     """
     return [virtual.coverage(trials, window_s) for window_s in (5.0, 20.0)]
+
+
+def ceilings(device: str) -> list[Finding]:
+    """What `device` ("cuda" or "cpu") can do at best, in each dtype, on random data, and what the boards draw at rest.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if device not in CEILING_DTYPES:
+        raise UserError(f"ceilings are those of {' or '.join(CEILING_DTYPES)}, got {device!r}")
+    if device == "cuda" and not _has_gpu():
+        raise UserError("ceilings of a GPU were asked for, but torch finds none; use cpu, or run `tokenwatt doctor`")
+    findings = [_rest()] if device == "cuda" else []
+    for dtype in CEILING_DTYPES[device]:
+        best = measure_ceilings(device, dtype)
+        bandwidth, rate = format_si(best.memory_bytes_per_s, "B/s"), format_si(best.flop_per_s, "FLOP/s")
+        findings.append(Finding(f"ceilings in {dtype}", True, f"{bandwidth}, {rate}"))
+    return findings
+
+
+def _rest() -> Finding:
+    """Power of all boards before anything is loaded on them."""
+    clock = RunClock()
+    with power.open_meters(None) as meters:
+        resting = resting_power(meters, meters.learn(clock), clock, REST_S, Unwatched(), "power at rest")
+    if resting is None:
+        return Finding("power at rest", False, "not known", "energy columns stay empty without a meter")
+    return Finding("power at rest", True, f"{resting.power_w:.1f} W")
 
 
 def default_suite() -> str:

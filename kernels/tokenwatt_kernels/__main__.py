@@ -37,7 +37,7 @@ H200_FLOP_PER_S, H200_BYTES_PER_S = 989.5e12, 4.8e12
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         families = select(options.families)
         if options.problem:
@@ -204,7 +204,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(CANNOT, f"{self.prog}: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What reads a command line."""
     parser = _Parser(
         prog="python -m tokenwatt_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

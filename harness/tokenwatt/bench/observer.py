@@ -24,3 +24,16 @@ class Observer(Protocol):
     def end(self, measurement: Measurement | None) -> None:
         """It is over; a point hands over the row of its last window."""
         ...
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def begin(self, label: str, expected_s: float) -> None:
+        """Said to nobody."""
+
+    def advance(self, elapsed_s: float) -> None:
+        """Said to nobody."""
+
+    def end(self, measurement: Measurement | None) -> None:
+        """Said to nobody."""

@@ -7,8 +7,10 @@ from tokenwatt.terminal.kernels import print_kernels
 from tokenwatt.terminal.metered import print_metered
 from tokenwatt.terminal.points import print_closure, print_measurements
 from tokenwatt.terminal.progress import TerminalObserver
+from tokenwatt.terminal.silicon import PassPrinter, print_step_list, print_steps
 
 __all__ = [
+    "PassPrinter",
     "TerminalObserver",
     "kernel_rows_as_json",
     "metered_rows_as_json",
@@ -21,5 +23,7 @@ __all__ = [
     "print_measurements",
     "print_metered",
     "print_outcomes",
+    "print_step_list",
+    "print_steps",
     "rows_as_json",
 ]
