@@ -65,7 +65,7 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
         name = function.__name__
         signature, records = _with_types(function)
-        flat = _flat(signature, records)
+        flat = _without_defaults(_flat(signature, records), writes)
         by_position = [name for name, p in flat.parameters.items() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
         made = torch.library.custom_op(
             f"{NAMESPACE}::{name}", _with_records(function, flat, records), mutates_args=tuple(writes)
@@ -80,7 +80,6 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             named = _without_records(given.arguments, records)
-            # By position where that is possible: torch 2.11 looks for what is written to among those alone.
             return made(*[named.pop(name) for name in by_position], **named)
 
         return call
@@ -112,6 +111,20 @@ def _flat(signature: Signature, records: Records) -> Signature:
         flat += _fields(parameter) if name in records else [parameter]
     flat = [p.replace(kind=Parameter.POSITIONAL_OR_KEYWORD) if _has_tensors(p.annotation) else p for p in flat]
     return signature.replace(parameters=sorted(flat, key=lambda parameter: parameter.kind))
+
+
+def _without_defaults(signature: Signature, written: Sequence[str]) -> Signature:
+    """Without defaults up to the last argument that is written to.
+
+    Torch 2.11 looks for those by position, after its dispatcher has left out what equals its default at the end.
+    """
+    names = list(signature.parameters)
+    last = max((names.index(name) for name in written), default=-1)
+    parameters = [
+        parameter.replace(default=Parameter.empty) if place <= last else parameter
+        for place, parameter in enumerate(signature.parameters.values())
+    ]
+    return signature.replace(parameters=parameters)
 
 
 def _fields(parameter: Parameter) -> list[Parameter]:

@@ -31,18 +31,21 @@ class Timing:
 
 
 def cold_l2_samples(function: Callable[[], object], warmup_ms: int = 25, repeat_ms: int = 50) -> list[float]:
-    """Seconds of every timed call on the current CUDA stream. The L2 cache is overwritten before each.
+    """Seconds of every timed call on the current CUDA stream. Before each, the L2 cache is filled with other data.
+
+    That is read, not written: lines that have to be written back would take bandwidth from the call, for up to 10 us.
 
     Python needs some 100 us to check arguments, allocate and launch, which may be longer than the kernel itself. So the
     GPU is kept waiting before the start event until everything up to the end event is queued, and the events enclose
     device time alone. A function that synchronises cannot be timed like this.
     """
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    flush = torch.zeros(FLUSH_BYTES // 4, device="cuda")
+    read = torch.empty((), device="cuda")
 
     def repeat(times: int, wait_cycles: int) -> list[float]:
         pairs = []
         for _ in range(times):
-            flush.zero_()
+            torch.sum(flush, 0, out=read)
             torch.cuda._sleep(wait_cycles)
             pairs.append(_between_events(function))
         torch.cuda.synchronize()

@@ -60,7 +60,8 @@ def test_logits_of_a_first_token_in_bfloat16(family, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "_sample", watched)
     shares = []
-    for request in prompts((40, 33, 21, 37, 18, 29, 40), osl=1):
+    for length in (40, 33, 21, 37, 18, 29, 27):
+        (request,) = prompts((length,), osl=1)
         tokens_of(engine, [request])
         with torch.inference_mode():
             expected = model(torch.from_numpy(request.prompt.astype(np.int64))[None]).logits[0, -1]

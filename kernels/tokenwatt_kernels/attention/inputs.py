@@ -45,7 +45,9 @@ def make_inputs(
     maker = _Maker(torch.Generator("cpu" if poisoned else device).manual_seed(seed), device, poisoned)
     dtype = getattr(torch, dtype_name)
     kv_dtype = dtype if problem.kv_dtype is None else getattr(torch, problem.kv_dtype)
-    q = maker.randn((sum(problem.queries), problem.query_heads, problem.head_dim), dtype, slack_axis=-1)
+    # Beside packed keys a gap between tokens, as hardware copies of queries want it, else one between heads.
+    q_shape = (sum(problem.queries), problem.query_heads, problem.head_dim)
+    q = maker.randn(q_shape, dtype, slack_axis=-1 if problem.page_size else -2)
     keys = (_paged if problem.page_size else _packed)(problem, kv_dtype, maker)
     has_float8 = FLOAT8 in (dtype_name, problem.kv_dtype)
     factors = [_scale(problem, scale, device) if has_float8 else None for scale in SCALES]

@@ -217,20 +217,18 @@ def is_valid_on(tile: DecodeTile, key: DecodeKey, capability: int) -> bool:
 
 
 def candidates(key: DecodeKey, capability: int) -> tuple[DecodeTile, ...]:
-    """The tiles worth measuring, the default first: every shape, and of the best guess every way to share the work."""
+    """The tiles worth measuring, the default first: every shape, with as many programs as fit and one less."""
     first = default(key, capability)
     lengths = dict.fromkeys((first.block_n, *((32, 64, 128) if key.element_bytes < 4 else (16, 32))))
-    shapes = product(lengths, (4, 8), (2, 3, 4), (False, True))
+    shapes = product(lengths, (4, 8), (2, 3), (False, True))
     found = [first]
     for block_n, num_warps, num_stages, descriptors in shapes:
         edge_n = min(32, block_n) if descriptors else block_n
         tile = DecodeTile(first.block_m, block_n, edge_n, num_warps, num_stages, 1, descriptors=descriptors)
         if is_valid_on(tile, key, capability):
-            found.append(replace(tile, programs_per_multiprocessor=_fitting_key(tile, key, capability)))
-    found += [
-        replace(first, programs_per_multiprocessor=programs, least_steps=least, joins=joins)
-        for programs, least, joins in product((1, 2, 3, MOST_PROGRAMS_PER_MULTIPROCESSOR), (1, 2, 4), (False, True))
-    ]
+            fitting = _fitting_key(tile, key, capability)
+            sharing = product({fitting: 0, max(1, fitting - 1): 0}, (False, True))
+            found += [replace(tile, programs_per_multiprocessor=count, joins=joins) for count, joins in sharing]
     return tuple(dict.fromkeys(found))
 
 

@@ -15,7 +15,14 @@ MUTANTS = (
         "range(0, tl.minimum(count,",
         dtype_name="bfloat16",
     ),
-    Mutant("writes parts as answers", "many_tiles", "if count == steps:", "if count <= steps:", dtype_name="bfloat16"),
+    Mutant(
+        "leaves no parts",
+        "many_tiles",
+        "if count != steps:",
+        "if count > steps:",
+        module="tokenwatt_kernels.matmul.parts",
+        dtype_name="bfloat16",
+    ),
     Mutant(
         "answers every tile of rows with the first",
         "many_rows",

@@ -34,16 +34,16 @@ INTERPRETER_TILES = (
 # Stages and programs such that the copies in flight cover the latency of memory: some 32 KiB per multiprocessor do for
 # 4.8 TB/s at 1 us, and the rest is there for programs that wait for each other.
 _COPIED = {
-    16: (SplitTile(16, 64, 128, 4, 5, 2, 4, descriptors=True),),
-    32: (SplitTile(32, 64, 128, 4, 4, 2, 4, descriptors=True),),
-    64: (SplitTile(64, 64, 128, 4, 3, 2, 4, descriptors=True),),
+    16: (SplitTile(16, 64, 128, 4, 5, 2, 4, descriptors=True, joins=True),),
+    32: (SplitTile(32, 64, 128, 4, 4, 2, 4, descriptors=True, joins=True),),
+    64: (SplitTile(64, 64, 128, 4, 3, 2, 4, descriptors=True, joins=True),),
 }
 _COPIED_FLOAT8 = {
-    16: (SplitTile(16, 128, 128, 4, 6, 2, 4, descriptors=True),),
-    32: (SplitTile(32, 128, 128, 4, 5, 2, 4, descriptors=True),),
+    16: (SplitTile(16, 128, 128, 4, 6, 2, 4, descriptors=True, joins=True),),
+    32: (SplitTile(32, 128, 128, 4, 5, 2, 4, descriptors=True, joins=True),),
     64: (
-        SplitTile(64, 128, 128, 4, 4, 2, 4, descriptors=True),
-        SplitTile(64, 64, 128, 4, 4, 2, 4, descriptors=True),
+        SplitTile(64, 128, 128, 4, 4, 2, 4, descriptors=True, joins=True),
+        SplitTile(64, 64, 128, 4, 4, 2, 4, descriptors=True, joins=True),
     ),
 }
 _LOADED = {
