@@ -42,6 +42,7 @@ class Choice:
     families, dtype_names, problem_names: none of the first or the last means all; none of the second DEFAULT_DTYPE.
     energy: one of `Metered`. budget_s: no contest begins later than this after the start; None for no end.
     jobs: processes that gate and compile beside each other; None for all processors but one.
+    has_compiled: whether baselines by torch.compile take part, each of which takes some ten seconds to make.
     """
 
     families: Sequence[str] = ()
@@ -50,6 +51,7 @@ class Choice:
     energy: str = "all"
     budget_s: float | None = None
     jobs: int | None = None
+    has_compiled: bool = True
 
     def entries(self) -> list[BenchProblem]:
         """The problems, or a UserError that names what is not known."""
@@ -96,6 +98,8 @@ def run_contests(choice: Choice, results: Path, observer: Observer) -> KernelRun
     """
     entries = choice.entries()
     device, gpu_uuid = _gpu()
+    from tokenwatt_kernels import contests
+
     clock = RunClock()
     run_id = clock.new_run_id()
     run = KernelRun(run_id, results / run_id)
@@ -118,7 +122,7 @@ def run_contests(choice: Choice, results: Path, observer: Observer) -> KernelRun
             of_this_dtype = [entry for entry in entries if entry[2] == dtype_name]
             for contest in commands.bench(budget.take(of_this_dtype), device):
                 observer.begin(f"{contest.family} {contest.problem} {dtype_name}", 0.0)
-                bench.measure(contest)
+                bench.measure(contest if choice.has_compiled else contests.without_compiled(contest))
                 observer.end(None)
                 del contest  # its tensors, before the next one makes its own
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,14 @@ TERA = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """run: the timed call. in_our_layout: its answer as one tensor with the axes in the order of ours, not timed."""
+    """run: the timed call. in_our_layout: its answer as one tensor with the axes in the order of ours, not timed.
+
+    is_compiled: torch.compile makes it for this problem, which takes some ten seconds.
+    """
 
     run: Callable[[], Any]
     in_our_layout: Callable[[Any], Tensor] = lambda answer: answer
+    is_compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     torch._dynamo.reset()
     return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def without_compiled(contest: Contest) -> Contest:
+    """The contest without baselines by torch.compile; as it is where no other would say that our answer is right."""
+    kept = {name: contender for name, contender in contest.contenders.items() if not contender.is_compiled}
+    return replace(contest, contenders=kept) if len(kept) > 1 else contest
 
 
 def run(contest: Contest, sampler: Sampler = cold_l2_samples) -> list[Result]:

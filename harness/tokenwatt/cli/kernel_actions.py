@@ -46,6 +46,7 @@ def _bench_kernels(
     problems: Annotated[
         list[str] | None, typer.Option("--problem", metavar="NAME", help="May be given several times. Default: all.")
     ] = None,
+    compiled: Annotated[bool, typer.Option(help="Baselines by torch.compile too: ten seconds each to make.")] = True,
     energy: Annotated[
         str,
         typer.Option(metavar="none|ours|all", help="Meter nobody, our kernel and the fastest baseline, or everybody."),
@@ -65,7 +66,7 @@ def _bench_kernels(
     from tokenwatt import kernel_bench as room
     from tokenwatt.terminal import TerminalObserver, kernel_rows_as_json, print_kernels
 
-    choice = room.Choice(families or (), dtypes or (), problems or (), energy, budget_s, jobs)
+    choice = room.Choice(families or (), dtypes or (), problems or (), energy, budget_s, jobs, compiled)
     with TerminalObserver() as observer:
         run = room.run_contests(choice, results, observer)
     invocation.write(run.folder, sys.argv[1:])

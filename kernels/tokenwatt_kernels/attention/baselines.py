@@ -45,7 +45,7 @@ def contenders(problem: AttentionProblem, inputs: Inputs, names: tuple[str, ...]
     found = {}
     for name in names:
         if name == FLEX:
-            found[name + suffix] = Contender(_flex(q, k, v, options), in_our_layout)
+            found[name + suffix] = Contender(_flex(q, k, v, options), in_our_layout, is_compiled=True)
         elif is_plain:
             found[name + suffix] = Contender(_sdpa(q, k, v, options, SDPA_BACKENDS[name]), in_our_layout)
     return found

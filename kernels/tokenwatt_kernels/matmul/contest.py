@@ -28,7 +28,7 @@ def make_contest(family: str, problem: MatmulProblem, dtype_name: str, device: t
         contenders["cublas"] = Contender(lambda: library_matmul(operands))
         if problem.activation != "none" or problem.has_residual:
             fused = compiled(library_matmul)
-            contenders["compiled"] = Contender(lambda: fused(operands))
+            contenders["compiled"] = Contender(lambda: fused(operands), is_compiled=True)
     else:
         contenders["reference"] = Contender(lambda: matmul_reference(operands))
     return Contest(

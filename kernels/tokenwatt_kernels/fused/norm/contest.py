@@ -41,7 +41,7 @@ def contest(problem: NormProblem, dtype_name: str, device: torch.device) -> Cont
     }
     if device.type == "cuda":
         by_torch = _by_torch(problem, x, weight, residual(), scale)
-        contenders["torch_compile"] = Contender(compiled(by_torch), in_our_layout)
+        contenders["torch_compile"] = Contender(compiled(by_torch), in_our_layout, is_compiled=True)
     return Contest(
         family=FAMILY,
         problem=problem.name,

@@ -30,7 +30,9 @@ def contest(problem: RopeProblem, dtype_name: str, device: torch.device) -> Cont
         "torch": Contender(_by_torch(inputs, dtype_name), _as_one(inputs)),
     }
     if device.type == "cuda":
-        contenders["torch_compile"] = Contender(compiled(_by_torch(inputs, dtype_name)), _as_one(inputs))
+        contenders["torch_compile"] = Contender(
+            compiled(_by_torch(inputs, dtype_name)), _as_one(inputs), is_compiled=True
+        )
     return Contest(
         family=FAMILY,
         problem=problem.name,

@@ -35,7 +35,7 @@ def contest(problem: TopKProblem, dtype_name: str, device: torch.device) -> Cont
         "torch": Contender(by_torch, _numbers(logits)),
     }
     if device.type == "cuda":
-        contenders["torch_compile"] = Contender(compiled(by_torch), _numbers(logits))
+        contenders["torch_compile"] = Contender(compiled(by_torch), _numbers(logits), is_compiled=True)
     return Contest(
         family=FAMILY,
         problem=problem.name,

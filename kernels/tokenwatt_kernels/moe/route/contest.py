@@ -36,7 +36,7 @@ def contest(problem: RouteProblem, dtype_name: str, device: torch.device) -> Con
     }  # fmt: skip
     if device.type == "cuda":
         fused = compiled(route_reference)
-        contenders["torch_compile"] = Contender(lambda: fused(logits.float(), bias, choice)[0])
+        contenders["torch_compile"] = Contender(lambda: fused(logits.float(), bias, choice)[0], is_compiled=True)
     return Contest(
         family=FAMILY,
         problem=problem.name,
