@@ -70,7 +70,6 @@ def rows_of(run_interpreted):
     return run_interpreted("joins.py")
 
 
-@pytest.mark.xdist_group("joins")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tiles_that_join_pass_the_gate(family, rows_of):
     rows = rows_of[family]
@@ -79,13 +78,11 @@ def test_tiles_that_join_pass_the_gate(family, rows_of):
     assert [row for row in rows if row["objections"]] == []
 
 
-@pytest.mark.xdist_group("joins")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bits_are_those_of_two_launches_whichever_program_comes_last(family, rows_of):
     assert [row["case"] for row in rows_of[family] if not row["same"]] == []
 
 
-@pytest.mark.xdist_group("joins")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counters_are_zero_again_after_every_launch(family, rows_of):
     rows = rows_of[family]
