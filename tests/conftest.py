@@ -13,7 +13,7 @@ from tokenwatt.power.virtual import loads
 
 BY_THE_CLOCK = ("bench", "end_to_end", "metering", "power")
 """Folders whose tests read the time, or what is drawn in it."""
-TOGETHER = ("test_gate.py",)
+TOGETHER = ("test_gate.py", "test_arrivals.py")
 """Files whose tests share what takes long to make."""
 
 

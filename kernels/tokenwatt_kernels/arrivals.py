@@ -33,12 +33,25 @@ def is_last(counters_ptr, tile, parts):
 
 
 @dataclass(slots=True)
-class _Ring:
+class Ring:
+    """Counters that are given out piece by piece, and again from the first when the rest is too short.
+
+    zeros: int32 [size]. begin: where the next piece begins, a multiple of ALIGNMENT.
+    """
+
     zeros: Tensor
     begin: int = 0
 
+    def take(self, count: int) -> Tensor:
+        """The next `count`, at most as many as there are."""
+        if self.begin + count > len(self.zeros):
+            self.begin = 0
+        taken = self.zeros[self.begin : self.begin + count]
+        self.begin += (count + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+        return taken
 
-_rings: dict[torch.device, _Ring] = {}
+
+_rings: dict[torch.device, Ring] = {}
 _lock = threading.Lock()
 
 
@@ -57,10 +70,6 @@ def counters(count: int, device: torch.device) -> Tensor:
         if ring is None:
             if torch.cuda.is_current_stream_capturing():
                 raise RuntimeError("the first call on a GPU must not be captured; make it once before the capture")
-            ring = _rings[device] = _Ring(torch.zeros(COUNTERS, dtype=torch.int32, device=device))
+            ring = _rings[device] = Ring(torch.zeros(COUNTERS, dtype=torch.int32, device=device))
             torch.cuda.synchronize(device)  # other streams may be given some of them at once
-        if ring.begin + count > COUNTERS:
-            ring.begin = 0
-        taken = ring.zeros[ring.begin : ring.begin + count]
-        ring.begin += (count + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-        return taken
+        return ring.take(count)

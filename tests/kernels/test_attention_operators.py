@@ -23,24 +23,25 @@ FP8 = "float8_e4m3fn"
 CPU = torch.device("cpu")
 ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
-OPTIONS = "Tensor? sinks=None, Tensor? q_scale=None, Tensor? k_scale=None, Tensor? v_scale=None"
+# No defaults up to lse, the last that is written to: torch looks for it by position.
+OPTIONS = "Tensor? sinks, Tensor? q_scale, Tensor? k_scale, Tensor? v_scale"
 SCALARS = "float? scale=None, bool causal=True, SymInt? window=None, float? softcap=None, bool validate=False"
 CACHE = "Tensor k_cache, Tensor v_cache, Tensor block_table, Tensor context_lens"
 SCHEMAS = {
     "prefill_attention": (
-        "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, SymInt max_seqlen, Tensor? cu_seqlens_k=None, "
-        f"{OPTIONS}, Tensor(a10!)? lse=None, *, {SCALARS}"
+        "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, SymInt max_seqlen, Tensor? cu_seqlens_k, "
+        f"{OPTIONS}, Tensor(a10!)? lse, *, {SCALARS}"
     ),
     "paged_prefill_attention": (
-        f"Tensor q, {CACHE}, Tensor cu_seqlens, SymInt max_seqlen, {OPTIONS}, Tensor(a11!)? lse=None, *, {SCALARS}"
+        f"Tensor q, {CACHE}, Tensor cu_seqlens, SymInt max_seqlen, {OPTIONS}, Tensor(a11!)? lse, *, {SCALARS}"
     ),
-    "decode_attention": f"Tensor q, {CACHE}, {OPTIONS}, Tensor(a9!)? lse=None, *, {SCALARS}",
+    "decode_attention": f"Tensor q, {CACHE}, {OPTIONS}, Tensor(a9!)? lse, *, {SCALARS}",
     "mla_decode_attention": (
         "Tensor q, Tensor latent_cache, Tensor block_table, Tensor context_lens, "
-        f"{OPTIONS}, Tensor(a8!)? lse=None, *, SymInt value_dim, {SCALARS}"
+        f"{OPTIONS}, Tensor(a8!)? lse, *, SymInt value_dim, {SCALARS}"
     ),
     "mixed_attention": (
-        f"Tensor q, {CACHE}, Tensor cu_seqlens, SymInt max_seqlen, {OPTIONS}, Tensor(a11!)? lse=None, *, "
+        f"Tensor q, {CACHE}, Tensor cu_seqlens, SymInt max_seqlen, {OPTIONS}, Tensor(a11!)? lse, *, "
         f"SymInt decodes, SymInt decode_queries=1, {SCALARS}"
     ),
 }

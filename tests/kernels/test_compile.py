@@ -89,23 +89,128 @@ def test_nothing_unlisted_compiles_twice_and_nothing_listed_is_left_out(family):
     assert wider in compiling.distinct([*given, wider])
 
 
+FOLLOWING = {
+    "attention.decode.kernel.split_kernel",
+    "attention.decode.kernel.combine_kernel",
+    "matmul.skinny.kernel.split_kernel",
+    "matmul.packed.kernel.packed_kernel",
+    "matmul.parts.combine_kernel",
+    "fused.norm.kernel.norm_kernel",
+    "fused.rope.kernel.rope_kernel",
+    "fused.top_k.kernel.part_kernel",
+    "fused.top_k.kernel.select_kernel",
+}
+"""Kernels of a decoding step that begin before the one ahead has ended, on every GPU from sm_90 on."""
+PTX_GLOBAL = re.compile(r"\b(?:ld|st|atom|red)\.(?!param|shared)|\bcp\.|\bprefetch|\btensormap")
+SASS_GLOBAL = {
+    "LD", "LDG", "ST", "STG", "LDGSTS", "ATOM", "ATOMG", "RED", "REDG", "UTMALDG", "UTMASTG", "UTMAREDG", "UTMAPF",
+    "UBLKCP", "UBLKRED", "UBLKPF",
+}  # fmt: skip
+
+
+def kernel_name(specimen):
+    return f"{specimen.kernel.fn.__module__}.{specimen.kernel.fn.__name__}".removeprefix("tokenwatt_kernels.")
+
+
+def following_specimens(target):
+    """Of every kernel that can follow, one for each way to store and to copy."""
+    found = {}
+    for family in FAMILIES:
+        for item in part(family, "specimens").specimens(target, ("bfloat16",)):
+            if "FOLLOWS" in item.kernel.arg_names:
+                ways = (kernel_name(item), *(item.constexprs.get(name) for name in ("JOINS", "DESCRIPTORS")))
+                found.setdefault(ways, item)
+    return list(found.values())
+
+
+def assert_it_waits_first(specimen, target):
+    """The kernel lets the next one come and waits for the one ahead, before memory is touched or a program leaves."""
+    asm = compiling.compile_kernel(specimen, target).asm
+    ptx = asm["ptx"][asm["ptx"].index("{") :]
+    before, wait, after = ptx.partition("griddepcontrol.wait")
+    assert wait, specimen.name
+    assert before.count("griddepcontrol.launch_dependents") == 1
+    assert not PTX_GLOBAL.search(before), before
+    assert not re.search(r"\bret;", before), before
+    assert PTX_GLOBAL.search(after)
+    # ptxas may have moved what nothing held in its place.
+    before, wait, after = machine_code.inspect(asm["cubin"])[2].partition("ACQBULK")
+    names, later = (set(machine_code._SASS_INSTRUCTION.findall(code)) for code in (before, after))
+    assert wait, specimen.name
+    assert "PREEXIT" in names
+    assert not names & (SASS_GLOBAL | {"EXIT"}), specimen.name
+    assert later & SASS_GLOBAL
+
+
 @pytest.mark.parametrize("capability", [90, 100])
-def test_an_overlapping_combination_waits_before_it_reads_parts(capability):
+def test_kernels_that_follow_wait_before_they_read_or_write(capability):
     target = TARGETS[capability]
-    found = {
-        item.name: compiling.compile_kernel(item, target).asm["ptx"]
-        for item in part("attention.decode", "specimens").specimens(target, ("bfloat16",))
-        if "overlapping" in item.name
-    }
-    split, combine = found["decode bfloat16 D128 overlapping"], found["decode combine bfloat16 D128 overlapping"]
-    assert split.count("griddepcontrol.launch_dependents") == 1
-    before, wait, after = combine.partition("griddepcontrol.wait")
-    assert wait
-    # The lengths, once for the line and once for the place in it; the parts, and the length of their sequence.
-    assert before.count("ld.global") == 2
-    assert after.count("ld.global") > 2
-    # No program leaves before the wait.
-    assert "ret;" not in before
+    specimens = following_specimens(target)
+    nvfp4 = {"matmul.nvfp4.kernel.nvfp4_kernel"} if capability >= 100 else set()
+    assert {kernel_name(item) for item in specimens} == FOLLOWING | nvfp4
+    for item in specimens:
+        assert_it_waits_first(item, target)
+
+
+@pytest.mark.parametrize("capability", [80, 89])
+def test_no_kernel_follows_where_the_gpu_cannot(capability):
+    specimens = following_specimens(TARGETS[capability])
+    assert {kernel_name(item) for item in specimens} == FOLLOWING
+    assert not any(item.constexprs["FOLLOWS"] for item in specimens)
+    norm = next(item for item in specimens if "norm" in item.name)
+    assert "griddepcontrol" not in compiling.compile_kernel(norm, TARGETS[capability]).asm["ptx"]
+
+
+HOPPER = TARGETS[90]
+
+
+def joining(family, *dtype_names):
+    """Of every bench key with code of its own: a problem, its dtype and the candidates that join."""
+    tiles, problems = part(family, "tiles"), part(family, "problems")
+    found = {}
+    for problem in problems.BENCH_PROBLEMS:
+        for dtype_name in dtype_names:
+            if problems.takes(problem, dtype_name, HOPPER.capability):
+                key = tiles.key_of(problem, dtype_name)
+                sizes = {name: 0 for name in ("columns", "terms") if hasattr(key, name)}
+                candidates = [
+                    tile for tile in tiles.candidates(key, HOPPER.capability) if getattr(tile, "joins", False)
+                ]
+                found.setdefault(dataclasses.replace(key, **sizes), (problem, dtype_name, candidates))
+    return list(found.values())
+
+
+def split_of(family, problem, dtype_name, tile):
+    """The specimen of the first launch, which is all of them where the tile joins."""
+    return next(iter(part(family, "specimens")._specimens(problem, dtype_name, tile, HOPPER)))
+
+
+@pytest.mark.parametrize("family", ["matmul.skinny", "attention.decode"])
+def test_candidates_that_join_compile_and_wait_first(family):
+    chosen = joining(family, "bfloat16", "float8_e4m3fn")
+    assert chosen
+    for problem, dtype_name, tiles in chosen:
+        item = split_of(family, problem, dtype_name, tiles[-1])
+        assert item.constexprs["JOINS"]
+        assert compiling.compile_for(item, HOPPER).reasons == (), item.name
+        assert_it_waits_first(item, HOPPER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype_name", ["float32", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("family", ["matmul.skinny", "attention.decode"])
+def test_joining_spills_nothing_that_two_launches_keep_on_90(family, dtype_name):
+    for problem, _, tiles in joining(family, dtype_name):
+        # Stages and programs change neither sums nor addresses.
+        shapes = {(tile.block_n, getattr(tile, "block_k", 0), tile.num_warps, tile.descriptors): tile for tile in tiles}
+        for tile in shapes.values():
+            once, twice = (
+                compiling.compile_for(
+                    split_of(family, problem, dtype_name, dataclasses.replace(tile, joins=joins)), HOPPER
+                )
+                for joins in (True, False)
+            )
+            assert not once.reasons or twice.reasons, f"{problem.name} {tile.name}: {once.reasons}"
 
 
 # One query tile against keys that come as a descriptor, or through a pointer: two products a step, with the running

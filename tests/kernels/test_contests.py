@@ -203,12 +203,10 @@ class FakeGpu:
             def elapsed_time(self, end):
                 return (end.at_s - self.at_s) * 1e3
 
-        class Flush:
-            def zero_(self):
-                gpu.queue(4e-6, 60e-6)
-
         monkeypatch.setattr(timing, "perf_counter", lambda: gpu.host_s)
-        monkeypatch.setattr(timing.torch, "empty", lambda *shape, **options: Flush())
+        monkeypatch.setattr(timing.torch, "zeros", lambda *shape, **options: None)
+        monkeypatch.setattr(timing.torch, "empty", lambda *shape, **options: None)
+        monkeypatch.setattr(timing.torch, "sum", lambda *flush, **options: gpu.queue(4e-6, 60e-6))
         monkeypatch.setattr(timing.torch.cuda, "Event", Event)
         monkeypatch.setattr(timing.torch.cuda, "_sleep", gpu.sleep)
         monkeypatch.setattr(timing.torch.cuda, "synchronize", gpu.synchronize)

@@ -155,7 +155,7 @@ def test_bad_scales_are_refused():
 def test_compilers_take_the_operators_whole():
     x, weight = torch.randn(3, 128), torch.randn(128)
     torch.library.opcheck(OPERATORS["rms_norm"], (x, weight, torch.randn(3, 128)), {"eps": 1e-5})
-    torch.library.opcheck(OPERATORS["rms_norm"], (x, weight))
+    torch.library.opcheck(OPERATORS["rms_norm"], (x, weight, None))
     torch.library.opcheck(OPERATORS["rms_norm_quantised"], (x, weight, torch.randn(3, 128)), {"scales": "block"})
     torch.library.opcheck(OPERATORS["quantise_activations"], (x,), {"scales": "block"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tokenwatt_kernels.attention.decode.problems import latents, tokens
 from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
 from tokenwatt_kernels.attention.prefill.problems import chunks, prompts
 from tokenwatt_kernels.attention.problem import AttentionProblem
+from tokenwatt_kernels.device import capability
 from tokenwatt_kernels.dtypes import DTYPES
 from tokenwatt_kernels.families import FAMILIES, part
 
@@ -119,6 +121,27 @@ def test_a_cuda_graph_of_decode_takes_new_lengths_in_place():
         replayed, replayed_lse = captured_answer.clone(), lse.clone()
         assert torch.equal(replayed, attend()), changed
         assert torch.equal(replayed_lse, lse), changed
+
+
+@pytest.mark.parametrize(("family", "name"), [("matmul.skinny", "long"), ("attention.decode", "many_parts")])
+def test_replays_of_tiles_that_join_give_the_bits_of_a_call(family, name):
+    tiles, problems = part(family, "tiles"), part(family, "problems")
+    problem = next(known for known in problems.GPU_GATE_PROBLEMS if known.name == name)
+    default = tiles.default(tiles.key_of(problem, "bfloat16"), capability(torch.device("cuda")))
+    tile = replace(default, joins=True)
+    case, *_ = part(family, "cases").cases(problem, "bfloat16", torch.device("cuda"), tiles=[tile])
+
+    def call() -> Tensor:
+        out = torch.full(case.out_shape, float("nan"), dtype=torch.bfloat16, device="cuda")
+        case.launch(out)
+        return out
+
+    expected = call()
+    graph, replayed = captured(call)
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(replayed, expected)
+        assert torch.equal(call(), expected)  # with other counters of the same ring
 
 
 def test_validation_reads_lengths_back():

@@ -14,6 +14,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from tokenwatt_kernels import device
+from tokenwatt_kernels.attention.inputs import make_inputs
+from tokenwatt_kernels.attention.prefill import variants
+from tokenwatt_kernels.attention.prefill.cases import cases
+from tokenwatt_kernels.attention.prefill.problems import GPU_GATE_PROBLEMS, chunks, prompts
+from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
+
+CPU = torch.device("cpu")
+
 ws = pytest.importorskip("tokenwatt_kernels.attention.prefill.warp_specialised", reason="needs triton with Gluon")
 
 ring_slot = ws.ring_slot.fn
@@ -379,6 +388,39 @@ def test_heads_of_one_fused_projection_can_run():
 )
 def test_other_tensors_cannot_run(q, k, v):
     assert not ws.can_run(q, k, v, 90)
+
+
+@pytest.mark.parametrize("has_lse", [False, True], ids=["", "lse"])
+@pytest.mark.parametrize("dtype_name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("head_dim", sorted(TILES))
+def test_the_gate_reaches_the_kernel_with_packed_prompts(monkeypatch, head_dim, dtype_name, has_lse):
+    monkeypatch.setattr(device, "capability", lambda _: ws.CAPABILITY)
+    for problem in (
+        prompts("group", (33, 0, 16), 8, 2, head_dim, checks_lse=has_lse),
+        prompts("one head", (33, 7), 1, 1, head_dim, causal=False, checks_lse=has_lse),
+        chunks("chunks", (5, 16), (21, 40), 4, 4, head_dim, checks_lse=has_lse),
+    ):
+        inputs = make_inputs(problem, dtype_name, CPU)
+        assert ws.can_run(inputs.q, inputs.keys.k, inputs.keys.v, ws.CAPABILITY)
+        # A kernel that takes tokens to lie side by side reads NaN from the gap.
+        assert inputs.q.stride(0) > problem.query_heads * head_dim
+        names = [case.name for case in cases(problem, dtype_name, CPU, tiles=[TILES[head_dim]])]
+        assert (
+            names
+            == [f"attention.prefill {problem.name} {TILES[head_dim].name}{end}" for end in ("", " lse")][: 1 + has_lse]
+        )
+
+
+def test_the_gates_own_problems_reach_the_kernel_in_every_width(monkeypatch):
+    monkeypatch.setattr(device, "capability", lambda _: ws.CAPABILITY)
+    found = set()
+    for problem in GPU_GATE_PROBLEMS:
+        # The lengths decide nothing here: one token is enough.
+        inputs = make_inputs(replace(problem, queries=(1,), contexts=(1,)), "bfloat16", CPU)
+        tile = TILES.get(problem.head_dim)
+        if tile and variants.takes(tile, inputs.q, inputs.keys, inputs.options):
+            found.add(problem.head_dim)
+    assert found == set(TILES)
 
 
 # --- what the compiler makes of it

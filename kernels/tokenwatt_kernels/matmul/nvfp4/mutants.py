@@ -29,8 +29,8 @@ MUTANTS = (
     Mutant(
         "forgets the scales of all",
         "one_row",
-        "out_stride_m, residual_stride_m, 0, 0, ACTIVATION, True,",
-        "out_stride_m, residual_stride_m, 0, 0, ACTIVATION, False,",
+        "0, 0, JOINS, ACTIVATION,\n            True,",
+        "0, 0, JOINS, ACTIVATION,\n            False,",
         dtype_name="bfloat16",
     ),
 )

@@ -20,7 +20,7 @@ MUTANTS = (
         "many_tiles",
         "if count != steps:",
         "if count > steps:",
-        module="tokenwatt_kernels.matmul.parts",
+        module=PARTS,
         dtype_name="bfloat16",
     ),
     Mutant(
