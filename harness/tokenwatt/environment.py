@@ -23,6 +23,8 @@ REPEATS = 7
 GPU_REPEATS = 30
 """Trials of each ceiling; the best one counts, because a ceiling is what nothing exceeds."""
 GPU_WARM_UP_S = 0.3
+GPU_PAUSE_S = 0.02
+"""Between trials: some ten times as long as the longest of them takes."""
 MILLISECONDS_PER_SECOND = 1e3
 
 
@@ -116,7 +118,11 @@ def _best_on_cpu_s(work: Callable[[], object]) -> float:
 
 
 def _best_on_gpu_s(work: Callable[[], object]) -> float:
-    """Best of many trials between device events, after a warm-up that lets the clocks rise."""
+    """Best of many trials between device events, after a warm-up that lets the clocks rise.
+
+    With a pause ahead of each: a board that has multiplied for a while is held back by its power limit, and kernels
+    that come in bursts are not.
+    """
     import torch
 
     begin_s = time.perf_counter()
@@ -125,6 +131,7 @@ def _best_on_gpu_s(work: Callable[[], object]) -> float:
         torch.cuda.synchronize()
     trials = []
     for _ in range(GPU_REPEATS):
+        time.sleep(GPU_PAUSE_S)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         work()

@@ -56,7 +56,8 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
 
     fake: what the function answers, without values: empty tensors of the right shape and dtype. It is given every
         argument by name and checks it as the function does; sizes may be symbols.
-    writes: names of the arguments that the function writes to.
+    writes: names of the arguments that the function writes to. A compiler is given torch.ops.tokenwatt.NAME_pure where
+        all of them are None.
 
     The function's annotations must be of Tensor, int, float, bool, str or None and sequences of them
     (torch.library.infer_schema), or dataclasses of such; it returns new tensors, never its arguments.
@@ -67,11 +68,17 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
         signature, records = _with_types(function)
         flat = _without_defaults(_flat(signature, records), writes)
         by_position = [name for name, p in flat.parameters.items() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
-        made = torch.library.custom_op(
-            f"{NAMESPACE}::{name}", _with_records(function, flat, records), mutates_args=tuple(writes)
-        )
-        made.register_fake(_with_records(fake, flat, records))
-        OPERATORS[name] = made
+
+        def made_as(name: str, writes: Sequence[str]) -> Any:
+            made = torch.library.custom_op(
+                f"{NAMESPACE}::{name}", _with_records(function, flat, records), mutates_args=tuple(writes)
+            )
+            made.register_fake(_with_records(fake, flat, records))
+            return made
+
+        made = OPERATORS[name] = made_as(name, writes)
+        # Inductor (torch 2.11 to 2.13) cannot lower a call that might write to a tensor, but is given none.
+        pure = made_as(f"{name}_pure", ()) if writes else made
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -80,7 +87,8 @@ def operator(fake: Callable[..., R], *, writes: Sequence[str] = ()) -> Callable[
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             named = _without_records(given.arguments, records)
-            return made(*[named.pop(name) for name in by_position], **named)
+            chosen = made if any(named[name] is not None for name in writes) else pure
+            return chosen(*[named.pop(name) for name in by_position], **named)
 
         return call
 

@@ -50,6 +50,13 @@ def test_a_compiler_takes_it_whole(scaled):
     torch.library.opcheck(OPERATORS["scaled_for_a_test"], (a, bias), {"factor": 3.0})
 
 
+def test_inductor_takes_a_call_that_writes_to_nothing():
+    x, weight = torch.randn(3, 64), torch.randn(64)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: rms_norm(x, weight), fullgraph=True)
+    assert torch.equal(compiled(x), rms_norm(x, weight))
+
+
 def test_what_is_written_is_seen():
     @operator(lambda a, out: None, writes=("out",))
     def copied_for_a_test(a: Tensor, out: Tensor) -> None:

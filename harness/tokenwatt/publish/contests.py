@@ -77,8 +77,10 @@ def _contests(kernels: pd.DataFrame) -> Iterator[Contest]:
     for rows in groups(kernels, ["run_id", *PROBLEM]):
         by_name = {row["contender"]: row for row in rows.to_dict("records")}
         ours = by_name.pop(OUR_KERNEL, None)
+        # Another kernel of ours, such as tokenwatt_ws, is no baseline.
+        baselines = {name: row for name, row in by_name.items() if not name.startswith(f"{OUR_KERNEL}_")}
         if ours is not None:
-            yield Contest(ours["family"], ours["problem"], ours["dtype"], ours, by_name)
+            yield Contest(ours["family"], ours["problem"], ours["dtype"], ours, baselines)
 
 
 @dataclass(frozen=True, slots=True)

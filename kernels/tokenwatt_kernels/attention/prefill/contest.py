@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from tokenwatt_kernels import device as device_facts
 from tokenwatt_kernels import tables
@@ -12,7 +11,6 @@ from tokenwatt_kernels.attention.inputs import Inputs, make_inputs
 from tokenwatt_kernels.attention.prefill import variants
 from tokenwatt_kernels.attention.prefill.call import attend
 from tokenwatt_kernels.attention.prefill.tiles import FAMILY
-from tokenwatt_kernels.attention.prefill.warp_specialised_tiles import TILES
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.attention.work import work
 from tokenwatt_kernels.contests import OURS, Contender, Contest
@@ -36,26 +34,10 @@ def contest(
         work=work(problem, dtype_name),
         contenders={
             OURS: Contender(lambda: attend(inputs.q, keys, starts, longest, inputs.options)),
-            **_warp_specialised(problem, inputs),
             **baselines.contenders(problem, inputs, names),
         },
         configuration=_configuration(inputs) if device.type == "cuda" else "",
     )
-
-
-def _warp_specialised(problem: AttentionProblem, inputs: Inputs) -> dict[str, Contender]:
-    """The warp-specialised kernel, where there is one and it takes the problem: a launch takes it only from a table."""
-    tile = TILES.get(problem.head_dim)
-    if tile is None or not inputs.q.is_cuda or not variants.takes(tile, inputs.q, inputs.keys, inputs.options):
-        return {}
-    q, keys, starts, longest = inputs.q, inputs.keys, inputs.query_starts, max(problem.queries)
-
-    def run() -> Tensor:
-        out = torch.empty(*q.shape[:2], problem.values, dtype=q.dtype, device=q.device)
-        variants.launch(q, keys, starts, longest, inputs.options, out, None, tile)
-        return out
-
-    return {"tokenwatt_ws": Contender(run)}
 
 
 def _configuration(inputs: Inputs) -> str:
