@@ -77,17 +77,14 @@ def test_a_group_stands_for_its_steps_and_a_wrong_name_is_told_the_right_one():
         chosen(STEPS, ["gates"])
 
 
-def test_flags_of_the_kernels_are_left_out_until_they_are_known(monkeypatch):
-    monkeypatch.setattr(kernel_flags, "HAS_BUDGETS", False)
-    assert kernel_flags.of_bench(("a",)) == kernel_flags.of_tune(("a",), 480.0) == ()
-    monkeypatch.setattr(kernel_flags, "HAS_BUDGETS", True)
-    assert kernel_flags.of_bench(("a", "b")) == ("--problem", "a", "--problem", "b", "--energy", "ours")
+def test_kernels_are_told_to_end_before_their_step_is_ended():
     # 0.875 * 480 = 420
-    assert kernel_flags.of_tune(("a",), 480.0) == ("--problem", "a", "--jobs", "8", "--budget-s", "420", "--resume")
+    ours = ("--energy", "ours", "--budget-s", "420")
+    assert kernel_flags.of_bench(("a", "b"), 480.0) == ("--problem", "a", "--problem", "b", *ours)
+    assert kernel_flags.of_tune(("a",), 480.0) == ("--problem", "a", "--budget-s", "420", "--resume")
 
 
-def test_with_flags_a_large_family_is_timed_in_parts_that_hold_each_problem_once(monkeypatch):
-    monkeypatch.setattr(kernel_flags, "HAS_BUDGETS", True)
+def test_a_large_family_is_timed_in_parts_that_hold_each_problem_once():
     steps = [s for s in table.steps_of(Path("/r")) if s.name.startswith("bench-moe.grouped-bfloat16")]
     asked = [[s.command[i + 1] for i, word in enumerate(s.command) if word == "--problem"] for s in steps]
     problems = part("moe.grouped", "problems").BENCH_PROBLEMS

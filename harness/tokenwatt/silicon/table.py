@@ -145,7 +145,7 @@ def _bench(
     needs: tuple[str, ...] = (),
 ) -> Step:  # fmt: skip
     of_family = (family, "--dtype", dtype)
-    command = (*TOKENWATT, "kernels", "bench", *of_family, *kernel_flags.of_bench(problems))
+    command = (*TOKENWATT, "kernels", "bench", *of_family, *kernel_flags.of_bench(problems, LIMIT_S))
     return Step(
         name, group, question, (*command, "--results", str(results)), (*KERNELS, "work", *of_family), needs=needs
     )
@@ -160,9 +160,9 @@ def _problems(family: str, dtype: str) -> tuple[str, ...]:
 
 
 def _chunks(problems: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """As many for each step as fit its limit, where a step can be told which."""
-    size = PROBLEMS_PER_STEP if kernel_flags.HAS_BUDGETS else max(1, len(problems))
-    return [problems[first : first + size] for first in range(0, len(problems), size)]
+    """As many for each step as fit its limit."""
+    starts = range(0, len(problems), PROBLEMS_PER_STEP)
+    return [problems[first : first + PROBLEMS_PER_STEP] for first in starts]
 
 
 def _tunes(results: Path) -> list[Step]:
