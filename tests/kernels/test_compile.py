@@ -126,8 +126,7 @@ def following_specimens(target):
 def assert_it_waits_first(specimen, target):
     """The kernel lets the next one come and waits for the one ahead, before memory is touched or a program leaves."""
     asm = compiling.compile_kernel(specimen, target).asm
-    ptx = asm["ptx"][asm["ptx"].index("{") :]
-    before, wait, after = ptx.partition("griddepcontrol.wait")
+    before, wait, after = asm["ptx"].partition("griddepcontrol.wait")
     assert wait, specimen.name
     assert before.count("griddepcontrol.launch_dependents") == 1
     assert not PTX_GLOBAL.search(before), before
@@ -187,7 +186,8 @@ def split_of(family, problem, dtype_name, tile):
 
 @pytest.mark.parametrize("family", ["matmul.skinny", "attention.decode"])
 def test_candidates_that_join_compile_and_wait_first(family):
-    chosen = joining(family, "bfloat16", "float8_e4m3fn")
+    # float32 has no tensor-core path, and large steps of it spill with two launches as well.
+    chosen = joining(family, *(name for name in part(family, "problems").DTYPE_NAMES if name != "float32"))
     assert chosen
     for problem, dtype_name, tiles in chosen:
         item = split_of(family, problem, dtype_name, tiles[-1])
@@ -197,8 +197,15 @@ def test_candidates_that_join_compile_and_wait_first(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype_name", ["float32", "bfloat16", "float8_e4m3fn"])
-@pytest.mark.parametrize("family", ["matmul.skinny", "attention.decode"])
+@pytest.mark.parametrize(
+    ("family", "dtype_name"),
+    [
+        (family, dtype_name)
+        for family in ("matmul.skinny", "attention.decode")
+        for dtype_name in part(family, "problems").DTYPE_NAMES
+        if dtype_name != "float16"  # compiled as bfloat16 is
+    ],
+)
 def test_joining_spills_nothing_that_two_launches_keep_on_90(family, dtype_name):
     for problem, _, tiles in joining(family, dtype_name):
         # Stages and programs change neither sums nor addresses.
