@@ -16,7 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 COUNTERS = 1 << 20
-"""Of a GPU, 4 MiB. A call takes the next ones: calls on several streams share none until all were taken once."""
+"""Of a GPU, 4 MiB. A call takes the next ones: calls on several streams share none until all were taken once.
+
+A captured launch keeps its own. Later calls come round to them, and must not run beside its replays on another stream.
+"""
 
 ALIGNMENT = 4
 """In counters, 16 bytes: kernels are compiled for pointers that are aligned so."""

@@ -186,5 +186,5 @@ def launch(
             logits, largest, part_log_sum, temperature, values, indices, log_sum, cap, logits.stride(0),
             values.stride(0), indices.stride(0), log_sum.stride(0),
             CAPPED=capped, **shape(vocabulary, k, tile), **following.options(logits.device),
-            num_warps=tile.select_warps,            maxnreg=SELECT_REGISTERS, enable_fp_fusion=True,
+            num_warps=tile.select_warps, maxnreg=SELECT_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
