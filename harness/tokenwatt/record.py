@@ -97,6 +97,35 @@ class Reason(StrEnum):
     REQUESTS_REFUSED = "requests_refused"
 
 
+class RequestStatus(StrEnum):
+    """How a request ended: a closed list."""
+
+    COMPLETE = "complete"
+    """All of its answer came."""
+    CUT = "cut"
+    """It was in flight when the run stopped watching."""
+    REFUSED = "refused"
+    """The engine cannot serve it: too long, or tokens that it does not know."""
+    UNREACHABLE = "unreachable"
+    """No connection to the server."""
+    REJECTED = "rejected"
+    """The server says that the request is wrong (HTTP 4xx): its model, its key, its form."""
+    OVERLOADED = "overloaded"
+    """The server has no room now (HTTP 429 or 503)."""
+    SERVER_ERROR = "server_error"
+    """The server failed (any other HTTP 5xx, or an error within the stream)."""
+    CLOSED_EARLY = "closed_early"
+    """The connection was closed before the answer was over."""
+    NO_ANSWER = "no_answer"
+    """Nothing came for as long as was allowed."""
+    STALLED = "stalled"
+    """The answer began, then nothing came for as long as was allowed."""
+    MALFORMED = "malformed"
+    """What came is not what the protocol says."""
+    MISCOUNTED = "miscounted"
+    """The server's usage is not the number of tokens that came."""
+
+
 class Record(BaseModel):
     """Base of every row that tokenwatt writes."""
 

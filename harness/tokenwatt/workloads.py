@@ -63,6 +63,10 @@ class Request:
     """How its tokens are chosen; greedily if nothing is said."""
     seed: int = 0
     """Seed of its draws, from 0 to 2^63 - 1."""
+    conversation: int = 0
+    """Whose turn it is: conversations are numbered like the requests of a workload without turns."""
+    turn: int = 0
+    """Position in its conversation."""
 
 
 class FixedLength(Spec):
@@ -130,7 +134,7 @@ class Workload(Spec):
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, index])))
         isl, osl = self.input.draw(rng), self.output.draw(rng)
         prompt = rng.integers(0, self.vocabulary, size=isl, dtype=np.int32)
-        return Request(index, prompt, osl, self.sampling, _draw_seed(self.seed, index))
+        return Request(index, prompt, osl, self.sampling, _draw_seed(self.seed, index), conversation=index)
 
     def requests(self) -> Iterator[Request]:
         """All requests, in order, without end."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from tokenwatt.clock import Clock
+from tokenwatt.load import Load
+from tokenwatt.record import RequestStatus
 from tokenwatt.workloads import Request
+
+
+class Failure(NamedTuple):
+    """Why a request has no answer, or not all of it."""
+
+    status: RequestStatus
+    """Anything but `complete` and `cut`."""
+    detail: str
+    """In words, for people."""
 
 
 class TokenEvent(NamedTuple):
@@ -21,8 +32,8 @@ class TokenEvent(NamedTuple):
     """Requests in the engine's running batch when the tokens appeared."""
     token_ids: tuple[int, ...] = ()
     """The tokens themselves, where the engine sees them."""
-    refusal: str | None = None
-    """Why the request was not served; then it has no tokens, and this event is its only one."""
+    failure: Failure | None = None
+    """Why the request ends with this event, which then is its last and has no tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +137,11 @@ class Engine(Protocol):
         """Compile and touch whatever the first measured request must not pay for."""
         ...
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
-        """Closed loop: keep `concurrency` requests in flight, taking the next one the moment a slot is free.
+    def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
+        """Take what is due from `load` and answer it, telling the load when an answer is over.
 
-        Ends when `requests` does and all are answered; closing the iterator abandons what is in flight.
+        Ends when nothing is in flight and nothing will be due; closing the iterator abandons what is in flight. Events
+        come in the order of their time.
 
         Raises:
             EngineError: the engine cannot go on.
