@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from tokenwatt.units import Unit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Meaning of the columns. Raise it when one changes, and write the migration into `store`."""
 
 Phase = Literal["mixed", "prefill", "decode"]
 """What the requests of a window are."""
+LoadKind = Literal["closed", "open", "replay", "offline"]
+"""When requests are sent."""
 
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]
@@ -36,6 +38,7 @@ BytesPerSecond = Annotated[float, Unit("byte/s")]
 Flop = Annotated[int, Unit("flop")]
 FlopPerSecond = Annotated[float, Unit("flop/s")]
 TokensPerSecond = Annotated[float, Unit("token/s")]
+RequestsPerSecond = Annotated[float, Unit("request/s")]
 Quantity = Annotated[float, Unit("1")]
 
 
@@ -94,7 +97,8 @@ class Reason(StrEnum):
     THROTTLED = "throttled"
     HOST_BOUND = "host_bound"
     CLIENT_BOUND = "client_bound"
-    REQUESTS_REFUSED = "requests_refused"
+    REQUESTS_FAILED = "requests_failed"
+    QUEUE_GROWS = "queue_grows"
 
 
 class RequestStatus(StrEnum):
@@ -317,8 +321,21 @@ class Measurement(MeteredWindow):
     """GPUs (or processes) that share each product: tensor parallelism."""
     seed: Index
     """Seed of random weights."""
-    concurrency: Requests
-    """Requests kept in flight (closed loop)."""
+    load: LoadKind = "closed"
+    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`: at
+    the instants of a trace; `offline`: all at once."""
+    concurrency: Requests | None
+    """Conversations kept going; null unless the load is closed."""
+    request_rate_per_s: RequestsPerSecond | None = None
+    """Conversations that come a second, of an open load or, on average, of a replay."""
+    burstiness: Ratio | None = None
+    """Of an open load: shape of the gamma distribution of its gaps; 1 is Poisson, infinity a constant gap."""
+    replay_speed: Ratio | None = None
+    """How many times as fast as it was recorded a trace is replayed."""
+    requests_at_once: Requests | None = None
+    """Conversations of an offline load."""
+    ramp_s: Seconds = 0.0
+    """Over how long a closed load begins its conversations, or an open one rises to its rate."""
     isl: MeanTokens | None = None
     """Mean prompt length of the requests that had their first token in the window."""
     osl: MeanTokens | None = None
@@ -329,23 +346,64 @@ class Measurement(MeteredWindow):
     is_stable: bool | None = None
     """Whether the window passes every test of steadiness; `reasons` says which it failed."""
     running: MeanRequests | None = None
-    """Mean running batch of the engine over the window; below `concurrency` when requests queue inside the engine."""
+    """Mean running batch of the engine over the window; below `concurrency` when requests queue inside the engine. Of a
+    server that does not say, the mean of `in_flight`."""
+    in_flight: MeanRequests | None = None
+    """Mean number of requests that were due and not yet answered in full, over the window."""
     requests_completed: Requests | None = None
     """Requests whose last token fell into the window."""
     input_tokens: Tokens | None = None
     """Prompt tokens of the requests whose first token fell into the window."""
     output_tokens: Tokens | None = None
     """Tokens that the engine generated in the window."""
+    ttft_mean_s: Seconds | None = None
+    """Time to first token from the intended send time, mean over requests first answered in the window."""
     ttft_median_s: Seconds | None = None
-    """Time to first token from the intended send time, median over requests first answered in the window."""
+    """Same, median."""
+    ttft_p90_s: Seconds | None = None
+    """Same, 90th percentile."""
+    ttft_p95_s: Seconds | None = None
+    """Same, 95th percentile."""
     ttft_p99_s: Seconds | None = None
     """Same, 99th percentile."""
+    ttft_p99_9_s: Seconds | None = None
+    """Same, 99.9th percentile."""
+    tpot_mean_s: Seconds | None = None
+    """Time per output token, (e2el - ttft) / (output tokens - 1), mean over requests completed in the window."""
     tpot_median_s: Seconds | None = None
-    """Time per output token, (e2el - ttft) / (output tokens - 1), median over requests completed in the window."""
+    """Same, median."""
+    tpot_p90_s: Seconds | None = None
+    """Same, 90th percentile."""
+    tpot_p95_s: Seconds | None = None
+    """Same, 95th percentile."""
     tpot_p99_s: Seconds | None = None
     """Same, 99th percentile."""
+    tpot_p99_9_s: Seconds | None = None
+    """Same, 99.9th percentile."""
+    itl_mean_s: Seconds | None = None
+    """Gap between one appearance of tokens of a request and the next, mean over gaps that end in the window."""
+    itl_median_s: Seconds | None = None
+    """Same, median."""
+    itl_p90_s: Seconds | None = None
+    """Same, 90th percentile."""
+    itl_p95_s: Seconds | None = None
+    """Same, 95th percentile."""
+    itl_p99_s: Seconds | None = None
+    """Same, 99th percentile."""
+    itl_p99_9_s: Seconds | None = None
+    """Same, 99.9th percentile."""
+    e2el_mean_s: Seconds | None = None
+    """End-to-end latency from the intended send time, mean over requests completed in the window."""
     e2el_median_s: Seconds | None = None
-    """End-to-end latency, median over requests completed in the window."""
+    """Same, median."""
+    e2el_p90_s: Seconds | None = None
+    """Same, 90th percentile."""
+    e2el_p95_s: Seconds | None = None
+    """Same, 95th percentile."""
+    e2el_p99_s: Seconds | None = None
+    """Same, 99th percentile."""
+    e2el_p99_9_s: Seconds | None = None
+    """Same, 99.9th percentile."""
     client_lag_mean_s: Seconds | None = None
     """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
     the engine look slow."""
@@ -356,8 +414,26 @@ class Measurement(MeteredWindow):
     """Bytes to and from memory that they could not avoid. Experts are counted as touched where routing is uniform."""
     prefix_cache_hit_rate: Ratio | None = None
     """Share of prompt tokens, since the run began, that were in the cache already; null without prefix caching."""
-    requests_refused: Requests | None = None
-    """Requests that the engine would not serve, since the run began."""
+    requests_failed: Requests | None = None
+    """Requests since the run began that ended as anything but complete; the requests table says how."""
+    send_lag_p99_s: Seconds | None = None
+    """How long after its intended time a request went out, 99th percentile over those due in the window."""
+
+    slo_ttft_s: Seconds | None = None
+    """Longest time to first token of a good request; null where none was asked for."""
+    slo_tpot_s: Seconds | None = None
+    """Longest time per output token of a good request."""
+    slo_e2el_s: Seconds | None = None
+    """Longest end-to-end latency of a good request."""
+    requests_within_slo: Requests | None = None
+    """Requests completed in the window that met every limit; null where there is none."""
+    usd_per_gpu_h: Annotated[float, Unit("USD/h")] | None = None
+    """Price of a GPU for an hour that the suite names."""
+
+    imported_from: str | None = None
+    """Tool and version whose result the row was made of; null for a row that tokenwatt measured."""
+    import_losses: tuple[str, ...] = ()
+    """What that result says and this row cannot hold, or needs and that result does not say."""
 
     gpu_idle_power_w: Watts | None = None
     """Board power before the engine was loaded, summed over GPUs."""
@@ -449,8 +525,12 @@ class Result(Record):
     """Phase, as in `measurements`."""
     variant: Literal["A", "B"] | None
     """Side of a comparison."""
-    concurrency: Requests
-    """Requests kept in flight."""
+    load: LoadKind
+    """Load, as in `measurements`."""
+    concurrency: Requests | None
+    """Conversations kept going."""
+    request_rate_per_s: RequestsPerSecond | None
+    """Conversations that come a second."""
     gpu_power_cap_w: Watts | None
     """Power limit that was set on each GPU."""
     windows: Count
@@ -538,14 +618,20 @@ class RequestRecord(Record):
     """Window in which the request was first answered; the nearest one for a request that was answered outside."""
     request_index: Index
     """Position in the workload."""
+    conversation: Index
+    """Conversation that it is a turn of; `request_index` where conversations have one turn."""
+    turn: Index
+    """Position in its conversation."""
     isl: Tokens
     """Prompt length."""
     osl: Tokens
     """Output budget."""
     output_tokens: Tokens
     """Tokens generated until the run stopped watching."""
-    sent_s: Seconds
+    due_s: Seconds
     """Intended send time on the run's clock."""
+    sent_s: Seconds
+    """When it went out."""
     first_token_s: Seconds | None
     """First token on the run's clock; null if none came."""
     last_token_s: Seconds | None
@@ -553,8 +639,10 @@ class RequestRecord(Record):
     is_ramp: bool
     """Sent at the start in mid-life, a part of its output already in its prompt, so that slots do not march in step;
     outside all latencies."""
-    is_complete: bool
-    """False for a request that was in flight when the run stopped watching."""
+    status: RequestStatus
+    """How it ended: `complete`, `cut` (in flight when the run stopped watching), or what went wrong."""
+    detail: str | None = None
+    """What went wrong, in the words of whoever said so."""
 
 
 class PowerSample(NamedTuple):
