@@ -12,6 +12,7 @@ from tokenwatt.spec import BenchSpec
 ENGINES: dict[str, str] = {
     "native": "tokenwatt.engines.native.engine:NativeEngine",
     "hf_transformers": "tokenwatt.engines.hf_transformers.engine:HfEngine",
+    "openai_endpoint": "tokenwatt.engines.openai_endpoint.engine:EndpointEngine",
     "fake": "tokenwatt.engines.fake:FakeEngine",
 }
 """Engine name -> where its class lives, imported only when it is asked for."""

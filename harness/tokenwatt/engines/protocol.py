@@ -46,6 +46,12 @@ class EngineReport:
     """Bytes to and from memory that its steps could not avoid."""
     prefix_cache_hit_rate: float | None = None
     """Share of prompt tokens, since the run began, that were in the cache already."""
+    server_output_tokens: float | None = None
+    """Tokens since the run began by a server's own counter, which others may have asked for too."""
+    client_busy: float | None = None
+    """Share of the stretch in which the process that stamps a server's answers was at work: near 1, stamps are late."""
+    client_stamp_lag_s: float | None = None
+    """The longest that bytes can have waited in the stretch before they were stamped."""
 
 
 Family = Literal["attention", "matmul", "moe", "fused"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
@@ -59,9 +61,11 @@ class Load:
     """Conversations that were begun."""
     _is_exhausted: bool = False
     """Whether the source has no further conversation."""
-    _due: list[tuple[float, int, Request]] = field(default_factory=list)
-    """A heap, by time and then in the order in which they were put there."""
+    _due: list[tuple[float, int, Request, bool]] = field(default_factory=list)
+    """A heap, by time and then in the order in which they were put there; whether it is sent in mid-life."""
     _order: int = 0
+    _ahead: deque[tuple[Request, bool]] = field(default_factory=deque)
+    """Openings of the next conversations, as far as somebody has asked for them before they begin."""
     _in_flight: dict[int, Request] = field(default_factory=dict)
 
     @classmethod
@@ -89,15 +93,18 @@ class Load:
         """Requests that are due by now, in order; each is handed out once, and then in flight."""
         self._begin_conversations(now_s)
         while self._due and self._due[0][0] <= now_s:
-            due_s, place, request = heapq.heappop(self._due)
-            is_ramp = place < self.slots_in_mid_life - 1
-            if is_ramp:
-                request = in_mid_life(request, (place + 1) / self.slots_in_mid_life)
+            due_s, _, request, is_ramp = heapq.heappop(self._due)
             self._in_flight[request.index] = request
             self.on_sent(
                 Sent(
-                    request.index, len(request.prompt), request.max_tokens, due_s, now_s, is_ramp,
-                    request.conversation, request.turn,
+                    request.index,
+                    len(request.prompt),
+                    request.max_tokens,
+                    due_s,
+                    now_s,
+                    is_ramp,
+                    request.conversation,
+                    request.turn,
                 )  # fmt: skip
             )
             yield request
@@ -113,6 +120,21 @@ class Load:
             self._push(at_s + follow_up.think_s, follow_up.request)
         elif self.refills:
             self._open(at_s)
+
+    def coming(self, openings: int) -> Iterator[Request]:
+        """Requests that are known to come, as they will be handed out: follow-ups, and the next so many openings.
+
+        For those who have something to prepare; it changes nothing.
+        """
+        while len(self._ahead) < openings and (ahead := self._make_opening(len(self._ahead))) is not None:
+            self._ahead.append(ahead)
+        due = [request for _, _, request, _ in self._due]
+        return itertools.chain(due, (request for request, _ in itertools.islice(self._ahead, openings)))
+
+    @property
+    def has_follow_ups(self) -> bool:
+        """Whether what was answered decides what is asked next."""
+        return self.source.has_follow_ups
 
     @property
     def next_s(self) -> float | None:
@@ -139,15 +161,24 @@ class Load:
         return None if math.isinf(self._next_begin_s) else self._began_s + self._next_begin_s
 
     def _open(self, at_s: float) -> None:
-        request = self.source.opening(self._opened)
-        if request is None:
+        opening = self._ahead.popleft() if self._ahead else self._make_opening(0)
+        if opening is None:
             self._is_exhausted = True
             return
         self._opened += 1
-        self._push(at_s, request)
+        self._push(at_s, *opening)
 
-    def _push(self, due_s: float, request: Request) -> None:
-        heapq.heappush(self._due, (due_s, self._order, request))
+    def _make_opening(self, ahead: int) -> tuple[Request, bool] | None:
+        """First request of the conversation that is `ahead` of the next one, and whether it is sent in mid-life."""
+        place = self._opened + ahead
+        request = self.source.opening(place)
+        if request is None:
+            return None
+        is_ramp = place < self.slots_in_mid_life - 1
+        return in_mid_life(request, (place + 1) / self.slots_in_mid_life) if is_ramp else request, is_ramp
+
+    def _push(self, due_s: float, request: Request, is_ramp: bool = False) -> None:
+        heapq.heappush(self._due, (due_s, self._order, request, is_ramp))
         self._order += 1
 
 

@@ -20,6 +20,11 @@ class FollowUp(NamedTuple):
 class Source(Protocol):
     """Conversations, each the same whenever it is asked for; it can be pickled."""
 
+    @property
+    def has_follow_ups(self) -> bool:
+        """Whether `follow_up` ever answers with a request, for which an engine must know what it has answered."""
+        ...
+
     def opening(self, place: int) -> Request | None:
         """First request of conversation `place` (0, 1, 2 ...); None if there are not so many."""
         ...
@@ -36,6 +41,11 @@ class Listed:
     """These requests and no others, one turn each."""
 
     requests: tuple[Request, ...]
+
+    @property
+    def has_follow_ups(self) -> bool:
+        """No: one turn each."""
+        return False
 
     def opening(self, place: int) -> Request | None:
         """The request at `place` of the list."""

@@ -1,0 +1,61 @@
+"""Where the server is: one address for every socket, found once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server and the path under which it has its API."""
+
+    is_tls: bool
+    host: str
+    port: int
+    prefix: str
+    """Path ahead of `/v1`, mostly empty."""
+    ca_file: str | None = None
+
+    @classmethod
+    def of(cls, url: str, ca_file: str | None = None) -> Self:
+        """Take a URL apart, which has been checked."""
+        parts = urlsplit(url)
+        return cls(
+            parts.scheme == "https", parts.hostname or "", parts.port or PORTS[parts.scheme], parts.path.rstrip("/"),
+            ca_file,
+        )  # fmt: skip
+
+    @property
+    def host_header(self) -> str:
+        """Name and port, as requests carry them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS["https" if self.is_tls else "http"] else f"{host}:{self.port}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What an https server is judged by; None for http."""
+        return ssl.create_default_context(cafile=self.ca_file) if self.is_tls else None
+
+    def find(self, timeout_s: float) -> Target:
+        """Where the server takes connections: its name may stand for several addresses, not all of them in use.
+
+        Raises:
+            OSError: nowhere, or an unknown name.
+        """
+        with socket.create_connection((self.host, self.port), timeout_s) as probe:
+            return Target(probe.family, probe.getpeername(), self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a socket connects to."""
+
+    family: socket.AddressFamily
+    address: tuple[str | int, ...]
+    host: str
+    """Name that the server's certificate must have."""

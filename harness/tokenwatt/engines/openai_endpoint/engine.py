@@ -1,0 +1,239 @@
+"""The engine: a server with OpenAI's API, which runs already or is started by a command, seen from outside."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenwatt import __version__
+from tokenwatt.clock import Clock, RunClock
+from tokenwatt.engines.openai_endpoint import probe
+from tokenwatt.engines.openai_endpoint.address import Address, Target
+from tokenwatt.engines.openai_endpoint.client import Job, Timeouts, raise_file_limit
+from tokenwatt.engines.openai_endpoint.key import Key, refuse_keys_in_the_open
+from tokenwatt.engines.openai_endpoint.metrics_page import MetricsPage, Watcher, find_page
+from tokenwatt.engines.openai_endpoint.options import EndpointOptions
+from tokenwatt.engines.openai_endpoint.process import client_process
+from tokenwatt.engines.openai_endpoint.reader import Reader
+from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
+from tokenwatt.engines.openai_endpoint.text import Decoder
+from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Failure, Probes, TokenEvent
+from tokenwatt.errors import EngineError, TokenwattError
+from tokenwatt.load import Listed, Load
+from tokenwatt.spec import BenchSpec, validate
+from tokenwatt.workloads import Request
+
+if TYPE_CHECKING:
+    from tokenwatt.engines.served_command import ServedCommand
+
+FILES_BESIDE = 64
+"""Open files of the client that are no connections."""
+WARM_UP_TOKENS = 16
+"""Output tokens of a request of warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A server that has been found ready."""
+
+    target: Target
+    renderer: Renderer
+    words: str
+    """What it calls itself."""
+    longest_context: int | None
+    metrics: MetricsPage | None
+
+
+class EndpointEngine:
+    """Any server with OpenAI's completions or chat, measured by a client in a process of its own."""
+
+    def __init__(self, spec: BenchSpec) -> None:
+        where = "options of engine 'openai_endpoint'"
+        refuse_keys_in_the_open(spec.options)
+        self._options = validate(spec.options, EndpointOptions, where=where)
+        self._key = Key.from_environment(self._options.api_key_env)
+        self._address = Address.of(self._options.base_url, self._options.ca_file)
+        self._decoder = Decoder.of(self._options.tokenizer or "") if self._options.sends_text else None
+        self._model = spec.model
+        self._command: ServedCommand | None = None
+        self._loaded: _Loaded | None = None
+        self._reader: Reader | None = None
+        self._watcher: Watcher | None = None
+        self._is_serving = False
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """The server in its own words, once it is loaded, and how it is asked; the client's version before."""
+        loaded, options = self._loaded, self._options
+        return EngineIdentity(
+            name=f"openai_endpoint.{options.api}",
+            version=f"client {__version__}" if loaded is None else self._label(loaded),
+            model=self._model or (loaded.renderer.model if loaded else options.served_model),
+            dtype=options.dtype,
+            weights_source="none",
+            device="cuda" if options.gpu_uuids else "none",
+            gpu_uuids=options.gpu_uuids,
+            quantization=options.quantization,
+            tp=max(1, len(options.gpu_uuids or ())),
+            longest_context=loaded.longest_context if loaded else None,
+        )
+
+    def check(self, longest_context: int, vocabulary: int) -> None:
+        """Accept every request: the server says what it cannot serve, once it runs."""
+
+    def load(self, max_concurrency: int, longest_context: int) -> None:
+        """Start the server if there is a command, and find out which model it has and which fields it takes.
+
+        Raises:
+            UserError: another model, a key that it does not know, or a request form that it does not take.
+            EngineError: no server, contexts beyond its own, or fewer open files allowed than connections needed.
+        """
+        files = raise_file_limit()
+        if files < max_concurrency + FILES_BESIDE:
+            raise EngineError(
+                f"{max_concurrency} connections need {max_concurrency + FILES_BESIDE} open files, the hard limit is"
+                f" {files}; raise it (ulimit -Hn)"
+            )
+        try:
+            self._start()
+            self._loaded = self._find()
+        except (TokenwattError, OSError) as error:
+            self.close()
+            kind = type(error) if isinstance(error, TokenwattError) else EngineError
+            raise kind(self._key.hide(str(error))) from None
+        allowed = self._loaded.longest_context
+        if allowed is not None and longest_context > allowed:
+            raise EngineError(f"a request may reach {longest_context} tokens, the server allows {allowed}")
+
+    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+        """Serve a few tokens of each request.
+
+        Raises:
+            EngineError: the server answers none of them.
+        """
+        short = tuple(replace(request, max_tokens=min(request.max_tokens, WARM_UP_TOKENS)) for request in requests)
+        ends = [event for event in self.serve(Load.closed(Listed(short), concurrency), clock) if event.is_last]
+        failures = [event.failure for event in ends if event.failure is not None]
+        if failures and len(failures) == len(ends):
+            raise EngineError(f"no request of the warm-up was answered: {_words(failures[0])}")
+
+    def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
+        """Send what is due, from a process of its own to which `load` goes: the one that was given stays as it is.
+
+        Events come in batches, 50 ms after their stamps at most.
+        """
+        if not isinstance(clock, RunClock):
+            raise EngineError(f"engine 'openai_endpoint' stamps in another process: it needs a RunClock, not {clock!r}")
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before the next begins")
+        self._is_serving = True
+        self._reader = reader = Reader(load.on_sent, self._key.hide)
+        job = self._job(load, clock)
+        try:
+            with ExitStack() as stack:
+                if self._ready.metrics is not None:
+                    self._watcher = watcher = Watcher(self._ready.metrics)
+                    stack.callback(watcher.close)
+                    reader.running = watcher.running
+                batches = stack.enter_context(client_process(job))
+                while not reader.has_finished:
+                    yield from reader.events(next(batches))
+                    self._check_command()
+        finally:
+            self._is_serving = False
+
+    def report(self, start_s: float, end_s: float) -> EngineReport:
+        """The prefix cache since the run began, by the server's counters, and how busy the client was."""
+        if self._reader is None:
+            return EngineReport()
+        busy, lag_s = self._reader.effort(start_s, end_s)
+        server = self._watcher.growth() if self._watcher is not None else None
+        return EngineReport(
+            prefix_cache_hit_rate=server.hit_rate if server else None,
+            server_output_tokens=server.output if server else None,
+            client_busy=busy,
+            client_stamp_lag_s=lag_s,
+        )
+
+    def probes(self, start_s: float, end_s: float) -> Probes:
+        """Its kernels are the server's own."""
+        return Probes()
+
+    def close(self) -> None:
+        """Stop the server, if it was started here."""
+        self._loaded = self._reader = self._watcher = None
+        command, self._command = self._command, None
+        if command is not None:
+            command.stop()
+
+    def _start(self) -> None:
+        """Start the server by its command, and wait until it is ready."""
+        options = self._options
+        if not options.command:
+            return
+        from tokenwatt.engines.served_command import ServedCommand
+
+        log = Path(tempfile.mkdtemp(prefix="tokenwatt-server-")) / "server.log"
+        health = options.base_url + options.health_path
+        self._command = ServedCommand(options.command, health, options.start_timeout_s, log)
+        self._command.start()
+
+    def _check_command(self) -> None:
+        if self._command is not None:
+            self._command.check()
+
+    def _find(self) -> _Loaded:
+        """Ask the server everything that is asked only once."""
+        options = self._options
+        headers = {**self._key.headers, **options.headers}
+        server = probe.Server(self._address, headers)
+        try:
+            target = self._address.find(options.connect_s)
+        except OSError as error:
+            raise EngineError(f"no server at {options.base_url}: {error}") from None
+        model = probe.find_model(server, options.served_model)
+        renderer = Renderer(
+            self._address, options.api, model, headers, frozenset(), options.extra_body, self._decoder
+        )  # fmt: skip
+        renderer = replace(renderer, extras=probe.find_extras(server, renderer, options))
+        return _Loaded(
+            target, renderer, probe.describe(server), probe.longest_context(server, model),
+            find_page(self._address, options.metrics_url, headers),
+        )  # fmt: skip
+
+    def _job(self, load: Load, clock: RunClock) -> Job:
+        """What the client does; ids are asked for only where they are needed: with them the prompt's come back too."""
+        options, loaded = self._options, self._ready
+        extras = loaded.renderer.extras
+        if options.counting != "token_ids" and not load.has_follow_ups:
+            extras -= {Extra.TOKEN_IDS}
+        timeouts = Timeouts(options.connect_s, options.first_byte_s, options.stall_s)
+        return Job(clock, loaded.target, replace(loaded.renderer, extras=extras), load, timeouts)
+
+    def _label(self, loaded: _Loaded) -> str:
+        """The server's words, then how it is asked."""
+        extras, options = loaded.renderer.extras, self._options
+        if Extra.TOKEN_IDS in extras and options.counting == "token_ids":
+            counting = "token_ids"
+        elif Extra.CONTINUOUS_USAGE in extras:
+            counting = "continuous_usage"
+        else:
+            counting = "usage" if Extra.USAGE in extras else "chunks"
+        words = [loaded.words, f"prompt_as={'text' if self._decoder else 'tokens'}", f"counting={counting}"]
+        if options.ignore_eos:
+            words.append(f"ignore_eos={'yes' if Extra.IGNORE_EOS in extras else 'refused'}")
+        return " ".join(filter(None, words))
+
+    @property
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            raise EngineError("the engine is not loaded; call load() first")
+        return self._loaded
+
+
+def _words(failure: Failure) -> str:
+    return f"{failure.status}, {failure.detail}"
