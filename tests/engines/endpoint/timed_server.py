@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -51,6 +52,9 @@ class Script:
     sends_continuous_usage: bool = False
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+UNTIL_CLOSED = b"Connection: close\r\n\r\n"
 STATUSES = {"400": 400, "404": 404, "429": 429, "500": 500, "503": 503}
 """Faults that are HTTP statuses."""
 WITHIN = {
@@ -61,22 +65,44 @@ WITHIN = {
 """Faults that are bytes in the place of an event."""
 
 
-class Answers:
-    """The events of one answer."""
+@dataclass(frozen=True)
+class Answer:
+    """What an answer is made of."""
 
-    def __init__(self, script: Script, body: dict[str, Any], is_chat: bool) -> None:
-        self.script, self.tokens, self.is_chat = script, int(body["max_tokens"]), is_chat
+    script: Script
+    tokens: int
+    prompt_tokens: int
+    is_chat: bool
+    has_usage: bool
+    is_continuous: bool
+    has_ids: bool
+
+    @classmethod
+    def to(cls, script: Script, body: dict[str, Any], is_chat: bool) -> Answer:
+        """The answer to a request."""
         options = body.get("stream_options") or {}
-        self.has_usage = bool(options.get("include_usage"))
-        self.is_continuous = script.sends_continuous_usage and bool(options.get("continuous_usage_stats"))
-        self.has_ids = script.sends_ids and bool(body.get("return_token_ids"))
-        self.prompt_tokens = len(body.get("prompt") or body["messages"][0]["content"])
+        return cls(
+            script,
+            tokens=int(body["max_tokens"]),
+            prompt_tokens=len(body["messages"][0]["content"] if is_chat else body["prompt"]),
+            is_chat=is_chat,
+            has_usage=bool(options.get("include_usage")),
+            is_continuous=script.sends_continuous_usage and bool(options.get("continuous_usage_stats")),
+            has_ids=script.sends_ids and bool(body.get("return_token_ids")),
+        )
 
+    @cache
     def events(self) -> list[bytes]:
-        """One for each `per_event` tokens; the last has the finish_reason."""
+        """One for each `per_event` tokens, framed; the last has the finish_reason."""
         step = self.script.per_event
         return [self._event(first, min(step, self.tokens - first)) for first in range(0, self.tokens, step)]
 
+    @cache
+    def whole(self) -> bytes:
+        """The answer in one piece, chunk by chunk as a server writes them."""
+        return HEAD + CHUNKED + b"".join(map(chunk, [*self.events(), *self.end()])) + b"0\r\n\r\n"
+
+    @cache
     def end(self) -> list[bytes]:
         """Usage, if it was asked for, and the end."""
         wrong = {"more_usage": WRONG_USAGE, "less_usage": -WRONG_USAGE}.get(self.script.fault, 0)
@@ -108,13 +134,27 @@ class Answers:
         return event.replace(b"\n", self.script.newline.encode())
 
 
-@cache
-def whole(script: Script, tokens: int, is_chat: bool, options: str) -> bytes:
-    """The answer in one piece, chunk by chunk as a server writes them."""
-    body = {"max_tokens": tokens, "prompt": "x", "stream_options": json.loads(options), "messages": [{"content": "x"}]}
-    answers = Answers(script, body, is_chat)
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return head + b"".join(map(chunk, [*answers.events(), *answers.end()])) + b"0\r\n\r\n"
+class Sending:
+    """Sends events by the timetable, without a task that wakes for each: thousands are due each second."""
+
+    def __init__(
+        self, transport: asyncio.WriteTransport, events: list[bytes], script: Script, came_s: float, sent: list[float]
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done = self.loop.create_future()
+        self.transport, self.events, self.gap_s, self.sent = transport, events, script.gap_s, sent
+        self.first_s = came_s + script.ttft_s + self.loop.time() - time.perf_counter()
+        self.loop.call_at(self.first_s, self.send)
+
+    def send(self) -> None:
+        """Send the next event."""
+        number = len(self.sent)
+        self.sent.append(time.perf_counter())
+        self.transport.write(self.events[number])
+        if number + 1 == len(self.events) or self.transport.is_closing():
+            self.done.set_result(None)
+        else:
+            self.loop.call_at(self.first_s + (number + 1) * self.gap_s, self.send)
 
 
 def chunk(data: bytes) -> bytes:
@@ -127,13 +167,22 @@ def main(script: Script) -> None:
     from aiohttp import web
 
     truth: list[dict[str, Any]] = []
+    came: dict[object, float] = {}
+    receive = web.RequestHandler.data_received
+
+    def stamp(self: web.RequestHandler, data: bytes) -> None:
+        """When the bytes came, which may be long before their request's turn."""
+        came[self] = time.perf_counter()
+        receive(self, data)
+
+    web.RequestHandler.data_received = stamp  # type: ignore[method-assign]
 
     def error(status: int, message: str) -> web.Response:
         return web.json_response({"error": {"message": message, "type": "error", "code": status}}, status=status)
 
     async def complete(request: web.Request) -> web.StreamResponse | web.Response:
-        came_s = time.perf_counter()
         body = await request.json()
+        came_s = came[request.protocol]
         own = Script(**{**asdict(script), **body.get("script", {})})
         if own.needs_key and request.headers.get("Authorization") != f"Bearer {KEY}":
             return error(401, f"wrong key: {request.headers.get('Authorization')}")
@@ -145,17 +194,18 @@ def main(script: Script) -> None:
         if own.fault in STATUSES:
             return error(STATUSES[own.fault], f"scripted {own.fault}, {request.headers.get('Authorization')}")
         assert request.transport is not None
-        is_chat = request.path.endswith("chat/completions")
+        answer = Answer.to(own, body, request.path.endswith("chat/completions"))
         if own.at_once:
-            options = json.dumps(body.get("stream_options") or {})
-            request.transport.write(whole(own, int(body["max_tokens"]), is_chat, options))  # type: ignore[attr-defined]
+            request.transport.write(answer.whole())
             return _Nothing()
         sent: list[float] = []
         truth.append({"prompt": body.get("prompt"), "came_s": came_s, "sent_s": sent})
-        return await stream(request, own, Answers(own, body, is_chat), came_s, sent)
+        return await stream(request, answer, came_s, sent)
 
     class _Nothing(web.Response):
         """An answer that has been written by hand."""
+
+        keep_alive = True
 
         async def prepare(self, request: web.BaseRequest) -> None:
             return None
@@ -164,11 +214,9 @@ def main(script: Script) -> None:
             return None
 
     async def stream(
-        request: web.Request, own: Script, answers: Answers, came_s: float, sent: list[float]
+        request: web.Request, answer: Answer, came_s: float, sent: list[float]
     ) -> web.StreamResponse:
-        loop = asyncio.get_running_loop()
-        offset_s = loop.time() - time.perf_counter()
-        transport = request.transport
+        own, transport = answer.script, request.transport
         assert transport is not None
         if own.fault == "never":
             await asyncio.sleep(3600)
@@ -178,38 +226,39 @@ def main(script: Script) -> None:
             return _Nothing()
         if own.fault == "no_stream":
             return web.json_response({"choices": [{"text": "all at once"}]})
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        if own.chunked:
-            response.enable_chunked_encoding()
+        transport.write(HEAD + (CHUNKED if own.chunked else UNTIL_CLOSED))
+        frame = chunk if own.chunked else bytes
+        if own.fault or own.cut:
+            await send_with_faults(transport, answer, frame, came_s, sent)
         else:
-            response.force_close()
-        await response.prepare(request)
-        for number, event in enumerate(answers.events()):
-            due_s = came_s + own.ttft_s + number * own.gap_s
-            if due_s > time.perf_counter():
-                await _until(loop, due_s + offset_s)
-            if number == 2 and own.fault:
-                broken = await _break(own.fault, response, transport)
-                if broken:
-                    return response
-            sent.append(time.perf_counter())
-            if own.cut:
-                await response.write(event[: own.cut % len(event)] or event)
-                await asyncio.sleep(0.002)
-                sent[-1] = time.perf_counter()
-                event = event[own.cut % len(event) :] if own.cut % len(event) else b""
-            if event:
-                await response.write(event)
-        for event in answers.end() if own.fault != "no_end" else ():
-            await response.write(event)
-        await response.write_eof()
-        if own.closes:
+            await Sending(transport, list(map(frame, answer.events())), own, came_s, sent).done
+        if own.fault != "no_end":
+            transport.write(b"".join(map(frame, answer.end())))
+        if own.chunked:
+            transport.write(b"0\r\n\r\n")
+        if own.closes or not own.chunked:
             transport.close()
-        return response
+        return _Nothing()
 
-    async def _break(fault: str, response: web.StreamResponse, transport: asyncio.WriteTransport) -> bool:
+    async def send_with_faults(
+        transport: asyncio.WriteTransport, answer: Answer, frame: Callable[[bytes], bytes], came_s: float,
+        sent: list[float],
+    ) -> None:  # fmt: skip
+        own = answer.script
+        for number, event in enumerate(answer.events()):
+            await asyncio.sleep(max(0.0, came_s + own.ttft_s + number * own.gap_s - time.perf_counter()))
+            if number == 2 and own.fault:
+                await _break(own.fault, transport, frame)
+            parts = [event[: own.cut], event[own.cut :]] if 0 < own.cut < len(event) else [event]
+            for part in parts[:-1]:
+                transport.write(frame(part))
+                await asyncio.sleep(0.002)
+            sent.append(time.perf_counter())
+            transport.write(frame(parts[-1]))
+
+    async def _break(fault: str, transport: asyncio.WriteTransport, frame: Callable[[bytes], bytes]) -> None:
         if fault in WITHIN:
-            await response.write(WITHIN[fault])
+            transport.write(frame(WITHIN[fault]))
         elif fault == "closed":
             transport.close()
         elif fault == "aborted":
@@ -219,16 +268,7 @@ def main(script: Script) -> None:
         elif fault == "bad_chunk":
             transport.write(b"this is no size\r\n")
         elif fault == "died":
-            sys.stdout.flush()
-            import os
-
             os._exit(1)
-        return fault in ("closed", "aborted")
-
-    async def _until(loop: asyncio.AbstractEventLoop, when_s: float) -> None:
-        reached = loop.create_future()
-        loop.call_at(when_s, reached.set_result, None)
-        await reached
 
     async def models(request: web.Request) -> web.Response:
         if script.needs_key and request.headers.get("Authorization") != f"Bearer {KEY}":

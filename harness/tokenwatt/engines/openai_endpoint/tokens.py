@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 from tokenwatt.engines.openai_endpoint.answers import HEAD_END, LONGEST_HEAD, Head, MalformedError, parse_head
 from tokenwatt.engines.openai_endpoint.chunks import Dechunker
 from tokenwatt.engines.openai_endpoint.shape import Shape
-from tokenwatt.engines.openai_endpoint.sse import Blocks, data_of
+from tokenwatt.engines.openai_endpoint.sse import BLOCK_END, Blocks, data_of
 
 EVENT_STREAM = "text/event-stream"
 OK = 200
+LEARN_FROM = 4
+"""Events that are looked at one by one until the shape of the others is known."""
 _DONE = b"[DONE]"
 _GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls")
 """Fields of a chat delta that hold what was generated."""
@@ -134,16 +136,23 @@ class Answer:
 
     def _read(self, blocks: bytes) -> list[Found]:
         """Tokens of whole blocks: those of the known shape by counting, the others one by one."""
-        if self._shape is None:
-            return self._one_by_one(blocks)
-        begin, end = self._shape.span(blocks)
-        count = self._shape.count(blocks[begin:end])
+        found: list[Found] = []
+        learning = LEARN_FROM if self._shape is None else 0
+        while blocks and self._shape is None and learning:
+            end = blocks.find(BLOCK_END) + len(BLOCK_END)
+            found += self._one_by_one(blocks[:end])
+            blocks, learning = blocks[end:], learning - 1
+        if not blocks:
+            return found
+        begin, end = self._shape.span(blocks) if self._shape is not None else (0, 0)
+        count = self._shape.count(blocks[begin:end]) if self._shape is not None and end else 0
         if not count:
-            return self._one_by_one(blocks)
-        found = self._one_by_one(blocks[:begin])
+            return found + self._one_by_one(blocks)
+        if begin:
+            found += self._one_by_one(blocks[:begin])
         self.counted += count
         found += [_ONE] * count
-        return found + self._one_by_one(blocks[end:])
+        return found + self._one_by_one(blocks[end:]) if end < len(blocks) else found
 
     def _one_by_one(self, blocks: bytes) -> list[Found]:
         found = []
