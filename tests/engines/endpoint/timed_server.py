@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,8 @@ class Script:
     """Tokens of an event."""
     fault: str = ""
     """What goes wrong: a status of `STATUSES`, or, after two events, one of `WITHIN` or of those in `_break`."""
+    faults: tuple[str, ...] = ()
+    """The fault of each request by the first token id of its prompt, where there is one."""
     newline: str = "\n"
     cut: int = 0
     """Write each event in two, cut after so many of its bytes; 0 writes it whole."""
@@ -183,7 +185,9 @@ def main(script: Script) -> None:
     async def complete(request: web.Request) -> web.StreamResponse | web.Response:
         body = await request.json()
         came_s = came[request.protocol]
-        own = Script(**{**asdict(script), **body.get("script", {})})
+        own = replace(script, **body.get("script", {}))
+        if isinstance(body.get("prompt"), list) and body["prompt"][0] < len(own.faults):
+            own = replace(own, fault=own.faults[body["prompt"][0]])
         if own.needs_key and request.headers.get("Authorization") != f"Bearer {KEY}":
             return error(401, f"wrong key: {request.headers.get('Authorization')}")
         if body["model"] != MODEL:
@@ -333,4 +337,4 @@ def serving(script: Script | None = None, cpu: int | None = None) -> Iterator[Se
 
 if __name__ == "__main__":
     fields = json.loads(sys.argv[1])
-    main(Script(**{**fields, "refuses": tuple(fields["refuses"])}))
+    main(Script(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}))

@@ -177,7 +177,7 @@ class Client:
                 self._connections[connection.fd] = connection
                 self._epoll.register(connection.fd, connection.waits_for)
         except OSError as error:
-            self._report_end(exchange, Ending.UNREACHABLE, str(error))
+            self._report_end(exchange, Ending.UNREACHABLE, _words(error))
             return
         self._busy[exchange.request.index] = connection
         connection.begin(exchange)
@@ -200,7 +200,7 @@ class Client:
         try:
             connection.go_on()
         except OSError as error:
-            self._lost(connection, str(error))
+            self._lost(connection, _words(error))
             return
         if connection.waits_for != waited_for:
             self._epoll.modify(connection.fd, connection.waits_for)
@@ -217,7 +217,7 @@ class Client:
             except WOULD_WAIT:
                 return
             except OSError as error:
-                self._lost(connection, str(error))
+                self._lost(connection, _words(error))
                 return
             at_s = self._clock()
             if not piece:
@@ -327,3 +327,8 @@ class Client:
         else:
             limit_s, ending, words = limits.stall_s, Ending.STALLED, "the answer stopped for {:g} s"
         return (ending, words.format(limit_s)) if silent_s > limit_s else None
+
+
+def _words(error: OSError) -> str:
+    """What the system says, without a number."""
+    return error.strerror or str(error)
