@@ -85,7 +85,7 @@ class Answer:
         options = body.get("stream_options") or {}
         return cls(
             script,
-            tokens=int(body["max_tokens"]),
+            tokens=int(body.get("max_tokens") or body["max_completion_tokens"]),
             prompt_tokens=len(body["messages"][0]["content"] if is_chat else body["prompt"]),
             is_chat=is_chat,
             has_usage=bool(options.get("include_usage")),

@@ -1,0 +1,254 @@
+"""Engine `openai_endpoint` against a real server: what is sent, what is counted, and what connections go through."""
+
+import json
+import resource
+import ssl
+import subprocess
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+
+from tests.engines.endpoint.driving import engine, requests, run, run_requests, scripted
+from tests.engines.endpoint.timed_server import Script, serving
+from tokenwatt.clock import RunClock
+from tokenwatt.engines import open_engine
+from tokenwatt.engines.openai_endpoint.address import Address
+from tokenwatt.engines.openai_endpoint.metrics_page import Look
+from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
+from tokenwatt.errors import EngineError, UserError
+from tokenwatt.load import FollowUp, Listed, Load
+from tokenwatt.spec import BenchSpec
+from tokenwatt.workloads import Request, Sampling
+
+EXTRAS = frozenset(Extra)
+
+
+def renderer(**changes) -> Renderer:
+    fields = {
+        "address": Address.of("http://somewhere:8000/under"), "api": "completions", "model": "m",
+        "headers": {"X-Team": "blue"}, "extras": EXTRAS, "extra_body": {}, "decoder": None,
+    }  # fmt: skip
+    return Renderer(**{**fields, **changes})
+
+
+def test_every_token_of_every_request_comes_once(served):
+    outcome = run_requests(served, count=20, osl=9, concurrency=4)
+    assert [(outcome.status(index), outcome.tokens(index)) for index in range(20)] == [("complete", 9)] * 20
+    times = [event.at_s for event in outcome.events]
+    assert times == sorted(times)
+    assert max(event.running for event in outcome.events) <= 4
+    assert [sent.request_index for sent in outcome.sent] == list(range(20))
+    for sent in outcome.sent:
+        assert sent.due_s <= sent.sent_s <= outcome.of(sent.request_index)[0].at_s
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"newline": "\r\n"},
+        {"chunked": False},
+        {"closes": True},
+        {"cut": 1},
+        {"cut": 150},
+        {"sends_continuous_usage": True},
+        {"sends_ids": True},
+        {"per_event": 3, "sends_continuous_usage": True},
+        {"per_event": 3},
+    ],
+    ids=str,
+)
+def test_tokens_are_counted_whatever_form_the_answer_has(served, changes):
+    counting = "token_ids" if "sends_ids" in changes else "auto"
+    outcome = run_requests(served, count=4, osl=8, extra_body=scripted(**changes), counting=counting)
+    assert [(outcome.status(index), outcome.tokens(index)) for index in range(4)] == [("complete", 8)] * 4
+    if changes.get("per_event") == 3:
+        by_usage = [3, 3, 2] if "sends_continuous_usage" in changes else [1, 1, 6]
+        assert [event.tokens for event in outcome.of(0) if event.tokens] in (by_usage, [1, 1, 1, 5])
+    if "sends_ids" in changes:
+        assert [event.token_ids for event in outcome.of(0) if event.tokens] == [(number,) for number in range(8)]
+
+
+def test_chat_sends_the_text_of_the_prompt(served, tmp_path):
+    Tokenizer(models.WordLevel({"zero": 0, "one": 1, "?": 2}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    outcome = run_requests(served, count=2, api="chat", tokenizer=str(tmp_path))
+    assert [outcome.tokens(index) for index in range(2)] == [8, 8]
+    subject = engine(served.url, api="chat", tokenizer=str(tmp_path))
+    subject.load(1, 64)
+    body = json.loads(subject._ready.renderer.body(requests(2)[1]))
+    assert body["messages"] == [{"role": "user", "content": "one one one one"}]
+    with pytest.raises(UserError, match="prompts as text need a tokenizer"):
+        engine(served.url, prompt_as="text")
+    with pytest.raises(UserError, match=r"the folder has no tokenizer\.json"):
+        engine(served.url, api="chat", tokenizer=str(tmp_path.parent))
+
+
+def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
+    with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("ignore_eos", "continuous_usage_stats", "top_k"))) as served:
+        subject = engine(served.url)
+        subject.load(1, 64)
+        assert subject._ready.renderer.extras == {Extra.USAGE, Extra.TOKEN_IDS}
+        assert subject.identity.version == "tests prompt_as=tokens counting=usage ignore_eos=refused"
+        outcome = run(subject, Load.closed(Listed(requests(2)), 1))
+        assert [outcome.tokens(index) for index in range(2)] == [8, 8]
+    with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("return_token_ids",))) as served:
+        with pytest.raises(UserError, match="counting = 'token_ids' needs return_token_ids, and the server refuses: HTTP"):
+            engine(served.url, counting="token_ids").load(1, 64)
+        with pytest.raises(UserError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
+            engine(served.url, extra_body={"return_token_ids": True}).load(1, 64)
+
+
+def test_the_bytes_of_a_request():
+    sampling = Sampling(temperature=0.5, top_p=0.9, top_k=7, stop_token_ids=(2, 3))
+    data = renderer()(Request(3, np.array([5, 6], dtype=np.int32), 4, sampling, seed=11))
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /under/v1/completions HTTP/1.1\r\nHost: somewhere:8000\r\n")
+    assert b"\r\nX-Team: blue\r\n" in head
+    assert head.endswith(b"Content-Length: %d" % len(body))
+    assert json.loads(body) == {
+        "model": "m", "prompt": [5, 6], "max_tokens": 4, "stream": True, "temperature": 0.5, "top_p": 0.9, "seed": 11,
+        "stop_token_ids": [2, 3], "top_k": 7, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True,
+        "return_token_ids": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }  # fmt: skip
+
+
+def test_only_what_does_something_is_sent_to_a_server_that_knows_no_more():
+    bare = json.loads(renderer(extras=frozenset(), extra_body={"max_tokens": 99}).body(requests(1)[0]))
+    assert bare == {
+        "model": "m", "prompt": [0] * 4, "max_tokens": 99, "stream": True, "temperature": 0.0, "top_p": 1.0
+    }  # fmt: skip
+    asked = json.loads(renderer(extras=frozenset()).body(requests(1, sampling=Sampling(min_p=0.1))[0]))
+    assert (asked["min_p"], "top_k" in asked) == (0.1, False)
+
+
+def test_a_thousand_streams_at_a_time(served):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert hard >= 1100, "this test needs as many open files"
+    outcome = run_requests(
+        served, count=1000, osl=4, concurrency=1000, extra_body=scripted(ttft_s=0.5, gap_s=0.2), counting="chunks"
+    )
+    assert sum(event.tokens for event in outcome.events) == 4000
+    assert {outcome.status(index) for index in range(1000)} == {"complete"}
+    assert max(event.running for event in outcome.events) == 1000
+
+
+def test_too_few_files_are_said_before_anything_is_sent(served):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with pytest.raises(EngineError, match=rf"open files, the hard limit is {hard}; raise it"):
+        engine(served.url).load(hard, 64)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Conversations of two turns: the second prompt is the first and what was answered."""
+
+    @property
+    def has_follow_ups(self) -> bool:
+        return True
+
+    def opening(self, place: int) -> Request | None:
+        return requests(2)[place] if place < 2 else None
+
+    def follow_up(self, request: Request, output) -> FollowUp | None:
+        if request.turn:
+            return None
+        prompt = np.concatenate([request.prompt, np.array(output, dtype=np.int32)])
+        return FollowUp(Request(10 + request.index, prompt, 2, conversation=request.index, turn=1), think_s=0.05)
+
+
+def test_conversations_go_on_from_what_was_answered(served):
+    subject = engine(served.url, extra_body=scripted(sends_ids=True))
+    subject.load(2, 64)
+    served.truth()
+    outcome = run(subject, Load.closed(Echo(), 2))
+    prompts = {tuple(answer["prompt"]) for answer in served.truth()}
+    assert prompts == {(0,) * 4, (1,) * 4, (*[0] * 4, *range(8)), (*[1] * 4, *range(8))}
+    assert [outcome.tokens(index) for index in (0, 1, 10, 11)] == [8, 8, 2, 2]
+    for conversation in (0, 1):
+        (second,) = (sent for sent in outcome.sent if sent.request_index == 10 + conversation)
+        assert second.due_s >= outcome.of(conversation)[-1].at_s + 0.05
+
+
+def test_warm_up_says_why_nothing_is_answered(served):
+    subject = engine(served.url)
+    subject.load(1, 64)
+    subject.warm_up(list(requests(2)), 1, RunClock())
+    subject._loaded.renderer.extra_body.update(scripted(fault="503"))
+    with pytest.raises(EngineError, match="no request of the warm-up was answered: overloaded, HTTP 503: scripted 503"):
+        subject.warm_up(list(requests(2)), 1, RunClock())
+
+
+def test_it_is_opened_by_name():
+    spec = BenchSpec(engine="openai_endpoint", workloads=("chat",), concurrency=(1,), options={"base_url": "ftp://x"})
+    with pytest.raises(UserError, match="options of engine 'openai_endpoint': base_url: must be an address like http"):
+        open_engine(spec)
+    identity = engine("http://localhost:1/v1", gpu_uuids=["GPU-1", "GPU-2"], dtype="bfloat16").identity
+    assert (identity.device, identity.gpu_uuids, identity.tp) == ("cuda", ("GPU-1", "GPU-2"), 2)
+
+
+def test_an_https_server_whose_certificate_is_named(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
+    )  # fmt: skip
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OneAnswer)
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        subject = engine(f"https://localhost:{server.server_address[1]}", ca_file=str(certificate), counting="chunks")
+        subject.load(2, 64)
+        outcome = run(subject, Load.closed(Listed(requests(4)), 2))
+        assert [(outcome.status(index), outcome.tokens(index)) for index in range(4)] == [("complete", 2)] * 4
+        with pytest.raises(EngineError, match="certificate verify failed"):
+            engine(f"https://localhost:{server.server_address[1]}").load(2, 64)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class OneAnswer(BaseHTTPRequestHandler):
+    """Two tokens for everybody, with a length."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.answer(b'{"data": [{"id": "one"}]}', "application/json")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        events = b"".join(
+            b'data: {"choices": [{"text": "t", "finish_reason": %s}]}\n\n' % end for end in (b"null", b'"length"')
+        )
+        self.answer(events + b"data: [DONE]\n\n", "text/event-stream")
+
+    def answer(self, body: bytes, kind: str):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_counters_of_a_page():
+    page = b"""# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a b"} 3.0
+vllm:num_requests_running{engine="1",model_name="a b"} 2.0
+vllm:prompt_tokens_total{engine="0"} 70.0
+vllm:generation_tokens_total{engine="0"} 1e+03
+vllm:prefix_cache_queries_total{engine="0"} 40.0
+vllm:prefix_cache_hits_total{engine="0"} 10.0
+"""
+    assert Look.at(page) == Look(output=1000.0, input=70.0, running=5.0, queried=40.0, hit=10.0)
+    assert Look.at(b"llamacpp:tokens_predicted_total 9\nllamacpp:requests_processing 1\n") == Look(9.0, 0.0, 1.0, None, None)
+    assert Look.at(b"<html>") is None
