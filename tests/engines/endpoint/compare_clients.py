@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from tests.engines.endpoint.driving import engine, requests
 from tests.engines.endpoint.timed_server import MODEL, Script, Served, serving
+
 from tokenwatt.clock import RunClock
-from tokenwatt.load import Listed, Load, Sent
+from tokenwatt.load import Arrivals, Listed, Load, Sent
 
 ISL = 8
 MS_PER_S = 1e3
+EVEN = "1000000"
+"""Burstiness of gaps that are as good as constant."""
 VLLM = """
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -39,12 +42,15 @@ main(parser.parse_args())
 
 @dataclass(frozen=True)
 class Case:
-    """What every client is asked to do: a closed loop."""
+    """What every client is asked to do."""
 
     streams: int
+    """Requests in flight: of a closed loop, or on average."""
     requests: int
     tokens: int
     client_cpu: int
+    rate_per_s: float = 0.0
+    """Requests that come a second, evenly; 0 is a closed loop."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ def ours(case: Case, url: str) -> Seen:
     subject = engine(url)
     subject.load(case.streams, ISL + case.tokens)
     clock, sent = RunClock(), dict[int, Sent]()
-    load = Load.closed(Listed(requests(case.requests, case.tokens)), case.streams)
+    source = Listed(requests(case.requests, case.tokens))
+    load = Load.closed(source, case.streams)
+    if case.rate_per_s:
+        load = Load.open(source, Arrivals(case.rate_per_s, burstiness=math.inf))
     load.on_sent = lambda one: sent.__setitem__(one.request_index, one)
     at_s: dict[int, list[float]] = {index: [] for index in range(case.requests)}
     tokens = 0
@@ -81,7 +90,7 @@ def ours(case: Case, url: str) -> Seen:
 
 def ours_apart(case: Case, url: str, folder: Path) -> Seen:
     """Run our client in a process of its own, as the others run."""
-    words = [f"{case.streams}", f"{case.requests}", f"{case.tokens}", url]
+    words = [f"{case.streams}", f"{case.requests}", f"{case.tokens}", f"{case.rate_per_s}", url]
     module = "tests.engines.endpoint.compare_clients"
     return Seen(**json.loads(_output(case, [sys.executable, "-m", module, "--ours", *words]).splitlines()[-1]))
 
@@ -91,8 +100,10 @@ def vllm(python: str, case: Case, url: str, folder: Path) -> Seen:
     _output(case, [
         python, "-c", VLLM, "--backend", "openai", "--base-url", url, "--endpoint", "/v1/completions", "--model", MODEL,
         "--tokenizer", f"{folder}", "--dataset-name", "random", "--random-input-len", f"{ISL}", "--random-output-len",
-        f"{case.tokens}", "--num-prompts", f"{case.requests}", "--max-concurrency", f"{case.streams}", "--ignore-eos",
-        "--save-result", "--result-filename", f"{folder}/vllm.json", "--percentile-metrics", "ttft,itl",
+        f"{case.tokens}", "--num-prompts", f"{case.requests}", "--ignore-eos", "--save-result", "--result-filename",
+        f"{folder}/vllm.json", "--percentile-metrics", "ttft,itl",
+        *(["--request-rate", f"{case.rate_per_s}", "--burstiness", EVEN] if case.rate_per_s else
+          ["--max-concurrency", f"{case.streams}"]),
     ])  # fmt: skip
     found = json.loads((folder / "vllm.json").read_text())
     times = (found[name] / MS_PER_S for name in ("median_ttft_ms", "p99_ttft_ms", "median_itl_ms"))
@@ -103,7 +114,9 @@ def aiperf(program: str, case: Case, url: str, folder: Path) -> Seen:
     """AIPerf, its tokens counted by the server's usage."""
     _output(case, [
         program, "profile", "--model", MODEL, "--url", url, "--endpoint-type", "completions", "--streaming",
-        "--tokenizer", f"{folder}", "--concurrency", f"{case.streams}", "--request-count", f"{case.requests}",
+        "--tokenizer", f"{folder}", "--request-count", f"{case.requests}",
+        *(["--request-rate", f"{case.rate_per_s}", "--arrival-pattern", "constant"] if case.rate_per_s else
+          ["--concurrency", f"{case.streams}"]),
         "--prompt-input-tokens-mean", f"{ISL}", "--prompt-output-tokens-mean", f"{case.tokens}",
         "--use-server-token-count", "--use-legacy-max-tokens", "--no-gpu-telemetry", "--no-server-metrics",
         "--ui-type", "none", "--output-artifact-dir", f"{folder}/aiperf",
@@ -119,7 +132,8 @@ def guidellm(program: str, case: Case, url: str, folder: Path) -> Seen:
     """GuideLLM."""
     _output(case, [
         program, "run", "--backend", f"kind=openai_http,target={url},model={MODEL},request_format=/v1/completions",
-        "--profile", f"kind=concurrent,streams={case.streams}", "--constraint",
+        "--profile", f"kind=constant,rate={case.rate_per_s}" if case.rate_per_s else
+        f"kind=concurrent,streams={case.streams}", "--constraint",
         f"kind=max_requests,count={case.requests}", "--data",
         f"kind=synthetic_text,prompt_tokens={ISL},output_tokens={case.tokens}", "--tokenizer",
         f"kind=hf_auto,model={folder}", "--output", f"kind=json,path={folder}/guidellm.json", "--disable-console",
@@ -149,17 +163,17 @@ def _output(case: Case, command: list[str]) -> str:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A tokenizer of a few words, which the others want in order to make prompts."""
-    words = [*(f"t{number}" for number in range(10)), *(f"w{number}" for number in range(2000)), "?"]
-    model = {"type": "WordLevel", "vocab": {word: number for number, word in enumerate(words)}, "unk_token": "?"}
-    space = {"type": "WhitespaceSplit"}
-    empty = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
-    whole = {"version": "1.0", **empty, "added_tokens": [], "pre_tokenizer": space, "model": model}
+    """A tokenizer whose tokens are letters, which the others want in order to make prompts."""
+    letters = [*(chr(code) for code in range(32, 127)), "\n", "<end>"]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "?"}
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor"))
+    whole = {"version": "1.0", **empty, "added_tokens": [], "decoder": {"type": "Fuse"}, "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 100000}
-    special = dict.fromkeys(("unk_token", "pad_token", "eos_token", "bos_token"), "?")
+    special = dict.fromkeys(("pad_token", "eos_token", "bos_token"), "<end>")
     (folder / "tokenizer_config.json").write_text(json.dumps(names | special))
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(words)}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(letters)}))
 
 
 def main() -> None:
@@ -167,14 +181,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("vllm", "aiperf", "guidellm"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--ours", nargs=4, metavar=("STREAMS", "REQUESTS", "TOKENS", "URL"), help="run ours alone")
+    parser.add_argument(
+        "--ours", nargs=5, metavar=("STREAMS", "REQUESTS", "TOKENS", "RATE", "URL"), help="run ours alone"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--client-cpu", type=int, default=1)
     parser.add_argument("--server-cpu", type=int, default=0)
     options = parser.parse_args()
     if options.ours:
         streams, count, tokens = map(int, options.ours[:3])
-        print(json.dumps(vars(ours(Case(streams, count, tokens, 0), options.ours[3]))))
+        print(json.dumps(vars(ours(Case(streams, count, tokens, 0, float(options.ours[3])), options.ours[4]))))
         return
     clients: dict[str, Callable[[Case, str, Path], Seen]] = {"tokenwatt": ours_apart}
     for name, client in (("vllm", vllm), ("aiperf", aiperf), ("guidellm", guidellm)):
@@ -186,13 +202,20 @@ def main() -> None:
 
 
 def timed(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any) -> None:
-    """Against the timetable: first token after 50 ms, then one every 5 ms."""
-    print(f"{'client':10} {'streams':>7} {'TTFT median (truth)':>22} {'p99 (truth)':>18} {'ITL median (truth)':>20}  ms")
+    """Against the timetable: first token after 50 ms, then one every 5 ms.
+
+    Requests come evenly: those of a burst would wait in the server, which nobody can tell from the client's delay.
+    """
+    print(
+        f"{'client':10} {'streams':>7} {'TTFT median (truth)':>22} {'p99 (truth)':>18} {'ITL median (truth)':>20}  ms"
+    )
     for streams in (64, 200):
-        case = Case(streams, 4 * streams, 200, options.client_cpu)
+        script, tokens = Script(), 200
+        rate_per_s = streams / (script.ttft_s + (tokens - 1) * script.gap_s)
+        case = Case(streams, 4 * streams, tokens, options.client_cpu, round(rate_per_s, 1))
         for name, client in clients.items():
             for _ in range(options.repeats):
-                with tempfile.TemporaryDirectory() as folder, serving(Script(), options.server_cpu) as served:
+                with tempfile.TemporaryDirectory() as folder, serving(script, options.server_cpu) as served:
                     write_tokenizer(Path(folder))
                     seen, true = client(case, served.url, Path(folder)), truth(served)
                 pairs = zip((seen.ttft_median_s, seen.ttft_p99_s, seen.itl_median_s), true, strict=True)
@@ -213,7 +236,10 @@ def fastest(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any)
                 rates.append(client(case, served.url, Path(folder)).tokens_per_s)
         best[name] = max(rates)
         words = ", ".join(f"{rate:,.0f}" for rate in rates)
-        print(f"{name:10} {best[name]:12,.0f} tokens/s ({words})  ours / this {best['tokenwatt'] / best[name]:.2f}", flush=True)
+        print(
+            f"{name:10} {best[name]:12,.0f} tokens/s ({words})  ours / this {best['tokenwatt'] / best[name]:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

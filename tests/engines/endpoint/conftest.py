@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from tests.engines.endpoint.timed_server import Script, Served, serving
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from tests.engines.endpoint.timed_server import Script, Served
+
 from tokenwatt.clock import RunClock
 from tokenwatt.engines.openai_endpoint.engine import EndpointEngine
 from tokenwatt.engines.protocol import TokenEvent

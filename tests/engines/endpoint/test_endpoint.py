@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from tests.engines.endpoint.driving import Run, engine, requests, run, run_requests, scripted
+from tests.engines.endpoint.timed_server import Script, serving
 from tokenizers import Tokenizer, models
 
-from tests.engines.endpoint.driving import engine, requests, run, run_requests, scripted
-from tests.engines.endpoint.timed_server import Script, serving
 from tokenwatt.clock import RunClock
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.openai_endpoint.address import Address
@@ -46,30 +46,39 @@ def test_every_token_of_every_request_comes_once(served):
         assert sent.due_s <= sent.sent_s <= outcome.of(sent.request_index)[0].at_s
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"newline": "\r\n"},
-        {"chunked": False},
-        {"closes": True},
-        {"cut": 1},
-        {"cut": 150},
-        {"sends_continuous_usage": True},
-        {"sends_ids": True},
-        {"per_event": 3, "sends_continuous_usage": True},
-        {"per_event": 3},
-    ],
-    ids=str,
+FORMS = (
+    {},
+    {},
+    {"newline": "\r\n"},
+    {"chunked": False},
+    {"closes": True},
+    {"cut": 1},
+    {"cut": 150},
+    {"sends_continuous_usage": True},
+    {"sends_ids": True},
+    {"per_event": 3},
+    {"per_event": 3, "sends_continuous_usage": True},
 )
-def test_tokens_are_counted_whatever_form_the_answer_has(served, changes):
-    counting = "token_ids" if "sends_ids" in changes else "auto"
-    outcome = run_requests(served, count=4, osl=8, extra_body=scripted(**changes), counting=counting)
-    assert [(outcome.status(index), outcome.tokens(index)) for index in range(4)] == [("complete", 8)] * 4
-    if changes.get("per_event") == 3:
-        by_usage = [3, 3, 2] if "sends_continuous_usage" in changes else [1, 1, 6]
-        assert [event.tokens for event in outcome.of(0) if event.tokens] in (by_usage, [1, 1, 1, 5])
-    if "sends_ids" in changes:
-        assert [event.token_ids for event in outcome.of(0) if event.tokens] == [(number,) for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def all_forms() -> Run:
+    """One run in which each request is answered in another form, one at a time."""
+    with serving(Script(ttft_s=0.005, gap_s=0.001, by_prompt=FORMS)) as served:
+        return run_requests(served, count=len(FORMS), concurrency=1, counting="token_ids")
+
+
+@pytest.mark.parametrize("place", range(len(FORMS)), ids=lambda place: str(FORMS[place]))
+def test_tokens_are_counted_whatever_form_the_answer_has(all_forms, place):
+    assert (all_forms.status(place), all_forms.tokens(place)) == ("complete", 8)
+
+
+def test_tokens_are_counted_event_by_event_where_the_server_says(all_forms):
+    ids, end_usage, each_usage = ([e for e in all_forms.of(place) if e.tokens] for place in (8, 9, 10))
+    assert [event.token_ids for event in ids] == [(number,) for number in range(8)]
+    assert [event.tokens for event in each_usage] == [3, 3, 2]
+    # Three events of text, and 5 tokens more by usage: with the last of them, or after it where a batch ends between.
+    assert [event.tokens for event in end_usage] in ([1, 1, 6], [1, 1, 1, 5])
 
 
 def test_chat_sends_the_text_of_the_prompt(served, tmp_path):
@@ -95,7 +104,9 @@ def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
         outcome = run(subject, Load.closed(Listed(requests(2)), 1))
         assert [outcome.tokens(index) for index in range(2)] == [8, 8]
     with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("return_token_ids",))) as served:
-        with pytest.raises(UserError, match="counting = 'token_ids' needs return_token_ids, and the server refuses: HTTP"):
+        with pytest.raises(
+            UserError, match="counting = 'token_ids' needs return_token_ids, and the server refuses: HTTP"
+        ):
             engine(served.url, counting="token_ids").load(1, 64)
         with pytest.raises(UserError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
             engine(served.url, extra_body={"return_token_ids": True}).load(1, 64)
@@ -128,7 +139,7 @@ def test_a_thousand_streams_at_a_time(served):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert hard >= 1100, "this test needs as many open files"
     outcome = run_requests(
-        served, count=1000, osl=4, concurrency=1000, extra_body=scripted(ttft_s=0.5, gap_s=0.2), counting="chunks"
+        served, count=1000, osl=4, concurrency=1000, extra_body=scripted(ttft_s=0.4, gap_s=0.1), counting="chunks"
     )
     assert sum(event.tokens for event in outcome.events) == 4000
     assert {outcome.status(index) for index in range(1000)} == {"complete"}
@@ -250,5 +261,7 @@ vllm:prefix_cache_queries_total{engine="0"} 40.0
 vllm:prefix_cache_hits_total{engine="0"} 10.0
 """
     assert Look.at(page) == Look(output=1000.0, input=70.0, running=5.0, queried=40.0, hit=10.0)
-    assert Look.at(b"llamacpp:tokens_predicted_total 9\nllamacpp:requests_processing 1\n") == Look(9.0, 0.0, 1.0, None, None)
+    assert Look.at(b"llamacpp:tokens_predicted_total 9\nllamacpp:requests_processing 1\n") == Look(
+        9.0, 0.0, 1.0, None, None
+    )
     assert Look.at(b"<html>") is None

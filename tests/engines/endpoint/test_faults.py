@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-
 from tests.engines.endpoint.driving import Run, engine, requests, run, run_requests
 from tests.engines.endpoint.timed_server import KEY, Script, Served, serving
+
 from tokenwatt.clock import RunClock
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
@@ -35,22 +35,27 @@ FAULTS = {
     "more_usage": ("complete", "", 11),
     "no_end": ("complete", "", 8),
 }
-# Good requests among them: the prompts 0 and 1 and every one after the last fault.
-BY_PROMPT = ("", "", *FAULTS)
-COUNT = len(BY_PROMPT) + 2
+# Good requests among them: the prompts 0 and 1, and those after the last fault.
+IN_TURN = ("", "", *FAULTS)
+COUNT = len(IN_TURN) + 2
+
+
+def in_turn(*faults: str, **changes) -> Script:
+    """A server whose requests have these faults, by prompt; request 1 has none, with whose prompt the engine probes."""
+    return Script(ttft_s=0.005, gap_s=0.001, by_prompt=tuple({"fault": fault} for fault in faults), **changes)
 
 
 @pytest.fixture(scope="module")
 def all_faults() -> Run:
     """One run in which each fault happens once, four requests at a time."""
-    with serving(Script(ttft_s=0.005, gap_s=0.001, faults=BY_PROMPT)) as served:
+    with serving(in_turn(*IN_TURN)) as served:
         return run_requests(served, count=COUNT, concurrency=4, first_byte_s=0.4, stall_s=0.3)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_has_its_status_and_what_came_before_is_kept(all_faults, fault):
     status, words, tokens = FAULTS[fault]
-    index = BY_PROMPT.index(fault)
+    index = IN_TURN.index(fault)
     assert all_faults.status(index) == status
     assert words in all_faults.detail(index)
     assert all_faults.tokens(index) == tokens
@@ -65,7 +70,7 @@ def test_the_other_requests_are_answered(all_faults):
 
 
 def test_a_server_that_dies_leaves_no_request_without_an_end():
-    with serving(Script(ttft_s=0.005, gap_s=0.001, faults=("", "", "", "died"))) as served:
+    with serving(in_turn("", "", "", "died")) as served:
         outcome = run_requests(served, count=8, concurrency=2)
     statuses = [outcome.status(index) for index in range(8)]
     assert statuses[:2] == ["complete"] * 2
@@ -78,7 +83,7 @@ def test_a_server_that_dies_leaves_no_request_without_an_end():
 
 def test_a_server_that_stays_away_ends_the_run(monkeypatch):
     monkeypatch.setattr("tokenwatt.engines.openai_endpoint.reader.GONE_S", 0.4)
-    with serving(Script(ttft_s=0.005, gap_s=0.001, faults=("", "", "died"))) as served:
+    with serving(in_turn("", "", "died")) as served:
         subject = engine(served.url)
         subject.load(32, 64)
         with pytest.raises(EngineError, match=r"the server is gone: \d+ requests in .* s, Connection refused"):
@@ -86,8 +91,7 @@ def test_a_server_that_stays_away_ends_the_run(monkeypatch):
 
 
 def test_the_key_is_shown_nowhere(monkeypatch):
-    script = Script(ttft_s=0.005, gap_s=0.001, needs_key=True, faults=("", "", "400"))
-    with serving(script) as served:
+    with serving(in_turn("", "", "400", needs_key=True)) as served:
         monkeypatch.setenv("THE_KEY", KEY)
         subject = engine(served.url, api_key_env="THE_KEY")
         subject.load(1, 64)

@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.engines.endpoint.timed_server import Answer as Scripted
 from tests.engines.endpoint.timed_server import Script, chunk
+
 from tokenwatt.engines.openai_endpoint.answers import MalformedError, parse_head
 from tokenwatt.engines.openai_endpoint.chunks import Dechunker
 from tokenwatt.engines.openai_endpoint.shape import Shape
@@ -57,7 +57,7 @@ def answers(draw) -> tuple[bytes, list[int]]:
     return data + (b"0\r\n\r\n" if chunked else b""), ends
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(answers(), st.lists(st.integers(0, 2**16), max_size=12))
 def test_any_cut_gives_the_same_tokens_with_the_piece_that_completed_them(answer, cuts):
     data, ends = answer
@@ -74,7 +74,7 @@ def test_every_single_cut_and_every_single_byte():
         assert [tokens for _, tokens in read([data[:place], data[place:]])] == [1, 1, 1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 2**16), max_size=8))
 def test_chunks_carry_any_bytes_through_any_cut(payloads, cuts):
     data = b"".join(map(chunk, payloads)) + b"0;last\r\nX-Trailer: yes\r\n\r\n"

@@ -38,8 +38,8 @@ class Script:
     """Tokens of an event."""
     fault: str = ""
     """What goes wrong: a status of `STATUSES`, or, after two events, one of `WITHIN` or of those in `_break`."""
-    faults: tuple[str, ...] = ()
-    """The fault of each request by the first token id of its prompt, where there is one."""
+    by_prompt: tuple[dict[str, Any], ...] = ()
+    """Changes to all this for a request, by the first token id of its prompt."""
     newline: str = "\n"
     cut: int = 0
     """Write each event in two, cut after so many of its bytes; 0 writes it whole."""
@@ -113,7 +113,9 @@ class Answer:
 
     def _event(self, first: int, count: int) -> bytes:
         text = "".join(f"t{number % 10} " for number in range(first, first + count))
-        choice: dict[str, Any] = {"index": 0, "delta": {"content": text}} if self.is_chat else {"index": 0, "text": text}
+        choice: dict[str, Any] = (
+            {"index": 0, "delta": {"content": text}} if self.is_chat else {"index": 0, "text": text}
+        )
         choice |= {"logprobs": None, "finish_reason": "length" if first + count == self.tokens else None}
         if self.has_ids:
             choice["token_ids"] = list(range(first, first + count))
@@ -186,8 +188,9 @@ def main(script: Script) -> None:
         body = await request.json()
         came_s = came[request.protocol]
         own = replace(script, **body.get("script", {}))
-        if isinstance(body.get("prompt"), list) and body["prompt"][0] < len(own.faults):
-            own = replace(own, fault=own.faults[body["prompt"][0]])
+        if isinstance(body.get("prompt"), list) and body["prompt"][0] < len(own.by_prompt):
+            own = replace(own, **own.by_prompt[body["prompt"][0]])
+        own = replace(own, by_prompt=())
         if own.needs_key and request.headers.get("Authorization") != f"Bearer {KEY}":
             return error(401, f"wrong key: {request.headers.get('Authorization')}")
         if body["model"] != MODEL:
@@ -217,9 +220,7 @@ def main(script: Script) -> None:
         async def write_eof(self, data: bytes = b"") -> None:
             return None
 
-    async def stream(
-        request: web.Request, answer: Answer, came_s: float, sent: list[float]
-    ) -> web.StreamResponse:
+    async def stream(request: web.Request, answer: Answer, came_s: float, sent: list[float]) -> web.StreamResponse:
         own, transport = answer.script, request.transport
         assert transport is not None
         if own.fault == "never":
