@@ -95,18 +95,9 @@ class Load:
         while self._due and self._due[0][0] <= now_s:
             due_s, _, request, is_ramp = heapq.heappop(self._due)
             self._in_flight[request.index] = request
-            self.on_sent(
-                Sent(
-                    request.index,
-                    len(request.prompt),
-                    request.max_tokens,
-                    due_s,
-                    now_s,
-                    is_ramp,
-                    request.conversation,
-                    request.turn,
-                )  # fmt: skip
-            )
+            isl, osl = len(request.prompt), request.max_tokens
+            sent = Sent(request.index, isl, osl, due_s, now_s, is_ramp, request.conversation, request.turn)
+            self.on_sent(sent)
             yield request
 
     def ended(self, index: int, at_s: float, output: Sequence[int] = (), failed: bool = False) -> None:

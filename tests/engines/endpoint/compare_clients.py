@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class Seen:
     ttft_median_s: float
     ttft_p99_s: float
     itl_median_s: float
+
+
+Client = Callable[[Case, str, Path], Seen]
+"""Runs against the server at an address; may leave files in a folder."""
 
 
 def ours(case: Case, url: str) -> Seen:
@@ -181,9 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("vllm", "aiperf", "guidellm"):
         parser.add_argument(f"--{name}")
-    parser.add_argument(
-        "--ours", nargs=5, metavar=("STREAMS", "REQUESTS", "TOKENS", "RATE", "URL"), help="run ours alone"
-    )
+    words = ("STREAMS", "REQUESTS", "TOKENS", "RATE", "URL")
+    parser.add_argument("--ours", nargs=5, metavar=words, help="run ours alone")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--client-cpu", type=int, default=1)
     parser.add_argument("--server-cpu", type=int, default=0)
@@ -192,23 +196,21 @@ def main() -> None:
         streams, count, tokens = map(int, options.ours[:3])
         print(json.dumps(vars(ours(Case(streams, count, tokens, 0, float(options.ours[3])), options.ours[4]))))
         return
-    clients: dict[str, Callable[[Case, str, Path], Seen]] = {"tokenwatt": ours_apart}
+    clients: dict[str, Client] = {"tokenwatt": ours_apart}
     for name, client in (("vllm", vllm), ("aiperf", aiperf), ("guidellm", guidellm)):
         program = getattr(options, name)
         if program:
-            clients[name] = lambda *asked, _client=client, _program=program: _client(_program, *asked)
+            clients[name] = partial(client, program)
     timed(clients, options)
     fastest(clients, options)
 
 
-def timed(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any) -> None:
+def timed(clients: dict[str, Client], options: Any) -> None:
     """Against the timetable: first token after 50 ms, then one every 5 ms.
 
     Requests come evenly: those of a burst would wait in the server, which nobody can tell from the client's delay.
     """
-    print(
-        f"{'client':10} {'streams':>7} {'TTFT median (truth)':>22} {'p99 (truth)':>18} {'ITL median (truth)':>20}  ms"
-    )
+    print(f"{'ms (truth)':10} {'streams':>7} {'TTFT median':>22} {'TTFT p99':>18} {'ITL median':>20}")
     for streams in (64, 200):
         script, tokens = Script(), 200
         rate_per_s = streams / (script.ttft_s + (tokens - 1) * script.gap_s)
@@ -223,7 +225,7 @@ def timed(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any) -
                 print(f"{name:10} {streams:7} {cells[0]:>22} {cells[1]:>18} {cells[2]:>20}", flush=True)
 
 
-def fastest(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any) -> None:
+def fastest(clients: dict[str, Client], options: Any) -> None:
     """Against answers in one piece: tokens a second, the best of the repeats."""
     best: dict[str, float] = {}
     case = Case(64, 2000, 512, options.client_cpu)
@@ -236,10 +238,8 @@ def fastest(clients: dict[str, Callable[[Case, str, Path], Seen]], options: Any)
                 rates.append(client(case, served.url, Path(folder)).tokens_per_s)
         best[name] = max(rates)
         words = ", ".join(f"{rate:,.0f}" for rate in rates)
-        print(
-            f"{name:10} {best[name]:12,.0f} tokens/s ({words})  ours / this {best['tokenwatt'] / best[name]:.2f}",
-            flush=True,
-        )
+        ratio = best["tokenwatt"] / best[name]
+        print(f"{name:10} {best[name]:12,.0f} tokens/s ({words})  ours / this {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Every fault of a server ends its request with a status, and no other request's."""
 
 import multiprocessing
-import os
-import signal
 import socket
 from pathlib import Path
 
@@ -152,7 +150,7 @@ def test_the_death_of_the_client_is_an_engine_error(served):
     events = subject.serve(Load.closed(Listed(requests(4, osl=5000)), 4), RunClock())
     next(events)
     (child,) = multiprocessing.active_children()
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     with pytest.raises(EngineError, match=r"the load client's process died \(exit code -9\)"):
         list(events)
 

@@ -1,5 +1,6 @@
 """Reading an answer: any cut of it into pieces gives the same tokens, each with the piece that completes its event."""
 
+import itertools
 import json
 
 import pytest
@@ -27,7 +28,7 @@ def event(text: str, finish: str | None = None, **fields) -> bytes:
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
     """`data` cut at these places."""
     edges = [0, *sorted({cut % len(data) for cut in cuts} - {0}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def read(pieces: list[bytes]) -> list[tuple[int, int]]:

@@ -93,18 +93,15 @@ class Answer:
             has_ids=script.sends_ids and bool(body.get("return_token_ids")),
         )
 
-    @cache
     def events(self) -> list[bytes]:
         """One for each `per_event` tokens, framed; the last has the finish_reason."""
         step = self.script.per_event
         return [self._event(first, min(step, self.tokens - first)) for first in range(0, self.tokens, step)]
 
-    @cache
     def whole(self) -> bytes:
         """The answer in one piece, chunk by chunk as a server writes them."""
         return HEAD + CHUNKED + b"".join(map(chunk, [*self.events(), *self.end()])) + b"0\r\n\r\n"
 
-    @cache
     def end(self) -> list[bytes]:
         """Usage, if it was asked for, and the end."""
         wrong = {"more_usage": WRONG_USAGE, "less_usage": -WRONG_USAGE}.get(self.script.fault, 0)
@@ -113,9 +110,8 @@ class Answer:
 
     def _event(self, first: int, count: int) -> bytes:
         text = "".join(f"t{number % 10} " for number in range(first, first + count))
-        choice: dict[str, Any] = (
-            {"index": 0, "delta": {"content": text}} if self.is_chat else {"index": 0, "text": text}
-        )
+        words: dict[str, Any] = {"delta": {"content": text}} if self.is_chat else {"text": text}
+        choice: dict[str, Any] = {"index": 0, **words}
         choice |= {"logprobs": None, "finish_reason": "length" if first + count == self.tokens else None}
         if self.has_ids:
             choice["token_ids"] = list(range(first, first + count))
@@ -161,6 +157,10 @@ class Sending:
             self.loop.call_at(self.first_s + (number + 1) * self.gap_s, self.send)
 
 
+EVENTS, WHOLE = cache(Answer.events), cache(Answer.whole)
+"""Made once for all requests that are alike: a server that renders while it serves is late."""
+
+
 def chunk(data: bytes) -> bytes:
     """In chunked encoding."""
     return b"%x\r\n%s\r\n" % (len(data), data)
@@ -203,7 +203,7 @@ def main(script: Script) -> None:
         assert request.transport is not None
         answer = Answer.to(own, body, request.path.endswith("chat/completions"))
         if own.at_once:
-            request.transport.write(answer.whole())
+            request.transport.write(WHOLE(answer))
             return _Nothing()
         sent: list[float] = []
         truth.append({"prompt": body.get("prompt"), "came_s": came_s, "sent_s": sent})
@@ -236,7 +236,7 @@ def main(script: Script) -> None:
         if own.fault or own.cut:
             await send_with_faults(transport, answer, frame, came_s, sent)
         else:
-            await Sending(transport, list(map(frame, answer.events())), own, came_s, sent).done
+            await Sending(transport, list(map(frame, EVENTS(answer))), own, came_s, sent).done
         if own.fault != "no_end":
             transport.write(b"".join(map(frame, answer.end())))
         if own.chunked:
@@ -250,7 +250,7 @@ def main(script: Script) -> None:
         sent: list[float],
     ) -> None:  # fmt: skip
         own = answer.script
-        for number, event in enumerate(answer.events()):
+        for number, event in enumerate(EVENTS(answer)):
             await asyncio.sleep(max(0.0, came_s + own.ttft_s + number * own.gap_s - time.perf_counter()))
             if number == 2 and own.fault:
                 await _break(own.fault, transport, frame)
@@ -337,5 +337,7 @@ def serving(script: Script | None = None, cpu: int | None = None) -> Iterator[Se
 
 
 if __name__ == "__main__":
-    fields = json.loads(sys.argv[1])
-    main(Script(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}))
+    fields: dict[str, Any] = json.loads(sys.argv[1])
+    for name in ("refuses", "by_prompt"):
+        fields[name] = tuple(fields[name])
+    main(Script(**fields))

@@ -1,10 +1,10 @@
 """The tokens of one answer: HTTP, framing, events and JSON, read from the pieces as they came.
 
 How tokens are counted. An event has as many as it has `token_ids`; else as many as its own `usage` counts more than
-were counted before (`continuous_usage_stats`); else one, if it has text. A server may put several tokens into a piece of
-text, or hold text back until a letter is whole, so where usage comes at the end and counts more, the difference is added
-to the last event of the answer: events that are out already cannot be changed. Where it counts fewer than came, or other
-than there were ids, the answer is miscounted.
+were counted before (`continuous_usage_stats`); else one, if it has text. A server may put several tokens into a piece
+of text, or hold text back until a letter is whole, so where usage comes at the end and counts more, the difference is
+added to the last event of the answer: events that are out already cannot be changed. Where it counts fewer than came,
+or other than there were ids, the answer is miscounted.
 """
 
 from __future__ import annotations
