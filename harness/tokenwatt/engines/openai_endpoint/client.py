@@ -33,8 +33,10 @@ SENDS_AT_A_TIME = 32
 """Requests sent before sockets are looked at again."""
 PAUSE_S = 0.25
 """Nothing is sent for so long after a connection could not be made: whoever asks at once would ask in vain."""
-EXACT_S = 0.002
-"""epoll counts milliseconds; a wait that is shorter than this is timed by `select`."""
+EPOLL_STEP_S = 0.001
+"""epoll counts milliseconds, and rounds up ..."""
+EXACT_S = 2 * EPOLL_STEP_S
+"""... so that what is left of a wait, once it is shorter than this, is timed by `select`."""
 MOST_READY = 4096
 PRECEDENCE = 5
 """Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed."""
@@ -134,7 +136,7 @@ class Client:
         if 0.0 < timeout_s < EXACT_S:
             select.select([self._epoll], [], [], timeout_s)
             timeout_s = 0.0
-        ready = self._epoll.poll(timeout_s, MOST_READY)
+        ready = self._epoll.poll(max(0.0, timeout_s - EPOLL_STEP_S), MOST_READY)
         now_s = self._clock()
         self._reporter.waited(before_s, now_s)
         for fd, _ in ready:

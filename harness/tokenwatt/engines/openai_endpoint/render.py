@@ -75,9 +75,8 @@ class Renderer:
         return "\r\n".join(lines).encode("latin-1")
 
     def _prompt(self, request: Request) -> dict[str, Any]:
-        prompt: list[int] | str = request.prompt.tolist()
-        if self.decoder is not None:
-            prompt = self.decoder(prompt)
+        token_ids: list[int] = request.prompt.tolist()
+        prompt = token_ids if self.decoder is None else self.decoder(token_ids)
         return {"messages": [{"role": "user", "content": prompt}]} if self.api == "chat" else {"prompt": prompt}
 
     def _sampling(self, request: Request) -> dict[str, Any]:
