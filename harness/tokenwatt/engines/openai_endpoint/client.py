@@ -167,7 +167,7 @@ class Client:
             request = next(self._load.take(now_s), None) if now_s >= self._not_before_s else None
             if request is None:
                 return
-            exchange = Exchange(request, self._ahead.take(request), now_s)
+            exchange = Exchange(request, request.index, self._ahead.take(request), now_s)
             self._ahead.look_again(len(self._busy))
             self._begin(exchange, self._idle.pop() if self._idle else None)
 
@@ -181,7 +181,7 @@ class Client:
         except OSError as error:
             self._report_end(exchange, Ending.UNREACHABLE, _words(error))
             return
-        self._busy[exchange.request.index] = connection
+        self._busy[exchange.index] = connection
         connection.begin(exchange)
         if connection.is_connected:
             self._go_on(connection)
@@ -210,7 +210,7 @@ class Client:
             self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:
-        """Take bytes and stamp them."""
+        """Take bytes and stamp them. It is run for each readiness of a socket, and calls as little as it can."""
         exchange = connection.exchange
         assert exchange is not None
         while True:
@@ -225,25 +225,20 @@ class Client:
             if not piece:
                 self._lost(connection, "the server closed the connection")
                 return
-            self._take(exchange, at_s, piece)
-            if self._is_over(exchange, piece):
+            exchange.last_s, exchange.has_answer = at_s, True
+            self._reporter.news.append((exchange.index, at_s, len(self._busy), piece))
+            self._reporter.bytes += len(piece)
+            if self._keeps_answers:
+                exchange.pieces.append(piece)
+            try:
+                is_over = exchange.watch.is_over_with(piece)
+            except MalformedError:
+                is_over = True  # whoever reads the answer will say why
+            if is_over:
                 self._over(connection)
                 return
             if not connection.has_more:
                 return
-
-    def _take(self, exchange: Exchange, at_s: float, piece: bytes) -> None:
-        exchange.last_s, exchange.has_answer = at_s, True
-        self._reporter.news.append((exchange.request.index, at_s, len(self._busy), piece))
-        self._reporter.bytes += len(piece)
-        if self._keeps_answers:
-            exchange.pieces.append(piece)
-
-    def _is_over(self, exchange: Exchange, piece: bytes) -> bool:
-        try:
-            return exchange.watch.is_over_with(piece)
-        except MalformedError:
-            return True  # whoever reads the answer will say why
 
     def _over(self, connection: Connection) -> None:
         """The answer is whole; the connection takes the next request, if the server lets it."""
@@ -264,7 +259,7 @@ class Client:
         exchange = connection.exchange
         assert exchange is not None
         if connection.served and not exchange.has_answer:
-            del self._busy[exchange.request.index]
+            del self._busy[exchange.index]
             self._drop(connection)
             self._begin(exchange, None)
             return
@@ -275,11 +270,11 @@ class Client:
         exchange = connection.exchange
         assert exchange is not None
         self._report_end(exchange, ending, detail)
-        del self._busy[exchange.request.index]
+        del self._busy[exchange.index]
 
     def _report_end(self, exchange: Exchange, ending: Ending, detail: str = "") -> None:
         """Tell the parent and the load."""
-        index, at_s = exchange.request.index, self._clock()
+        index, at_s = exchange.index, self._clock()
         if ending is Ending.OVER:
             at_s = exchange.last_s
         ended = Ended(index, at_s, max(1, len(self._busy)), ending, detail)

@@ -32,6 +32,8 @@ class Exchange:
     """A request and its answer."""
 
     request: Request
+    index: int
+    """The request's."""
     data: bytes
     """All that is to be sent."""
     last_s: float
@@ -101,7 +103,7 @@ class Connection:
     @property
     def has_more(self) -> bool:
         """Whether bytes wait above the socket, of which it will not tell."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+        return self._tls is not None and isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
     def rest(self) -> None:
         """Be ready for the next request."""
