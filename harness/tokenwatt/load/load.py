@@ -112,15 +112,15 @@ class Load:
         elif self.refills:
             self._open(at_s)
 
-    def coming(self, openings: int) -> Iterator[Request]:
-        """Requests that are known to come, as they will be handed out: follow-ups, and the next so many openings.
+    def coming(self, count: int) -> list[Request]:
+        """Requests that are known to come, as they will be handed out: so many of the queue, then so many openings.
 
-        For those who have something to prepare; it changes nothing.
+        For those who have something to prepare; it changes nothing of what is handed out, or when.
         """
-        while len(self._ahead) < openings and (ahead := self._make_opening(len(self._ahead))) is not None:
+        while len(self._ahead) < count and (ahead := self._make_opening(len(self._ahead))) is not None:
             self._ahead.append(ahead)
-        due = [request for _, _, request, _ in self._due]
-        return itertools.chain(due, (request for request, _ in itertools.islice(self._ahead, openings)))
+        queued = [request for _, _, request, _ in itertools.islice(self._due, count)]
+        return [*queued, *(request for request, _ in itertools.islice(self._ahead, count))]
 
     @property
     def has_follow_ups(self) -> bool:
