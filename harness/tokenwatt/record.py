@@ -20,6 +20,20 @@ Phase = Literal["mixed", "prefill", "decode"]
 """What the requests of a window are."""
 LoadKind = Literal["closed", "open", "replay", "offline"]
 """When requests are sent."""
+LOAD_COLUMNS: dict[LoadKind, str] = {
+    "closed": "concurrency",
+    "open": "request_rate_per_s",
+    "replay": "replay_speed",
+    "offline": "requests_at_once",
+}
+"""The column that says how much of a load there was, by its kind."""
+LOAD_WORDS: dict[LoadKind, str] = {
+    "closed": "x{:g}",
+    "open": "{:g} req/s",
+    "replay": "replay x{:g}",
+    "offline": "{:g} at once",
+}
+"""The same in words."""
 
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]
@@ -322,12 +336,12 @@ class Measurement(MeteredWindow):
     seed: Index
     """Seed of random weights."""
     load: LoadKind = "closed"
-    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`: at
-    the instants of a trace; `offline`: all at once."""
+    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`:
+    at the instants of a trace; `offline`: all at once."""
     concurrency: Requests | None
     """Conversations kept going; null unless the load is closed."""
     request_rate_per_s: RequestsPerSecond | None = None
-    """Conversations that come a second, of an open load or, on average, of a replay."""
+    """Conversations that come a second, of an open load."""
     burstiness: Ratio | None = None
     """Of an open load: shape of the gamma distribution of its gaps; 1 is Poisson, infinity a constant gap."""
     replay_speed: Ratio | None = None
@@ -425,8 +439,10 @@ class Measurement(MeteredWindow):
     """Longest time per output token of a good request."""
     slo_e2el_s: Seconds | None = None
     """Longest end-to-end latency of a good request."""
+    requests_judged: Requests | None = None
+    """Requests that ended in the window, complete or failed, but for those of the ramp; null without a limit."""
     requests_within_slo: Requests | None = None
-    """Requests completed in the window that met every limit; null where there is none."""
+    """Those of them that are complete and kept every limit."""
     usd_per_gpu_h: Annotated[float, Unit("USD/h")] | None = None
     """Price of a GPU for an hour that the suite names."""
 
@@ -531,6 +547,10 @@ class Result(Record):
     """Conversations kept going."""
     request_rate_per_s: RequestsPerSecond | None
     """Conversations that come a second."""
+    replay_speed: Ratio | None
+    """How many times as fast as it was recorded a trace is replayed."""
+    requests_at_once: Requests | None
+    """Conversations of an offline load."""
     gpu_power_cap_w: Watts | None
     """Power limit that was set on each GPU."""
     windows: Count

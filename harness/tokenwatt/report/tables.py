@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.analysis.points import load_name
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.record import FleetEstimate
 from tokenwatt.reference.facts import Fact, Grade
@@ -46,7 +47,7 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "workload": row["workload"],
         "lengths": f"{number(row['isl'])} / {number(row['osl'])}",
         "asked": _asked(row),
-        "concurrency": int(row["concurrency"]),
+        "load": load_name(row),
         "speed": number(row["output_tokens_per_s"]),
         "pace": number(row["output_tokens_per_s_per_user"]),
         "ttft": format_si(maybe(row["ttft_median_s"]), "s"),
