@@ -567,8 +567,9 @@ class Result(Record):
     the meters leave open beside the spread of the windows."""
     high: Quantity | None
     """Upper end."""
-    method: Literal["t", "bootstrap"] | None
-    """How the interval was made."""
+    method: Literal["t", "bootstrap", "bisection"] | None
+    """How the interval was made; `bisection`: the ends are rates that were tried, and surely keep or break a service
+    level."""
     has_converged: bool | None
     """Whether the interval reached the width that was asked for; null where none was asked for."""
     stable_windows: Count

@@ -44,12 +44,51 @@ class ServiceLevel(Spec):
             raise ValueError("needs at least one of ttft_s, tpot_s, e2el_s")
         return self
 
+    def in_words(self) -> str:
+        """The limits for people.
+
+        >>> ServiceLevel(ttft_s=0.5, tpot_s=0.05).in_words()
+        'ttft 0.5 s, tpot 0.05 s'
+        """
+        limits = (("ttft", self.ttft_s), ("tpot", self.tpot_s), ("e2el", self.e2el_s))
+        return ", ".join(f"{name} {limit:g} s" for name, limit in limits if limit is not None)
+
     def holds(self, ttft_s: float, tpot_s: float, e2el_s: float) -> bool:
         """Whether a request with these latencies keeps every limit."""
         return all(
             limit is None or found <= limit
             for limit, found in ((self.ttft_s, ttft_s), (self.tpot_s, tpot_s), (self.e2el_s, e2el_s))
         )
+
+
+class Sweep(Spec):
+    """Levels of a load evenly apart on a logarithmic scale, both ends among them; seven or more draw a frontier."""
+
+    low: PositiveFloat = Field(alias="from", allow_inf_nan=False)
+    """Lowest level."""
+    high: PositiveFloat = Field(alias="to", allow_inf_nan=False)
+    """Highest level."""
+    points: int = Field(default=7, ge=2, le=1000)
+    """How many; whole numbers that fall together count once."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.high <= self.low:
+            raise ValueError(f"needs from < to, got {self.low:g} and {self.high:g}")
+        return self
+
+    def levels(self) -> tuple[float, ...]:
+        """The levels, rising.
+
+        >>> Sweep.model_validate({"from": 1.0, "to": 16.0, "points": 3}).levels()
+        (1.0, 4.0, 16.0)
+        """
+        step = (self.high / self.low) ** (1 / (self.points - 1))
+        return (*(self.low * step**place for place in range(self.points - 1)), self.high)
+
+    def whole_levels(self) -> tuple[int, ...]:
+        """The levels as whole numbers, each once."""
+        return tuple(sorted({round(level) for level in self.levels()}))
 
 
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -76,7 +115,7 @@ class BenchSpec(Spec):
     """Names of TOML files under workloads/, or paths."""
     concurrency: tuple[Annotated[PositiveInt, Field(le=65536)], ...] = ()
     """Closed loop: conversations kept going, one point each. A bench has this, `rate`, `replay_speed` or
-    `requests_at_once`."""
+    `requests_at_once`; each is a list, or a sweep such as {from = 1, to = 64, points = 7}."""
     rate: tuple[Rate, ...] = ()
     """Open loop: conversations that come a second, whatever the engine does, one point each."""
     burstiness: float = Field(default=1.0, gt=0)
@@ -120,6 +159,16 @@ class BenchSpec(Spec):
     """Seed of random weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of that engine alone, validated by it."""
+
+    @field_validator("concurrency", "requests_at_once", mode="before")
+    @classmethod
+    def _whole_levels(cls, value: object) -> object:
+        return Sweep.model_validate(value).whole_levels() if isinstance(value, dict) else value
+
+    @field_validator("rate", "replay_speed", mode="before")
+    @classmethod
+    def _levels(cls, value: object) -> object:
+        return Sweep.model_validate(value).levels() if isinstance(value, dict) else value
 
     @field_validator("workloads", *LOADS, mode="before")
     @classmethod

@@ -37,6 +37,8 @@ class Run:
     """Readings, a few tables for each row."""
     closure: list[ClosureTerm] = field(default_factory=list)
     """What the energy of some windows went into."""
+    found: list[Result] = field(default_factory=list)
+    """Results that are no means over windows: the outcome of a search."""
     remarks: list[str] = field(default_factory=list)
     """What a person must know of it that no row says."""
     interval_widths: dict[str, float] = field(default_factory=dict)
@@ -52,10 +54,11 @@ class Run:
     def results(self) -> list[Result]:
         """What the windows of each point say together."""
         if not self.measurements:
-            return []
+            return self.found
         table = store.to_table(self.measurements, Measurement).to_pandas()
         widths = table["point_id"].map(self.interval_widths)
-        return [result for width, rows in table.groupby(widths, sort=False) for result in results_of(rows, width)]
+        means = [result for width, rows in table.groupby(widths, sort=False) for result in results_of(rows, width)]
+        return means + self.found
 
     def keep(self, rows: Sequence[Measurement], recording: Recording) -> None:
         """File the rows of one run of an engine with its requests and readings, and write everything.

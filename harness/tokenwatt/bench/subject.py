@@ -86,14 +86,14 @@ class Subject:
         self._static = self._resting_power("static power", SETTLE_S)
         self._shared["gpu_static_power_w"] = _watts(self._static)
 
-    def measure(self, point: Point) -> None:
-        """One point and, where they are asked for, what its energy went into, and its phases."""
+    def measure(self, point: Point) -> list[Measurement]:
+        """One point and, where they are asked for, what its energy went into, and its phases; returns its own rows."""
         rows = self._measure(point)
         if self.spec.closure and rows and rows[-1].status is Status.OK:
             self._close(point, rows[-1])
         good = [row for row in rows if row.status is Status.OK and row.context and row.output_tokens]
         if not self.spec.phases or len(good) < len(rows):
-            return
+            return rows
         self._measure(replace(point, phase="prefill"))
         try:
             decode = self._decode_point(point, good)
@@ -103,6 +103,7 @@ class Subject:
             self.run.keep([row], self._recording(point))
         else:
             self._measure(decode)
+        return rows
 
     def look_back(self) -> None:
         """After the engine was closed: idle power again, written into the rows that were made.

@@ -6,10 +6,11 @@ import heapq
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock
@@ -21,7 +22,7 @@ from tokenwatt.workloads import Request
 
 
 class FakeOptions(Spec):
-    """The script: each request's first token comes `ttft_s` after it is sent, each next one `tpot_s` later."""
+    """The script: each request's first token comes `ttft_s` after it begins, each next one `tpot_s` later."""
 
     ttft_s: PositiveFloat = 0.05
     """Time to first token, seconds."""
@@ -29,6 +30,8 @@ class FakeOptions(Spec):
     """Time per further token, seconds."""
     fail_after_tokens: int | None = Field(default=None, ge=0)
     """Raise an engine error once so many tokens were emitted."""
+    slots: PositiveInt | None = None
+    """Requests that run together; the others wait their turn. Without it each begins when it is sent."""
     jitter: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of the logarithm of a request's pace: each draws its own, from the seed of the bench."""
 
@@ -63,10 +66,12 @@ class FakeEngine:
 
     def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
         """Emit each token at its scripted instant; requests are sent at the very instant at which they are due."""
-        due: list[tuple[float, int, _Stream]] = []
+        due, waiting = list[tuple[float, int, _Stream]](), deque[Request]()
 
         def send(at_s: float) -> None:
-            for request in load.take(at_s):
+            waiting.extend(load.take(at_s))
+            while waiting and len(due) < (self._script.slots or math.inf):
+                request = waiting.popleft()
                 stream = _Stream(request, self._script.tpot_s * math.exp(self._rng.gauss(0.0, self._script.jitter)))
                 heapq.heappush(due, (at_s + self._script.ttft_s, request.index, stream))
 
