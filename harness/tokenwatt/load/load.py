@@ -96,8 +96,14 @@ class Load:
             self._in_flight[request.index] = request
             self.on_sent(
                 Sent(
-                    request.index, len(request.prompt), request.max_tokens, due_s, now_s, is_ramp,
-                    request.conversation, request.turn,
+                    request.index,
+                    len(request.prompt),
+                    request.max_tokens,
+                    due_s,
+                    now_s,
+                    is_ramp,
+                    request.conversation,
+                    request.turn,
                 )  # fmt: skip
             )
             yield request
