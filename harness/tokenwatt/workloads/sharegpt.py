@@ -150,14 +150,16 @@ def load_tokenizer(name: str) -> Encode:
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise UserError(
-            "a workload with [sharegpt] needs transformers: pip install 'tokenwatt[transformers]'"
-        ) from None
+        raise UserError("[sharegpt] needs transformers: pip install 'tokenwatt[transformers]'") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {name!r} cannot be loaded ({str(error).splitlines()[0]})") from None
-    return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    return encode
 
 
 def _spoken(path: Path, multi_turn: bool) -> Iterator[list[_Said]]:

@@ -23,7 +23,7 @@ class Purpose(IntEnum):
 
 
 def stream(*key: int, of: Purpose | None = None) -> np.random.Generator:
-    """The stream of these numbers (seed first, each from 0) for one purpose; None: lengths and tokens of a first turn."""
+    """The stream of these numbers (seed first, each from 0) for a purpose; None: lengths and tokens of a first turn."""
     return np.random.Generator(np.random.PCG64(_seeds(key, of)))
 
 

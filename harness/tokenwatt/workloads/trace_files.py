@@ -2,12 +2,12 @@
 
 Formats as published:
 
-* azure: `TIMESTAMP,ContextTokens,GeneratedTokens`, a date with time, of 2023 to 100 ns without zone, of 2024 with zone and
-  sometimes without a fraction. https://github.com/Azure/AzurePublicDataset
-* burstgpt: `Timestamp` in seconds, `Request tokens`, `Response tokens` (0 where the request failed) and columns that are not
-  needed here, of which newer files have more. https://github.com/HPMLL/BurstGPT
-* mooncake: JSON lines with `timestamp` in milliseconds, `input_length`, `output_length` and `hash_ids`, one for each block
-  of 512 tokens, the last one perhaps not full. https://github.com/kvcache-ai/Mooncake (FAST25-release)
+* azure: `TIMESTAMP,ContextTokens,GeneratedTokens`, a date with time: of 2023 to 100 ns without zone, of 2024 with zone
+  and sometimes without a fraction. https://github.com/Azure/AzurePublicDataset
+* burstgpt: `Timestamp` in seconds, `Request tokens`, `Response tokens` (0 where the request failed) and columns that
+  are not needed here, of which newer files have more. https://github.com/HPMLL/BurstGPT
+* mooncake: JSON lines with `timestamp` in milliseconds, `input_length`, `output_length` and `hash_ids`, one for each
+  block of 512 tokens, the last one perhaps not full. https://github.com/kvcache-ai/Mooncake (FAST25-release)
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def read_rows(path: Path, format: Format, block_tokens: int) -> Iterator[Row]:
     """Rows in the order of the file, as long as somebody asks for more.
 
     Raises:
-        UserError: the file cannot be read; a column is missing; or a row has something that is not a number, is negative,
-            or lies before the row above it.
+        UserError: the file cannot be read; a column is missing; or a row has something that is not a number, is
+            negative, or lies before the row above it.
     """
     reader = {"azure": _azure, "burstgpt": _burstgpt, "mooncake": _mooncake}[format]
     try:
@@ -128,10 +128,11 @@ def _mooncake_row(line: int, text: str, block_tokens: int) -> Row:
     blocks = _value(values, "hash_ids")
     if not isinstance(blocks, list) or not all(isinstance(block, int) and 0 <= block < 2**63 for block in blocks):
         raise _Wrong(f"hash_ids: not an array of whole numbers from 0, found {str(blocks)[:40]}")
-    if len(blocks) != math.ceil(isl / block_tokens):
+    wanted = math.ceil(isl / block_tokens)
+    if len(blocks) != wanted:
         raise _Wrong(
-            f"hash_ids: {len(blocks)} for {isl} tokens, which are {math.ceil(isl / block_tokens)} blocks of {block_tokens};"
-            " if its blocks have another size, set block_tokens"
+            f"hash_ids: {len(blocks)} for {isl} tokens, which are {wanted} blocks of {block_tokens}; "
+            "if its blocks have another size, set block_tokens"
         )
     return Row(line, at_s, isl, osl, tuple(blocks))
 

@@ -26,7 +26,7 @@ from tokenwatt.workloads.turns import Turns
 
 HASHED_REQUESTS = 256
 SALT_TOKENS = 8
-"""Tokens that a salt replaces: 8 ids below 32000 do not meet by chance, and whatever comes after them is another prefix."""
+"""Tokens that a salt replaces: 8 ids below 32000 do not meet by chance, and all that follows has another prefix."""
 
 
 class Workload(Spec):
@@ -86,9 +86,7 @@ class Workload(Spec):
 
         Salted are the first tokens of each conversation; those that share their beginning still do within the run.
         """
-        other = self.model_copy()
-        other._salt = salt if self.salt else None
-        return other
+        return self._with_salt(salt if self.salt else None)
 
     def opening(self, place: int) -> Request | None:
         """First request of conversation `place`, the same on every machine; None if there are not so many.
@@ -97,9 +95,9 @@ class Workload(Spec):
             UserError: a file that it is made from is bad.
         """
         turn = self.script.turn(place, 0)
-        return (
-            None if turn is None else self._request(place, 0, self._salted_text(place, turn), turn, turn.shared_tokens)
-        )
+        if turn is None:
+            return None
+        return self._request(place, 0, self._salted_text(place, turn), turn, turn.shared_tokens)
 
     def follow_up(self, request: Request, output: Sequence[int]) -> FollowUp | None:
         """The turn after `request`, whose answer was `output` (token ids); None if that was the last.
@@ -152,12 +150,12 @@ class Workload(Spec):
     def sha256(self) -> str:
         """Hash over the bytes of the first 256 requests (budgets and token ids, little-endian int32), then sampling.
 
-        Sampling adds its settings that are no defaults, as JSON, so greedy workloads hash as if there were none. A later
-        turn adds its think time before its tokens (little-endian float64), a file the times, lengths and blocks, or texts,
-        of all that was taken from it. A salt changes nothing.
+        Sampling adds its settings that are no defaults, as JSON, so greedy workloads hash as if there were none. A
+        later turn adds its think time before its tokens (little-endian float64), a file the times, lengths and blocks,
+        or texts, of all that was taken from it. A salt changes nothing.
         """
         digest = hashlib.sha256()
-        for request, think_s in itertools.islice(self.model_copy()._unsalted()._asked(), HASHED_REQUESTS):
+        for request, think_s in itertools.islice(self._with_salt(None)._asked(), HASHED_REQUESTS):
             header = np.array([request.max_tokens, len(request.prompt)], dtype="<i4")
             if request.turn > 0:
                 digest.update(np.array([think_s], "<f8").tobytes())
@@ -204,6 +202,11 @@ class Workload(Spec):
         seed = draw_seed(self.seed, index)
         return Request(index, prompt, turn.max_tokens, self.sampling, seed, place, number, shared_tokens)
 
+    def _with_salt(self, salt: int | None) -> Self:
+        other = self.model_copy()
+        other._salt = salt
+        return other
+
     def _salted_text(self, place: int, turn: Turn) -> np.ndarray:
         if self._salt is None:
             return turn.text
@@ -212,7 +215,3 @@ class Workload(Spec):
         salt = tokens(stream(self.seed, self._salt, *key, of=Purpose.SALT), self.vocabulary, SALT_TOKENS)
         count = min(SALT_TOKENS, len(turn.text))
         return np.concatenate([salt[:count], turn.text[count:]])
-
-    def _unsalted(self) -> Self:
-        self._salt = None
-        return self
