@@ -152,7 +152,7 @@ def load_tokenizer(name: str) -> Encode:
     except ImportError:
         raise UserError("[sharegpt] needs transformers: pip install 'tokenwatt[transformers]'") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {name!r} cannot be loaded ({str(error).splitlines()[0]})") from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,10 +52,11 @@ class Trace(Spec):
             UserError: a row is bad, or none is left.
         """
         picked = _Picked(self)
-        rows = list(picked.rows(read_rows(Path(self.path), self.format, self.block_tokens)))
-        if not rows:
-            raise UserError(f"{self.path}: no row is left to ask: {picked.selection(0)}")
-        return Replayed(seed, vocabulary, self.block_tokens, picked.selection(len(rows)), *_columns(rows, self.start_s))
+        columns = _columns(picked.rows(read_rows(Path(self.path), self.format, self.block_tokens)), self.start_s)
+        selection = picked.selection(len(columns[0]))
+        if not selection.kept:
+            raise UserError(f"{self.path}: no row is left to ask: {selection}")
+        return Replayed(seed, vocabulary, self.block_tokens, selection, *columns)
 
 
 @dataclass(slots=True)
@@ -107,18 +109,19 @@ class _Picked:
         return row._replace(isl=isl, osl=osl, blocks=row.blocks[: -(-isl // self.trace.block_tokens)])
 
 
-def _columns(rows: list[Row], start_s: float) -> tuple[np.ndarray, ...]:
-    """Lines, times, lengths and blocks of the rows as the columns of `Replayed`."""
-    blocks = [block for row in rows for block in row.blocks]
-    ends = np.cumsum([0, *(len(row.blocks) for row in rows)], dtype=np.int64)
-    return (
-        np.array([row.line for row in rows], np.int64),
-        np.array([row.at_s - start_s for row in rows], np.float64),
-        np.array([row.isl for row in rows], np.int32),
-        np.array([row.osl for row in rows], np.int32),
-        np.array(blocks, np.int64),
-        ends,
-    )
+def _columns(rows: Iterable[Row], start_s: float) -> tuple[np.ndarray, ...]:
+    """Lines, times, lengths and blocks of the rows as the columns of `Replayed`; a week of rows fits no list."""
+    lines, isl, osl, blocks, ends = (array("q") for _ in range(5))
+    at_s = array("d")
+    ends.append(0)
+    for row in rows:
+        lines.append(row.line)
+        at_s.append(row.at_s - start_s)
+        isl.append(row.isl)
+        osl.append(row.osl)
+        blocks.extend(row.blocks)
+        ends.append(len(blocks))
+    return tuple(np.array(column) for column in (lines, at_s, isl, osl, blocks, ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +137,9 @@ class Replayed:
     at_s: np.ndarray
     """Seconds since `start_s`, float64 [rows]."""
     isl: np.ndarray
-    """Prompt tokens, int32 [rows]."""
+    """Prompt tokens, int64 [rows]."""
     osl: np.ndarray
-    """Output budgets, int32 [rows]."""
+    """Output budgets, int64 [rows]."""
     blocks: np.ndarray
     """Numbers of the blocks of all rows, one row after the other, int64 [blocks]."""
     ends: np.ndarray
@@ -155,7 +158,7 @@ class Replayed:
     @property
     def longest(self) -> int:
         """Longest context in tokens of a row."""
-        return int((self.isl.astype(np.int64) + self.osl).max())
+        return int((self.isl + self.osl).max())
 
     def turn(self, place: int, turn: int) -> Turn | None:
         """The prompt of row `place`, from its blocks where it has them."""
