@@ -40,7 +40,8 @@ def workload(**changes) -> Workload:
 
 def turns(count: int | GeometricCount = 3, **changes) -> Turns:
     counted = FixedCount(turns=count) if isinstance(count, int) else count
-    return Turns(**{"count": counted, "input": FixedLength(tokens=5), **changes})
+    parts: dict[str, Any] = {"count": counted, "input": FixedLength(tokens=5), **changes}
+    return Turns(**parts)
 
 
 def conversation(of: Workload, place: int, answers: tuple[int, ...] = ()) -> list[Request]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenwatt.errors import UserError
 from tokenwatt.load import Load
-from tokenwatt.workloads import SALT_TOKENS, Trace, Workload, load_workload
+from tokenwatt.workloads import SALT_TOKENS, Selection, Trace, Workload, load_workload
 
 AZURE_2023 = """\
 TIMESTAMP,ContextTokens,GeneratedTokens
@@ -66,6 +66,11 @@ def replayed(tmp_path):
 
 def lengths(of: Workload) -> list[tuple[int, int]]:
     return [(len(request.prompt), request.max_tokens) for request in of.requests()]
+
+
+def selection_of(workload: Workload) -> Selection:
+    assert workload.selection is not None
+    return workload.selection
 
 
 def test_azure_of_2023_is_read_to_the_microsecond(replayed):
@@ -283,4 +288,4 @@ def test_every_row_that_was_read_is_kept_or_counted(tmp_path_factory, rows, max_
     assert lengths(workload) == wanted[:limit]
     assert workload.timetable() == sorted(workload.timetable())
     if limit is None:
-        assert workload.selection.kept + sum(workload.selection.left_out.values()) == len(rows)
+        assert selection_of(workload).kept + sum(selection_of(workload).left_out.values()) == len(rows)

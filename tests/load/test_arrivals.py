@@ -1,4 +1,4 @@
-"""Arrivals: gaps of the distribution that was asked for, a rate that rises in a line, and the same again after a pickle."""
+"""Arrivals: gaps of the distribution that was asked for, a rate that rises in a line, the same after a pickle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_the_test_sees_gaps_that_are_not_exponential():
 
 
 def test_poisson_counts_of_a_second_have_the_variance_of_their_mean():
-    # 4,000 arrivals at 20/s: 200 seconds. Variance over mean of Poisson counts is 1 +- sqrt(2 / 200) = 0.1; four of them.
+    # 4,000 arrivals at 20/s: 200 seconds. Variance over mean of Poisson counts is 1 +- sqrt(2 / 200) = 0.1; four of
+    # them.
     counts = np.histogram(instants(4000, rate_per_s=20.0, seed=3), bins=np.arange(0, 190))[0]
     assert counts.var() / counts.mean() == pytest.approx(1.0, abs=0.4)
 
@@ -57,8 +58,8 @@ def test_infinite_burstiness_is_a_constant_gap():
 
 
 def test_over_a_ramp_the_rate_rises_in_a_line():
-    # Full rate 8/s after 10 s. By t < 10 s: 8 t^2 / 20 arrivals, so number n comes at sqrt(20 n / 8), and the 40th at 10 s;
-    # after it one every 1/8 s.
+    # Full rate 8/s after 10 s. By t < 10 s: 8 t^2 / 20 arrivals, so number n comes at sqrt(20 n / 8), and the 40th at
+    # 10 s; after it one every 1/8 s.
     found = instants(80, rate_per_s=8.0, burstiness=math.inf, ramp_s=10.0)
     assert found[:40] == pytest.approx([math.sqrt(20 * n / 8) for n in range(1, 41)])
     assert found[39] == pytest.approx(10.0)

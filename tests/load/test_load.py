@@ -188,13 +188,16 @@ class Simulation:
     """An engine that answers each request after a time of its own, and looks for new ones only now and then."""
 
     load: Load
+    turns: tuple[int, ...]
     durations_s: tuple[float, ...]
     pause_s: float
     fails_every: int
     now_s: float = 5.0
     handed_out: list[tuple[Request, float]] = field(default_factory=list)
     ended_at_s: dict[int, float] = field(default_factory=dict)
-    most_open: int = 0
+    most_going: int = 0
+    """Most conversations between their first request and the end of their last, thinking ones counted."""
+    _going: set[int] = field(default_factory=set)
     _running: list[tuple[float, int]] = field(default_factory=list)
 
     def step(self) -> bool:
@@ -202,19 +205,22 @@ class Simulation:
         for request in self.load.take(self.now_s):
             duration_s = self.durations_s[len(self.handed_out) % len(self.durations_s)]
             self.handed_out.append((request, self.now_s))
+            self._going.add(request.conversation)
             heapq.heappush(self._running, (self.now_s + duration_s, request.index))
-        self.most_open = max(self.most_open, len(self._running))
-        events = [
-            at_s for at_s in (self._running[0][0] if self._running else None, self.load.next_s) if at_s is not None
-        ]
-        if not events:
+        self.most_going = max(self.most_going, len(self._going))
+        next_end_s = self._running[0][0] if self._running else math.inf
+        next_s = min(next_end_s, math.inf if self.load.next_s is None else self.load.next_s)
+        if math.isinf(next_s):
             return False
-        self.now_s = max(self.now_s, min(events)) + self.pause_s
+        self.now_s = max(self.now_s, next_s) + self.pause_s
         while self._running and self._running[0][0] <= self.now_s:
             at_s, index = heapq.heappop(self._running)
             self.ended_at_s[index] = at_s
             failed = len(self.ended_at_s) % self.fails_every == 0
             self.load.ended(index, at_s, output=(1, 2, 3, 4), failed=failed)
+            conversation, turn = divmod(index, 100)
+            if failed or turn + 1 == self.turns[conversation]:
+                self._going.remove(conversation)
         return True
 
 
@@ -252,7 +258,7 @@ def test_any_engine_gets_every_request_once_and_never_before_it_is_due(
     source, load, concurrency = given_load
     heard: list[Sent] = []
     load.on_sent = heard.append
-    engine = Simulation(load, durations_s, pause_s, fails_every)
+    engine = Simulation(load, source.turns, durations_s, pause_s, fails_every)
     for steps in range(10_000):
         if steps == pickled_after:
             load.on_sent = print
@@ -268,7 +274,7 @@ def test_any_engine_gets_every_request_once_and_never_before_it_is_due(
     assert all(sent.due_s <= sent.sent_s for sent in heard)
     assert set(engine.ended_at_s) == set(indices)
     if concurrency is not None:
-        assert engine.most_open <= concurrency
+        assert engine.most_going <= concurrency
         assert {request.conversation for request, _ in engine.handed_out} == set(range(len(source.turns)))
     for sent in heard:
         # A later turn is due its thinking time after the answer before it, which did not fail.
