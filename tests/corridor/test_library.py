@@ -28,6 +28,7 @@ MEANS = {
     "mlperf-llama3.1-405b": (9430, 684.68),
     "mlperf-deepseek-r1": (512, 3886.2274),
     "mlperf-gpt-oss-120b": (1024, 1278.20),
+    "mlperf-mixtral-8x7b": (435, 145.9),
 }
 
 
