@@ -169,7 +169,7 @@ def test_turns_are_counted_as_drawn():
     assert counts.mean() == pytest.approx(3.0, abs=0.25)
     # A third of the conversations has one turn: 4 x sqrt(1/3 x 2/3 / 1500) = 0.049.
     assert np.mean(counts == 1) == pytest.approx(1 / 3, abs=0.049)
-    clipped = workload(turns=turns(count=GeometricCount(kind="geometric", mean=3.0, max=2)))
+    clipped = workload(turns=turns(count=GeometricCount(kind="geometric", mean=2.0, max=2)))
     assert {len(conversation(clipped, place)) for place in range(50)} == {1, 2}
 
 
@@ -211,8 +211,15 @@ def test_times_to_think_are_clipped():
         LognormalTime(kind="lognormal", median_s=4.0, sigma=1.0, max_s=5.0),
     ):
         assert max(time.draw(rng) for _ in range(200)) == 5.0
-    with pytest.raises(ValueError, match="needs median_s <= max_s"):
+
+
+def test_a_middle_beyond_the_longest_is_refused():
+    with pytest.raises(ValueError, match=r"needs median_s <= max_s, got 4.0, 3.0"):
         LognormalTime(kind="lognormal", median_s=4.0, sigma=1.0, max_s=3.0)
+    with pytest.raises(ValueError, match=r"needs mean_s <= max_s, got 4.0, 3.0"):
+        ExponentialTime(kind="exponential", mean_s=4.0, max_s=3.0)
+    with pytest.raises(ValueError, match=r"needs mean <= max, got 4.0, 3"):
+        GeometricCount(kind="geometric", mean=4.0, max=3)
 
 
 def test_turns_and_prefixes_tell_hashes_apart():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import tomllib
 
 import numpy as np
 import pytest
 
-from tokenwatt.workloads import library_folder, load_workload
+from tokenwatt.spec import validate
+from tokenwatt.workloads import Workload, library_folder, load_workload
 
 SHIPPED = sorted(path.stem for path in library_folder().glob("*.toml"))
 FIRST = {
@@ -53,6 +55,16 @@ def test_a_description_names_its_source(name):
 def test_the_readme_describes_every_workload(name):
     readme = (library_folder() / "README.md").read_text()
     assert f"| `{name}` |" in readme
+
+
+def test_the_examples_of_the_readme_are_workloads():
+    blocks = re.findall(r"```toml\n(.*?)```", (library_folder() / "README.md").read_text(), re.DOTALL)
+    read = [validate({"name": "w", "description": "d", **tomllib.loads(block)}, Workload, "README") for block in blocks]
+    assert [(each.turns is not None, each.trace is not None, each.sharegpt is not None) for each in read] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
 
 
 @pytest.mark.parametrize("name", MEANS)

@@ -37,6 +37,12 @@ class ExponentialTime(Spec):
     max_s: PositiveSeconds = 86400.0
     """Longest time, seconds."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.mean_s > self.max_s:
+            raise ValueError(f"needs mean_s <= max_s, got {self.mean_s}, {self.max_s}")
+        return self
+
     def draw(self, rng: np.random.Generator) -> float:
         """One time in seconds."""
         return min(float(rng.exponential(self.mean_s)), self.max_s)

@@ -94,6 +94,12 @@ class GeometricCount(Spec):
     max: TurnCount
     """Most turns of a conversation."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.mean > self.max:
+            raise ValueError(f"needs mean <= max, got {self.mean}, {self.max}")
+        return self
+
     @property
     def most(self) -> int:
         """Most turns that a draw can give."""
