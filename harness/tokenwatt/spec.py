@@ -129,9 +129,6 @@ class BenchSpec(Spec):
     """Over how long a closed loop begins its conversations, or an open one rises from 0 to its rate, seconds."""
     max_in_flight: PositiveInt = 256
     """Requests that the engine is loaded for where the load does not say: of the others it may run so many together."""
-    salt: bool = False
-    """Whether the prompts of each run begin with tokens of their own, so that no cache that outlives a run has seen
-    them."""
     slo: ServiceLevel | None = None
     """What users are promised; with it, goodput."""
     usd_per_gpu_h: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -60,10 +60,11 @@ def test_poisson_arrivals_that_an_engine_can_answer_are_no_growing_queue(measure
 
 def test_all_at_once_is_one_window_from_the_first_to_the_last(measure):
     run = measure(**SLOTS, concurrency=[], requests_at_once=[50])
-    (row,) = run.measurements
+    assert len(run.measurements) == 6  # a job is done again until its rate is known: here it is always the same
+    row = run.measurements[-1]
     assert (row.load, row.requests_at_once, row.concurrency) == ("offline", 50, None)
     # 25 rounds of two, 0.2 s each.
-    assert (row.window_start_s, row.window_s) == (pytest.approx(0.0), pytest.approx(5.0))
+    assert (row.window_start_s, row.window_s) == (pytest.approx(25.0), pytest.approx(5.0))
     assert (row.requests_completed, row.output_tokens) == (50, 800)
     assert row.ttft_median_s == pytest.approx(12 * 0.2 + 0.05)  # of rounds 0 to 24, the one in the middle
     assert row.reasons == ()  # as long as the windows that were asked for
@@ -109,8 +110,28 @@ def test_a_search_needs_a_level_and_a_beginning(measure, changes, message):
 
 
 def test_a_workload_without_times_is_not_replayed(measure):
-    with pytest.raises(UserError, match="replay_speed needs a workload with a timetable"):
+    with pytest.raises(UserError, match="has no timetable to replay: only one with .trace. has"):
         measure(concurrency=[], replay_speed=[1.0])
+
+
+def test_a_replay_keeps_the_times_of_its_trace(measure, tmp_path):
+    (tmp_path / "trace.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(f"2024-05-10 00:00:{second:02d}.000000,8,16\n" for second in range(0, 60, 2))
+    )
+    (tmp_path / "replay.toml").write_text(
+        'name = "replay"\ndescription = "by hand"\n[trace]\nformat = "azure"\npath = "trace.csv"\n'
+    )
+    asked = {"replay_speed": [4.0], "workloads": [str(tmp_path / "replay.toml")], "interval_width": 0.0}
+    run = measure(**SLOTS, concurrency=[], **asked)
+    table = read(run.folder, RequestRecord).sort_values("request_index")
+    assert len(table) > 12  # 0.2 s and a window of 6 s
+    assert table["due_s"].tolist() == pytest.approx([0.5 * place for place in range(len(table))])  # 2 s apart, x 4
+    assert (table["sent_s"] == table["due_s"]).all()
+    (row, *_) = run.measurements
+    assert (row.load, row.replay_speed) == ("replay", 4.0)
+    # The first window starts when the first request has ended, and is over when the last one is due.
+    assert row.window_start_s == pytest.approx(0.2)
 
 
 def test_results_tell_the_loads_apart(measure):

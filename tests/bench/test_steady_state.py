@@ -7,12 +7,14 @@ import pytest
 from tests.factories import lockstep, sent
 
 from tokenwatt import steady_state
-from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.engines.protocol import Failure, TokenEvent
 from tokenwatt.load import Listed, Load
 from tokenwatt.load.load import in_mid_life
-from tokenwatt.record import Reason
+from tokenwatt.record import Reason, RequestStatus
 from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Request
+
+FAILED = Failure(RequestStatus.OVERLOADED, "429")
 
 
 def test_the_window_starts_when_all_slots_have_answered_and_ends_on_a_token():
@@ -188,6 +190,46 @@ def test_sequences_of_decode_may_not_end():
     assert window is not None
     assert (window.start_s, window.end_s) == (1.0, 40.0)  # both end there
     assert Reason.WINDOW_TOO_SHORT in window.reasons
+
+
+def test_with_a_free_number_in_flight_the_window_starts_when_more_have_ended_than_are_in_flight():
+    timeline = Timeline(None, load="open")
+    # Due at 0, 1, 2 ...; each answers with three tokens, 1, 2 and 3 s later.
+    for second in range(12):
+        timeline.note_sent(sent(second, osl=3, at_s=float(second)))
+        for index in range(max(0, second - 3), second):
+            timeline.record(TokenEvent(index, float(second), 1, second - index == 3, 3))
+    # At 3 s one has ended and 1, 2, 3 are in flight; at 4 s two and three; at 6 s four have ended, 4, 5, 6 are not.
+    assert timeline.start_s == 6.0
+
+
+def test_requests_in_flight_are_those_that_were_due_and_are_not_over():
+    timeline = Timeline(None, load="open")
+    for index, due_s in enumerate((0.0, 1.0, 4.0)):
+        timeline.note_sent(sent(index, osl=1, at_s=due_s))
+    timeline.record(TokenEvent(0, 2.0, 1, True, 2))
+    timeline.record(TokenEvent(1, 3.0, 0, True, 1, failure=Failure(RequestStatus.STALLED, "silent")))
+    assert timeline.in_flight(np.array([-1.0, 0.0, 1.5, 2.5, 3.5, 4.5])).tolist() == [0, 1, 2, 1, 0, 1]
+    assert [trace.status for trace in timeline.traces.values()] == ["complete", "stalled", "cut"]
+    assert (timeline.failed, timeline.failed_in_a_row) == (1, 1)
+
+
+def test_gaps_are_those_of_one_request():
+    timeline = Timeline(2)
+    for index in range(2):
+        timeline.note_sent(sent(index))
+    for index, at_s in ((0, 1.0), (1, 1.5), (0, 2.0), (1, 4.0), (0, 5.0)):
+        timeline.record(TokenEvent(index, at_s, 1, False, 2))
+    assert sorted(timeline.gaps_s(0.0, 5.0)) == [1.0, 2.5, 3.0]
+    assert sorted(timeline.gaps_s(2.0, 4.0)) == [2.5]  # begun before the window, ended in it
+
+
+def test_a_run_of_failures_is_one_of_requests_that_follow_each_other():
+    timeline = Timeline(1)
+    for index, failure in enumerate((FAILED, FAILED, None, FAILED)):
+        timeline.note_sent(sent(index, osl=1))
+        timeline.record(TokenEvent(index, float(index), 0 if failure else 1, True, 1, failure=failure))
+    assert (timeline.failed, timeline.failed_in_a_row) == (3, 1)
 
 
 def test_minutes_at_256_in_flight_stay_small_and_quick():

@@ -101,7 +101,7 @@ def test_a_salt_is_not_part_of_what_is_asked():
     salted = workload(salt=True)
     assert salted.sha256() == salted.salted(1).sha256() == workload().sha256()
     # A workload that does not want one takes none.
-    assert workload().salted(1).request(0).prompt.tobytes() == workload().request(0).prompt.tobytes()
+    assert workload(salt=False).salted(1).request(0).prompt.tobytes() == workload().request(0).prompt.tobytes()
 
 
 def test_a_salted_prefix_is_still_shared_within_a_run_and_not_with_the_next():
@@ -239,7 +239,7 @@ def test_turns_and_prefixes_tell_hashes_apart():
 def test_tables_are_read_from_toml(tmp_path):
     path = tmp_path / "w.toml"
     path.write_text(
-        f"{PLAIN}salt = true\n{LENGTHS}"
+        f"{PLAIN}salt = false\n{LENGTHS}"
         '[prefix]\ngroups = 2\nshare = 0.5\n[prefix.tokens]\nkind = "fixed"\ntokens = 8\n'
         '[turns.count]\nkind = "geometric"\nmean = 3\nmax = 5\n'
         '[turns.input]\nkind = "lognormal"\nmedian = 10\nsigma = 0.5\nmax = 40\n'
@@ -249,7 +249,7 @@ def test_tables_are_read_from_toml(tmp_path):
     assert read.prefix == Prefix(tokens=FixedLength(tokens=8), groups=2, share=0.5)
     assert read.turns is not None
     assert read.turns.think == ExponentialTime(kind="exponential", mean_s=2.0)
-    assert read.salt
+    assert not read.salt
     assert read.longest() == 8 + 16 + 4 * 40 + 5 * 4
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwatt.load import Arrivals, FollowUp, Listed, Load, Sent
-from tokenwatt.workloads import Request
+from tokenwatt.load import Arrivals, Listed, Load, Sent
+from tokenwatt.workloads import FollowUp, Request
 
 
 @dataclass(frozen=True, slots=True)

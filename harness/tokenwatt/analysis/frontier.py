@@ -59,7 +59,7 @@ class Frontier:
 def frontiers(measurements: pd.DataFrame, results: pd.DataFrame) -> list[Frontier]:
     """Sweeps of two levels or more whose points have a pace and a speed; mixed phase alone."""
     rows = with_point(results[results["phase"] == "mixed"], measurements)
-    gpus = measurements.drop_duplicates("point_id").set_index("point_id")["gpu_count"]
+    gpus = measurements.drop_duplicates("point_id").set_index("point_id")["gpu_count"].to_dict()
     rows = rows.assign(name=names(rows.assign(**dict.fromkeys(LOAD_COLUMNS.values(), 0))))
     return [found for line in groups(rows, _LINE) if (found := _frontier(line, gpus)) is not None]
 

@@ -25,7 +25,6 @@ SAME = (
     *LOADS,
     "burstiness",
     "ramp_s",
-    "salt",
     "slo",
     "window_s",
     "min_window_s",

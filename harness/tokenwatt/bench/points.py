@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenwatt.errors import UserError
-from tokenwatt.load import Load, LoadPlan
+from tokenwatt.load import Load, LoadPlan, Source
 from tokenwatt.record import LoadKind, Phase
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import FollowUp, Request, Workload, load_workload
@@ -95,18 +94,26 @@ class Point:
         """Requests kept in flight; None where their number is free: unless the loop is closed, or if users think."""
         return None if self.workload.thinks else self.plan.concurrency
 
-    def load(self) -> Load:
-        """What one run sends: the workload's conversations, their prompts alone, or C sequences of one length."""
+    def load(self, salt: int = 0) -> Load:
+        """What one run sends: the workload's conversations, their prompts alone, or C sequences of one length.
+
+        salt: of the run; two runs with different ones send no prompt that a cache knows from the other.
+        """
+        source, plan = self._source(self.workload.salted(salt)), self.plan
+        timetable = self.workload.timetable() if plan.kind == "replay" else None
+        return plan.open(source, timetable, in_mid_life=self.decode is None and not self.workload.has_turns)
+
+    def _source(self, workload: Workload) -> Source:
         if self.phase == "prefill":
-            return self.plan.open(PromptsAlone(self.workload), in_mid_life=True)
-        if self.decode is not None:
-            assert self.plan.concurrency is not None
-            return self.plan.open(DecodesAlone(self.workload, self.plan.concurrency, self.decode))
-        return self.plan.open(self.workload, self.workload.timetable(), in_mid_life=not self.workload.has_turns)
+            return PromptsAlone(workload)
+        if self.decode is None:
+            return workload
+        assert self.plan.concurrency is not None
+        return DecodesAlone(workload, self.plan.concurrency, self.decode)
 
     def warm_up_requests(self, count: int) -> list[Request]:
-        """So many of the first that it sends, or all if there are fewer."""
-        source = self.load().source
+        """So many of the first that it asks, without salt, or all if there are fewer."""
+        source = self._source(self.workload)
         openings = (source.opening(place) for place in range(count))
         return [request for request in openings if request is not None]
 
@@ -133,22 +140,15 @@ def points_of(spec: BenchSpec, caps: Iterable[float] = ()) -> list[Point]:
     """Every point of a bench; with power caps once for each, highest first, before the next point.
 
     Raises:
-        UserError: a replay of a workload without a timetable.
+        UserError: a workload that is not there, or a replay of one without a timetable.
     """
     falling = sorted(set(caps), reverse=True) or (None,)
-    points = [
+    return [
         Point(workload, plan, spec.window_s, cap_w=cap_w)
         for workload in map(load_workload, spec.workloads)
         for plan in plans_of(spec)
         for cap_w in falling
     ]
-    for point in points:
-        if point.plan.kind == "replay" and point.workload.timetable() is None:
-            raise UserError(
-                f"replay_speed needs a workload with a timetable, and {point.workload.name!r} has none; name one with "
-                "a [trace], or use rate, concurrency or requests_at_once"
-            )
-    return points
 
 
 def longest_request(points: Iterable[Point]) -> int:

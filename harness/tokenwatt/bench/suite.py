@@ -58,6 +58,8 @@ def plans_of(suite: SuiteSpec, caps: tuple[float, ...] = ()) -> list[Plan]:
     """
     plans = [Plan(spec, open_engine(spec), points_of(spec, caps)) for spec in suite.bench]
     for plan in plans:
+        for point in plan.points:
+            point.load()  # a replay needs a timetable, and files are read
         longest = longest_context(plan.points, plan.spec, plan.engine.identity.longest_context)
         plan.engine.check(longest, max(point.workload.vocabulary for point in plan.points))
     return plans

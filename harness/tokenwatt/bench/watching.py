@@ -26,7 +26,7 @@ def watch(
 ) -> None:
     """Record events until `is_enough` says so: windows follow each other, and the run goes on for a margin after each.
 
-    All at once (`offline`) has one window, which ends when everything is answered.
+    All at once (`offline`) has one window, the run, which nobody is asked about here.
 
     advance: hears every now and then how many seconds have passed since the first window began.
     clock: the run's, which tells how late an event is heard of.

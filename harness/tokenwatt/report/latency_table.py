@@ -1,4 +1,4 @@
-"""The table of latencies: what users waited for, from mean to tail, with goodput and price where they were asked for."""
+"""The table of latencies: what users waited for, from mean to tail, with goodput and price where asked for."""
 
 from __future__ import annotations
 

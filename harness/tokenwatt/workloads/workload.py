@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from tokenwatt.errors import UserError
 from tokenwatt.spec import Spec
 from tokenwatt.workloads.drawn import Drawn
+from tokenwatt.workloads.durations import FixedTime
 from tokenwatt.workloads.lengths import Length
 from tokenwatt.workloads.prefix import Prefix
 from tokenwatt.workloads.request import GREEDY, FollowUp, Request, Sampling
@@ -49,7 +50,7 @@ class Workload(Spec):
     """Seed of lengths, tokens and draws."""
     sampling: Sampling = GREEDY
     """How output tokens are chosen."""
-    salt: bool = False
+    salt: bool = True
     """Whether a run changes the first tokens of its prompts, so that no cache knows them from the run before."""
     prefix: Prefix | None = None
     """Text that many prompts begin with."""
@@ -136,6 +137,18 @@ class Workload(Spec):
         if not isinstance(self.script, Replayed):
             raise UserError(f"workload {self.name!r} has no timetable to replay: only one with [trace] has")
         return self.script.at_s.tolist()
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether conversations may go on after the first answer."""
+        return self.turns is not None or (self.sharegpt is not None and self.sharegpt.multi_turn)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether people may take time between an answer and their next turn."""
+        return self.has_turns and any(
+            table is not None and table.think != FixedTime(time_s=0.0) for table in (self.turns, self.sharegpt)
+        )
 
     @property
     def selection(self) -> Selection | None:
