@@ -93,7 +93,7 @@ class Run:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a row is not `ok`, has requests that failed, or energy that cannot be trusted."""
+        """Whether a row is not `ok`, has requests that failed, or energy that is invalid."""
         return any(
             row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID or row.requests_failed
             for row in self.measurements

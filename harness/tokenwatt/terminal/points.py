@@ -29,9 +29,11 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
     points = _points(rows, results)
     has_intervals = any(len(point.rows) > 1 for point in points)
     headings = ["workload", "load", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
-    table = new_table(*headings, *(["windows"] if has_intervals else []))
+    has_level = any(row.requests_judged is not None for row in rows)
+    table = new_table(*headings, *(["within\nSLO"] if has_level else []), *(["windows"] if has_intervals else []))
     for point in points:
-        table.add_row(*point.cells(), *([str(len(point.rows))] if has_intervals else []))
+        kept = [point.attainment()] if has_level else []
+        table.add_row(*point.cells(), *kept, *([str(len(point.rows))] if has_intervals else []))
     console.print(table)
     lines = [line for point in points for line in point.doubts()]
     if any(is_doubtful(result) for point in points for result in point.results.values()):
@@ -93,6 +95,11 @@ class _Point:
             format_si(self._mean("ttft_median_s"), "s"),
             format_si(self._mean("tpot_median_s"), "s"),
         ]
+
+    def attainment(self) -> str:
+        """Share of requests that kept the service level."""
+        share = self._mean("slo_attainment")
+        return "–" if share is None else f"{100 * share:.1f} %"
 
     def doubts(self) -> list[str]:
         """What is doubtful: each doubt once, with the number of windows that have it where not all do."""
