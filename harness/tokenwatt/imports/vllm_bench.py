@@ -1,0 +1,177 @@
+"""`vllm bench serve --save-result`: one object, and with `--save-detailed` a list entry for each request.
+
+Definitions by its `calculate_metrics` and `RequestFuncOutput`
+(https://github.com/vllm-project/vllm/blob/main/vllm/benchmarks/serve.py, .../lib/endpoint_request_func.py):
+TTFT runs from the sending of a request to its first chunk; TPOT is (latency - TTFT) / (output tokens - 1), as ours; ITL
+is the gap between chunks, as ours. Output tokens are the server's usage, or the text tokenised again where it tells none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from tokenwatt.imports import columns, latencies
+from tokenwatt.imports.document import Part, parse, same_lengths
+from tokenwatt.imports.source import Given, Imported, Source
+from tokenwatt.record import Measurement, RequestRecord, RequestStatus
+
+MARKS = frozenset({"backend", "model_id", "num_prompts", "request_throughput", "total_output_tokens"})
+"""Keys that this format has together and no other that is read here."""
+
+Summary = latencies.summary_model(lambda metric, statistic: f"{statistic.replace('_', '.')}_{metric}_ms")
+"""Keys such as `median_ttft_ms` and `p99.9_itl_ms`."""
+
+
+class Bench(Part):
+    """The object; lists are there with `--save-detailed`, two of them always."""
+
+    date: str
+    model_id: str
+    num_prompts: NonNegativeInt
+    request_rate: PositiveFloat | Literal["inf"]
+    burstiness: PositiveFloat | None = None
+    max_concurrency: PositiveInt | None
+    duration: PositiveFloat
+    completed: NonNegativeInt
+    failed: NonNegativeInt | None = None
+    total_input_tokens: NonNegativeInt
+    total_output_tokens: NonNegativeInt
+    input_lens: list[NonNegativeInt] | None = None
+    output_lens: list[NonNegativeInt] | None = None
+    ttfts: list[FiniteFloat] | None = None
+    itls: list[list[FiniteFloat]] | None = None
+    latencies: list[FiniteFloat] | None = None
+    start_times: list[FiniteFloat] | None = None
+    queue_times: list[FiniteFloat] | None = None
+    errors: list[str] | None = None
+
+
+def matches(document: Any) -> bool:
+    """Whether a JSON value looks like a result of `vllm bench serve`."""
+    return isinstance(document, dict) and document.keys() >= MARKS
+
+
+def read(source: Source, given: Given) -> Imported:
+    """One row, and its requests where they are told.
+
+    Raises:
+        UserError: a key is missing, mistyped or contradicts another.
+    """
+    bench = parse(Bench, source.document, source.where)
+    lists = {name: getattr(bench, name) for name in ("input_lens", "output_lens", "ttfts", "itls", "errors")}
+    if bench.errors is not None:
+        lists |= {name: getattr(bench, name) for name in ("latencies", "start_times", "queue_times")}
+    same_lengths(lists, source.where)
+    found = _columns(bench, source)
+    if bench.completed == 0:
+        detail = next(filter(None, bench.errors or []), None)
+        row = columns.measurement(source, given, 0, _losses(bench), columns.without_answers(found, detail))
+    else:
+        row = columns.measurement(source, given, 0, _losses(bench), found)
+    return Imported([row], _requests(bench, row))
+
+
+def _columns(bench: Bench, source: Source) -> dict[str, Any]:
+    failed = bench.num_prompts - bench.completed if bench.failed is None else bench.failed
+    return {
+        "imported_from": "vllm bench",
+        "model": bench.model_id,
+        "measured_at": columns.moment(bench.date, "%Y%m%d-%H%M%S", source, "$.date"),
+        **_load(bench),
+        "window_s": bench.duration,
+        "requests_completed": bench.completed,
+        "requests_failed": failed,
+        "input_tokens": bench.total_input_tokens,
+        "output_tokens": bench.total_output_tokens,
+        "isl": bench.total_input_tokens / max(bench.completed, 1),
+        "osl": bench.total_output_tokens / max(bench.completed, 1),
+        **_latencies(bench, source),
+    }
+
+
+def _load(bench: Bench) -> dict[str, Any]:
+    """A finite rate is an open load, an endless one with a bound of requests in flight a closed one, else offline."""
+    if bench.request_rate != "inf":
+        return {"load": "open", "request_rate_per_s": bench.request_rate, "burstiness": bench.burstiness}
+    if bench.max_concurrency is not None:
+        return {"load": "closed", "concurrency": bench.max_concurrency}
+    return {"load": "offline", "requests_at_once": bench.num_prompts}
+
+
+def _latencies(bench: Bench, source: Source) -> dict[str, float | None]:
+    """In seconds. The tool writes 0 where it has no value to average, which no latency is."""
+    summary = latencies.told(parse(Summary, source.document, source.where), latencies.MS)
+    told = {name: value or None for name, value in summary.items()}
+    for metric in latencies.METRICS:
+        if told[latencies.column(metric, "mean")] is None:
+            told |= dict.fromkeys(latencies.computed(metric, ()))
+    return latencies.completed(told, _values_s(bench))
+
+
+def _values_s(bench: Bench) -> dict[str, list[float]]:
+    """Single values of the requests that were answered. Without `--save-detailed`, latencies are of those alone."""
+    if bench.errors is None or bench.output_lens is None:
+        return {} if bench.latencies is None else {"e2el": bench.latencies}
+    answered = [index for index in range(len(bench.errors)) if _is_answered(bench, index)]
+    values = dict[str, list[float]]()
+    if bench.ttfts is not None:
+        values["ttft"] = [bench.ttfts[index] for index in answered]
+    if bench.itls is not None:
+        values["itl"] = [gap for index in answered for gap in bench.itls[index]]
+    if bench.latencies is not None:
+        values["e2el"] = [bench.latencies[index] for index in answered]
+    if bench.ttfts is not None and bench.latencies is not None:
+        spans_s = {index: bench.latencies[index] - bench.ttfts[index] for index in answered}
+        values["tpot"] = [
+            span_s / (bench.output_lens[index] - 1) for index, span_s in spans_s.items() if bench.output_lens[index] > 1
+        ]
+    return values
+
+
+def _is_answered(bench: Bench, index: int) -> bool:
+    """A failed request has an output length of 0 and mostly, but not always, an error."""
+    return bool((bench.output_lens or [])[index]) and not (bench.errors or [""] * (index + 1))[index]
+
+
+def _losses(bench: Bench) -> list[str]:
+    losses = [
+        "the file does not say which vLLM wrote it",
+        columns.NO_MACHINE,
+        columns.NO_ENERGY,
+        columns.WHOLE_RUN,
+        columns.FROM_SEND,
+        columns.NO_BUDGETS,
+        "its date is a local time without a zone, written at the end; measured_at has it as if it were UTC",
+        "the workload, its seed and its sampling are not in the file",
+    ]
+    if bench.request_rate != "inf" and bench.max_concurrency is not None:
+        losses.append(f"at most {bench.max_concurrency} requests were in flight; others waited in the client")
+    if bench.start_times is None or bench.ttfts is None or bench.errors is None:
+        losses.append("requests one by one are not in the file (--save-detailed would write them)")
+    return losses
+
+
+def _requests(bench: Bench, row: Measurement) -> list[RequestRecord]:
+    """Requests on a clock that begins with the first of them; empty without `--save-detailed`."""
+    lists = (bench.start_times, bench.ttfts, bench.latencies, bench.output_lens, bench.input_lens, bench.errors)
+    if any(values is None for values in lists):
+        return []
+    starts, ttfts, ends, output_lens, input_lens, errors = (values or [] for values in lists)
+    waits = bench.queue_times if bench.queue_times is not None and row.load == "open" else [0.0] * len(starts)
+    zero_s = float(np.min(np.subtract(starts, waits))) if starts else 0.0
+    requests = []
+    for index, start_s in enumerate(starts):
+        is_answered, sent_s = _is_answered(bench, index), start_s - zero_s
+        status = RequestStatus.COMPLETE if is_answered else columns.failure(columns.phrase_code(errors[index]))
+        times = {
+            "due_s": sent_s - waits[index],
+            "sent_s": sent_s,
+            "first_token_s": sent_s + ttfts[index] if is_answered else None,
+            "last_token_s": sent_s + ends[index] if is_answered else None,
+        }
+        lengths = {"isl": input_lens[index], "output_tokens": output_lens[index]}
+        requests.append(columns.request(row, index, **times, **lengths, status=status, detail=errors[index] or None))
+    return requests
