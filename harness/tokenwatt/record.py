@@ -20,6 +20,20 @@ Phase = Literal["mixed", "prefill", "decode"]
 """What the requests of a window are."""
 LoadKind = Literal["closed", "open", "replay", "offline"]
 """When requests are sent."""
+LOAD_COLUMNS: dict[LoadKind, str] = {
+    "closed": "concurrency",
+    "open": "request_rate_per_s",
+    "replay": "replay_speed",
+    "offline": "requests_at_once",
+}
+"""The column that says how much of a load there was, by its kind."""
+LOAD_WORDS: dict[LoadKind, str] = {
+    "closed": "x{:g}",
+    "open": "{:g} req/s",
+    "replay": "replay x{:g}",
+    "offline": "{:g} at once",
+}
+"""The same in words."""
 
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]

@@ -2,8 +2,8 @@
 
 Definitions by https://docs.nvidia.com/aiperf/reference/ai-perf-metrics-reference: `time_to_first_token` runs from the
 sending of a request to its first content; `inter_token_latency` is a mean for each request, (latency - TTFT) / (output
-tokens - 1), which is our TPOT; `inter_chunk_latency` is the gap between chunks, which is our ITL. The output tokens that
-it counts itself are those of the text, tokenised again; the server's usage stands beside them.
+tokens - 1), which is our TPOT; `inter_chunk_latency` is the gap between chunks, which is our ITL. Its own count of
+output tokens is that of the text, tokenised again; the server's usage stands beside it.
 """
 
 from __future__ import annotations
@@ -277,7 +277,6 @@ def _losses(export: Export, lines: list[Line]) -> list[str]:
     losses = [
         columns.NO_MACHINE,
         columns.WHOLE_RUN,
-        columns.FROM_SEND,
         columns.NO_BUDGETS,
         "GPU telemetry is not read: it is another file, and no energy of this window",
         "tpot is its inter_token_latency, itl its inter_chunk_latency",

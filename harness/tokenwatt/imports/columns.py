@@ -18,6 +18,7 @@ UNKNOWN_ENGINE = "unknown"
 NO_MACHINE = "the file does not say on what host, system and versions it was measured"
 WHOLE_RUN = "the window is the whole run, with its ramp-up and ramp-down; nobody tested whether it is steady"
 FROM_SEND = "latencies begin when a request was sent, not when it was due"
+NO_COUNT = "neither the file nor --gpus says how many GPUs computed"
 NO_BUDGETS = "output budgets of requests are not in the file; osl is the mean of what came"
 NO_ENERGY = "the file has no energy"
 
@@ -35,12 +36,13 @@ def measurement(source: Source, given: Given, index: int, losses: list[str], fou
     Raises:
         UserError: the columns contradict each other.
     """
-    columns = {**_unknown(given), **_place(source, index), **found, "import_losses": tuple(losses)}
-    if columns["gpu_count"] is None:
-        columns["import_losses"] += ("neither the file nor --gpus says how many GPUs computed",)
-    columns["workload"] = _lengths(columns)
+    columns = {**_unknown(given), **_place(source, index), **found}
+    # In a closed load a request is due when there is room for it, which is when it is sent.
+    from_send = [FROM_SEND] if columns["load"] != "closed" and columns["status"] is Status.OK else []
+    no_count = [NO_COUNT] if columns["gpu_count"] is None else []
+    lost = tuple(losses + from_send + no_count)
     try:
-        return Measurement.model_validate(columns)
+        return Measurement.model_validate({**columns, "workload": _lengths(columns), "import_losses": lost})
     except ValueError as error:
         raise UserError(f"{source.where}: row {index} does not make sense: {' '.join(str(error).split())}") from None
 

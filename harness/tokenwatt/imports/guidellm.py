@@ -263,7 +263,6 @@ def _losses(benchmark: Benchmark) -> list[str]:
         columns.NO_ENERGY,
         "the window runs from the first request's start to the last one's end, unless a warm-up was asked for; nobody"
         " tested whether it is steady",
-        columns.FROM_SEND,
         columns.NO_BUDGETS,
         "itl is unknown: gaps between chunks are not in the file",
         "e2el ends when the response was closed, a little after its last token",

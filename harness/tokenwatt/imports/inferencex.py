@@ -1,9 +1,9 @@
 """InferenceX (formerly InferenceMAX): `agg_*.json`, one aggregate or a list of them, rates per GPU and no duration.
 
 Keys by https://github.com/SemiAnalysisAI/InferenceX/blob/main/utils/process_result.py, energy by aggregate_power.py
-beside it: board power sampled by nvidia-smi (or amd-smi), integrated for each GPU over the benchmark (trapezoid), summed
-over all GPUs of the deployment, and checked for its edges, its gaps and the number of boards: `power_valid`. Latencies
-come from a fork of vLLM's client and mean what `vllm_bench` says.
+beside it: board power sampled by nvidia-smi (or amd-smi), integrated for each GPU over the benchmark (trapezoid),
+summed over the GPUs of the deployment, and checked for its edges, its gaps and the number of boards: `power_valid`.
+Latencies come from a fork of vLLM's client and mean what `vllm_bench` says.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _row(document: Any, place: str, index: int, source: Source, given: Given) ->
     window = _window(point, gpus)
     found = {
         "imported_from": "InferenceX",
-        "gpu_name": given.gpu_name or point.hw,
+        "gpu_name": point.hw,
         "gpu_count": gpus,
         "engine": point.framework,
         "model": point.model,
@@ -179,7 +179,6 @@ def _losses(point: Aggregate, window: Window) -> list[str]:
         "the file does not say which version of InferenceX wrote it, or when",
         columns.NO_MACHINE,
         columns.WHOLE_RUN,
-        columns.FROM_SEND,
         "hw is the name of its runner, not NVML's name of the board",
         "precision stands in quantization; the dtype of activations is not in the file",
         "requests one by one, and failed ones, are not in the file",

@@ -150,7 +150,6 @@ def _losses(result: Result) -> list[str]:
         "latencies, isl, osl and requests_failed are of the whole run; requests_completed and input_tokens of the"
         " window are not in the file",
         "output_tokens is worked out from joules and joules per token",
-        columns.FROM_SEND,
         "itl counts the tokens of one chunk after its first as 0 s",
         "the energy of the whole run and the timeline of power have no column",
         "whether the energy is a counter's or sampled power's is not in the file, nor its readings",

@@ -3,14 +3,14 @@
 Definitions by its `calculate_metrics` and `RequestFuncOutput`
 (https://github.com/vllm-project/vllm/blob/main/vllm/benchmarks/serve.py, .../lib/endpoint_request_func.py):
 TTFT runs from the sending of a request to its first chunk; TPOT is (latency - TTFT) / (output tokens - 1), as ours; ITL
-is the gap between chunks, as ours. Output tokens are the server's usage, or the text tokenised again where it tells none.
+is the gap between chunks, as ours. Output tokens are the server's usage, or the text tokenised again without it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tokenwatt.imports import columns, latencies
@@ -115,7 +115,8 @@ def _values_s(bench: Bench) -> dict[str, list[float]]:
     """Single values of the requests that were answered. Without `--save-detailed`, latencies are of those alone."""
     if bench.errors is None or bench.output_lens is None:
         return {} if bench.latencies is None else {"e2el": bench.latencies}
-    answered = [index for index in range(len(bench.errors)) if _is_answered(bench, index)]
+    lengths = dict(enumerate(bench.output_lens))
+    answered = [index for index, length in lengths.items() if length and not bench.errors[index]]
     values = dict[str, list[float]]()
     if bench.ttfts is not None:
         values["ttft"] = [bench.ttfts[index] for index in answered]
@@ -125,15 +126,8 @@ def _values_s(bench: Bench) -> dict[str, list[float]]:
         values["e2el"] = [bench.latencies[index] for index in answered]
     if bench.ttfts is not None and bench.latencies is not None:
         spans_s = {index: bench.latencies[index] - bench.ttfts[index] for index in answered}
-        values["tpot"] = [
-            span_s / (bench.output_lens[index] - 1) for index, span_s in spans_s.items() if bench.output_lens[index] > 1
-        ]
+        values["tpot"] = [span_s / (lengths[index] - 1) for index, span_s in spans_s.items() if lengths[index] > 1]
     return values
-
-
-def _is_answered(bench: Bench, index: int) -> bool:
-    """A failed request has an output length of 0 and mostly, but not always, an error."""
-    return bool((bench.output_lens or [])[index]) and not (bench.errors or [""] * (index + 1))[index]
 
 
 def _losses(bench: Bench) -> list[str]:
@@ -142,36 +136,68 @@ def _losses(bench: Bench) -> list[str]:
         columns.NO_MACHINE,
         columns.NO_ENERGY,
         columns.WHOLE_RUN,
-        columns.FROM_SEND,
         columns.NO_BUDGETS,
         "its date is a local time without a zone, written at the end; measured_at has it as if it were UTC",
         "the workload, its seed and its sampling are not in the file",
     ]
     if bench.request_rate != "inf" and bench.max_concurrency is not None:
         losses.append(f"at most {bench.max_concurrency} requests were in flight; others waited in the client")
-    if bench.start_times is None or bench.ttfts is None or bench.errors is None:
+    if not _sent(bench):
         losses.append("requests one by one are not in the file (--save-detailed would write them)")
     return losses
 
 
-def _requests(bench: Bench, row: Measurement) -> list[RequestRecord]:
-    """Requests on a clock that begins with the first of them; empty without `--save-detailed`."""
-    lists = (bench.start_times, bench.ttfts, bench.latencies, bench.output_lens, bench.input_lens, bench.errors)
-    if any(values is None for values in lists):
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request, on the clock of the client."""
+
+    start_s: float
+    wait_s: float
+    """How long it waited in the client before it was sent."""
+    ttft_s: float
+    latency_s: float
+    isl: int
+    output_tokens: int
+    error: str
+
+    @property
+    def is_answered(self) -> bool:
+        """A failed request has an output length of 0 and mostly, but not always, an error."""
+        return self.output_tokens > 0 and not self.error
+
+
+def _sent(bench: Bench) -> list[Sent]:
+    """Every request; empty without `--save-detailed`, or where an older version tells less."""
+    starts, ttfts, ends = bench.start_times, bench.ttfts, bench.latencies
+    inputs, outputs, errors = bench.input_lens, bench.output_lens, bench.errors
+    if starts is None or ttfts is None or ends is None or inputs is None or outputs is None or errors is None:
         return []
-    starts, ttfts, ends, output_lens, input_lens, errors = (values or [] for values in lists)
-    waits = bench.queue_times if bench.queue_times is not None and row.load == "open" else [0.0] * len(starts)
-    zero_s = float(np.min(np.subtract(starts, waits))) if starts else 0.0
-    requests = []
-    for index, start_s in enumerate(starts):
-        is_answered, sent_s = _is_answered(bench, index), start_s - zero_s
-        status = RequestStatus.COMPLETE if is_answered else columns.failure(columns.phrase_code(errors[index]))
-        times = {
-            "due_s": sent_s - waits[index],
-            "sent_s": sent_s,
-            "first_token_s": sent_s + ttfts[index] if is_answered else None,
-            "last_token_s": sent_s + ends[index] if is_answered else None,
-        }
-        lengths = {"isl": input_lens[index], "output_tokens": output_lens[index]}
-        requests.append(columns.request(row, index, **times, **lengths, status=status, detail=errors[index] or None))
-    return requests
+    waits = bench.queue_times or [0.0] * len(starts)
+    return [Sent(*values) for values in zip(starts, waits, ttfts, ends, inputs, outputs, errors, strict=True)]
+
+
+def _requests(bench: Bench, row: Measurement) -> list[RequestRecord]:
+    """Requests on a clock that begins when the first of them was due: in a closed load, when it was sent."""
+    requests = _sent(bench)
+    dues_s = [request.start_s - (0.0 if row.load == "closed" else request.wait_s) for request in requests]
+    zero_s = min(dues_s, default=0.0)
+    return [
+        _request(row, index, request, due_s - zero_s, request.start_s - zero_s)
+        for index, (request, due_s) in enumerate(zip(requests, dues_s, strict=True))
+    ]
+
+
+def _request(row: Measurement, index: int, request: Sent, due_s: float, sent_s: float) -> RequestRecord:
+    is_answered = request.is_answered
+    return columns.request(
+        row,
+        index,
+        isl=request.isl,
+        output_tokens=request.output_tokens,
+        due_s=due_s,
+        sent_s=sent_s,
+        first_token_s=sent_s + request.ttft_s if is_answered else None,
+        last_token_s=sent_s + request.latency_s if is_answered else None,
+        status=RequestStatus.COMPLETE if is_answered else columns.failure(columns.phrase_code(request.error)),
+        detail=request.error or None,
+    )

@@ -17,6 +17,7 @@ from tokenwatt.perf_model.limits import add_limits
 from tokenwatt.report.cap_table import cap_sections
 from tokenwatt.report.closure_table import TERMS, closure_points, closure_rows
 from tokenwatt.report.comparison_table import comparison_rows, variants
+from tokenwatt.report.imported_table import imported_tools
 from tokenwatt.report.reasons import meanings
 from tokenwatt.report.result_table import FIGURES, result_figures, result_rows
 from tokenwatt.report.run_tables import RunTables
@@ -70,6 +71,7 @@ def page_text(tables: RunTables, study: FleetStudy | None) -> str:
         run_ids=run_ids(limited),
         environments=environments(limited),
         rows=measurement_rows(limited),
+        imported=imported_tools(limited),
         any_ok=bool((limited["status"] == "ok").any()),
         energy=energy,
         chart_ids=[chart.id for chart in charts],
