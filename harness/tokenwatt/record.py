@@ -341,8 +341,8 @@ class Measurement(MeteredWindow):
     seed: Index | None
     """Seed of random weights; null in an imported row."""
     load: LoadKind = "closed"
-    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`: at
-    the instants of a trace; `offline`: all at once."""
+    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`:
+    at the instants of a trace; `offline`: all at once."""
     concurrency: Requests | None
     """Conversations kept going; null unless the load is closed."""
     request_rate_per_s: RequestsPerSecond | None = None
@@ -353,8 +353,9 @@ class Measurement(MeteredWindow):
     """How many times as fast as it was recorded a trace is replayed."""
     requests_at_once: Requests | None = None
     """Conversations of an offline load."""
-    ramp_s: Seconds = 0.0
-    """Over how long a closed load begins its conversations, or an open one rises to its rate."""
+    ramp_s: Seconds | None = 0.0
+    """Over how long a closed load begins its conversations, or an open one rises to its rate; null in an imported row
+    that does not say."""
     isl: MeanTokens | None = None
     """Mean prompt length of the requests that had their first token in the window."""
     osl: MeanTokens | None = None
@@ -644,7 +645,7 @@ class RequestRecord(Record):
     isl: Tokens | None
     """Prompt length; null in an imported row that does not say."""
     osl: Tokens | None
-    """Output budget; null in an imported row, whose source says how many tokens came but not how many were asked for."""
+    """Output budget; null in an imported row, whose source tells the tokens that came, not those asked for."""
     output_tokens: Tokens
     """Tokens generated until the run stopped watching."""
     due_s: Seconds

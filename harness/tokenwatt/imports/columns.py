@@ -71,6 +71,7 @@ def _unknown(given: Given) -> dict[str, Any]:
         "tp",
         "seed",
         "concurrency",
+        "ramp_s",
     )
     return {
         **dict.fromkeys(nobody_knows),

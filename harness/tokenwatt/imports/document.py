@@ -18,7 +18,7 @@ SHOWN = 60
 class Part(BaseModel):
     """An object of a file of which some keys are read. Others are left alone: tools add keys with each version."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
 PartT = TypeVar("PartT", bound=Part)
@@ -48,7 +48,7 @@ def json_value(content: bytes, where: str) -> Any:
         UserError: half-written, or not JSON in UTF-8.
     """
     try:
-        return json.loads(content)
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not JSON in UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:

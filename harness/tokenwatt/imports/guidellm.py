@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tokenwatt.errors import UserError
 from tokenwatt.imports import columns, latencies
@@ -74,6 +74,7 @@ class Strategy(Part):
     streams: PositiveInt | None = None
     rate: PositiveFloat | None = None
     max_concurrency: PositiveInt | None = None
+    rampup_duration: NonNegativeFloat | None = None
 
 
 class BackendConfig(Part):
@@ -189,6 +190,7 @@ def _row(benchmark: Benchmark, tool: str, index: int, source: Source, given: Giv
         "model": benchmark.config.backend.model or None,
         "measured_at": began_at,
         "run_began_at": began_at,
+        "ramp_s": benchmark.config.strategy.rampup_duration,
         **_load(benchmark, f"$.benchmarks[{index}].config.strategy", source),
         "window_s": benchmark.duration,
         "requests_completed": totals.successful,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tokenwatt.imports import columns, latencies
 from tokenwatt.imports.document import Part, parse, same_lengths
@@ -34,6 +34,9 @@ class Bench(Part):
     request_rate: PositiveFloat | Literal["inf"]
     burstiness: PositiveFloat | None = None
     max_concurrency: PositiveInt | None
+    ramp_up_strategy: str | None = None
+    ramp_up_start_rps: NonNegativeFloat | None = None
+    ramp_up_end_rps: PositiveFloat | None = None
     duration: PositiveFloat
     completed: NonNegativeInt
     failed: NonNegativeInt | None = None
@@ -94,6 +97,8 @@ def _columns(bench: Bench, source: Source) -> dict[str, Any]:
 
 def _load(bench: Bench) -> dict[str, Any]:
     """A finite rate is an open load, an endless one with a bound of requests in flight a closed one, else offline."""
+    if bench.ramp_up_strategy is not None:
+        return {"load": "open", "burstiness": bench.burstiness}
     if bench.request_rate != "inf":
         return {"load": "open", "request_rate_per_s": bench.request_rate, "burstiness": bench.burstiness}
     if bench.max_concurrency is not None:
@@ -140,7 +145,10 @@ def _losses(bench: Bench) -> list[str]:
         "its date is a local time without a zone, written at the end; measured_at has it as if it were UTC",
         "the workload, its seed and its sampling are not in the file",
     ]
-    if bench.request_rate != "inf" and bench.max_concurrency is not None:
+    if bench.ramp_up_strategy is not None:
+        rise = f"from {bench.ramp_up_start_rps} to {bench.ramp_up_end_rps} requests/s ({bench.ramp_up_strategy})"
+        losses.append(f"the rate rose {rise} through the run, so the row has none")
+    if _load(bench)["load"] == "open" and bench.max_concurrency is not None:
         losses.append(f"at most {bench.max_concurrency} requests were in flight; others waited in the client")
     if not _sent(bench):
         losses.append("requests one by one are not in the file (--save-detailed would write them)")

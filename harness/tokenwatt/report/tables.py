@@ -42,7 +42,7 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "id": row["measurement_id"],
         "engine": row["engine"],
         "model": _text(row["model"]),
-        "weights": "" if row["weights_source"] in ("none", None) else f"{row['weights_source']} weights",
+        "weights": _weights(row["weights_source"]),
         "imported": "" if pd.isna(row["imported_from"]) else f"imported from {row['imported_from']}",
         "dtype": _text(row["dtype"]),
         "workload": row["workload"],
@@ -69,6 +69,11 @@ def _status(row: Mapping[Any, Any]) -> str:
     if row["status"] != "ok" or row["is_stable"]:
         return str(row["status"])
     return "not stable" if pd.isna(row["imported_from"]) else "not tested"
+
+
+def _weights(source: object) -> str:
+    """Empty for an engine without weights, and for an imported row, which does not say."""
+    return f"{source} weights" if isinstance(source, str) and source != "none" else ""
 
 
 def _asked(row: Mapping[Any, Any]) -> str:
