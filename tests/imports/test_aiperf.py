@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.imports.speeds import output_tokens_per_s
 
 from tokenwatt import imports
 from tokenwatt.errors import UserError
@@ -52,7 +53,7 @@ def test_an_export_with_a_rate_alone(files):
     (row,) = imported.measurements
     assert (row.load, row.request_rate_per_s, row.burstiness) == ("open", 8.0, 1.0)
     assert (row.ttft_p99_9_s, imported.requests) == (None, [])
-    assert row.output_tokens / row.window_s == pytest.approx(160 / 0.8843095040000001)
+    assert output_tokens_per_s(row) == pytest.approx(160 / 0.8843095040000001)
     assert any("--export-level records" in loss for loss in row.import_losses)
 
 

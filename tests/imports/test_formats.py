@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.imports.speeds import output_tokens_per_s
 
 from tokenwatt import imports, store
 from tokenwatt.errors import UserError
@@ -24,6 +27,12 @@ ALL = {
     "inferencex_disaggregated.json": "inferencex",
     "mlenergy_results.json": "mlenergy",
 }
+
+
+@pytest.mark.parametrize("module", ["source", "latencies", "columns", "aiperf"])
+def test_doctests(module):
+    found = doctest.testmod(importlib.import_module(f"tokenwatt.imports.{module}"))
+    assert (found.failed, found.attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize(("name", "form"), ALL.items())
@@ -87,8 +96,7 @@ def test_rows_survive_parquet_and_importing_twice_changes_nothing(files, tmp_pat
     assert list(rows["measurement_id"]) == [row.measurement_id for row in first.measurements]
     assert list(rows["ttft_median_s"]) == [row.ttft_median_s for row in first.measurements]
     assert len(store.read_beside(tmp_path, RequestRecord)) == len(first.requests)
-    good = [row for row in first.measurements if row.window_s and row.output_tokens]
-    speeds = [row.output_tokens / row.window_s for row in good if row.output_tokens and row.window_s]
+    speeds = [output_tokens_per_s(row) for row in first.measurements]
     assert list(rows["output_tokens_per_s"]) == pytest.approx(speeds)
 
 
@@ -106,6 +114,11 @@ def test_computed_latencies_rise_and_never_replace_told_ones(values, told):
     columns = latencies.completed({"ttft_p90_s": told, "ttft_p99_s": None}, {"ttft": values})
     assert columns["ttft_p90_s"] == told
     computed = latencies.computed("ttft", values)
-    median, p90, p99 = (computed[latencies.column("ttft", name)] for name in ("median", "p90", "p99"))
-    assert columns["ttft_p99_s"] == p99
-    assert min(values) <= median <= p90 <= p99 <= max(values)
+    rising = [computed[latencies.column("ttft", name)] for name in ("median", "p90", "p95", "p99", "p99_9")]
+    known = [value for value in rising if value is not None]
+    assert columns["ttft_p99_s"] == rising[3]
+    assert len(known) == len(rising)
+    # Interpolated by floats, so equal values may come out an ulp apart.
+    assert known == pytest.approx(sorted(known), rel=1e-12)
+    assert min(values) <= known[0]
+    assert known[-1] <= max(values)

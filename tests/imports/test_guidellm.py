@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from tests.imports.speeds import output_tokens_per_s
 
 from tokenwatt import imports
 from tokenwatt.errors import UserError
@@ -43,7 +44,7 @@ def test_a_poisson_load_has_due_times(files):
     imported = imports.read(files / POISSON)
     (row,) = imported.measurements
     assert (row.load, row.request_rate_per_s, row.burstiness) == ("open", 8.0, 1.0)
-    assert row.output_tokens / row.window_s == pytest.approx(160 / 1.2176239490509033)
+    assert output_tokens_per_s(row) == pytest.approx(160 / 1.2176239490509033)
     assert row.run_began_at == datetime.fromtimestamp(1795740078.5689104, UTC)
     first, second = imported.requests[:2]
     # Sent at .5689104 and due at .5652273; the second sent at .6968215 and due at .6927347, first token at .74692.

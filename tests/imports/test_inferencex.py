@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.imports.speeds import input_tokens_per_s, output_tokens_per_s
 
 from tokenwatt import imports
 from tokenwatt.errors import UserError
@@ -17,7 +18,7 @@ def test_joules_watts_and_joules_per_token_give_window_and_tokens(files):
     assert row.window_s == 100.0
     assert (row.output_tokens, row.input_tokens, row.requests_completed) == (320_000, 280_000, 320)
     # The same rate as the file's: 1,600 tokens/s and GPU on two GPUs.
-    assert row.output_tokens / row.window_s == pytest.approx(2 * 1600.0)
+    assert output_tokens_per_s(row) == pytest.approx(2 * 1600.0)
     assert (row.isl, row.osl) == (875.0, 1000.0)
     assert (row.gpu_name, row.gpu_count, row.tp, row.engine, row.quantization) == ("h200", 2, 2, "vllm", "fp4")
     assert (row.load, row.concurrency) == ("closed", 64)
@@ -47,8 +48,8 @@ def test_rates_alone_stand_on_a_nominal_window(files):
 def test_output_of_separate_decoding_gpus_is_counted_per_decoding_gpu(files):
     (row,) = imports.read(files / DISAGGREGATED).measurements
     # 8 x 1,500 = 12,000 generated of 28 x 4,000 = 112,000 tokens/s; the rest, 100,000, is 20 x 5,000.
-    assert row.output_tokens / row.window_s == 12_000
-    assert row.input_tokens / row.window_s == 100_000
+    assert output_tokens_per_s(row) == 12_000
+    assert input_tokens_per_s(row) == 100_000
     assert (row.gpu_count, row.tp) == (28, None)
     assert any("speculative decoding 'mtp' has no column" in loss for loss in row.import_losses)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.imports.speeds import output_tokens_per_s
 
 from tokenwatt import imports
 from tokenwatt.errors import UserError
@@ -18,7 +19,7 @@ def test_a_detailed_file_is_a_row_in_seconds(files):
     assert (row.requests_completed, row.requests_failed) == (20, 0)
     # 1,295 prompt tokens and 320 generated ones in 0.42308869599946775 s: 756.34 tokens/s, as the file says.
     assert (row.input_tokens, row.output_tokens) == (1295, 320)
-    assert row.output_tokens / row.window_s == pytest.approx(756.3425896881031)
+    assert output_tokens_per_s(row) == pytest.approx(756.3425896881031)
     assert (row.isl, row.osl) == (1295 / 20, 16.0)
     # The 10th and 11th of the 20 sorted TTFTs are 0.031977377 and 0.033852881 s; their mean is the median.
     assert row.ttft_median_s == pytest.approx((0.031977377002476715 + 0.03385288100253092) / 2)
@@ -32,8 +33,9 @@ def test_percentiles_that_the_file_lacks_come_from_its_single_values(files):
     # The file has p99 alone. p90 of 20 values lies at 0.9 x 19 = 17.1: between the 18th and the 19th sorted TTFT,
     # 0.05903917500108946 and 0.05915430500318598 s, a tenth of the way.
     assert row.ttft_p90_s == pytest.approx(0.05903917500108946 + 0.1 * (0.05915430500318598 - 0.05903917500108946))
+    # The file's p99 of TPOT lies at 18.81, p99.9 at 18.981, both on the line between the largest two.
     assert row.tpot_p99_s == pytest.approx(4.305315105331828e-3)
-    assert row.tpot_p99_s < row.tpot_p99_9_s
+    assert row.tpot_p99_9_s == pytest.approx(4.349141470479663e-3)
 
 
 def test_requests_are_on_a_clock_that_begins_with_the_first(files):
@@ -97,6 +99,12 @@ def test_a_rising_rate_is_no_rate(changed):
     (row,) = imports.read(changed(RATE, lambda document: document.update(rise))).measurements
     assert (row.load, row.request_rate_per_s) == ("open", None)
     assert any("from 1.0 to 9.0 requests/s (linear)" in loss for loss in row.import_losses)
+
+
+def test_goodput_without_its_limits_is_a_loss(changed):
+    (row,) = imports.read(changed(RATE, lambda document: document.update(request_goodput=4.5))).measurements
+    assert row.requests_within_slo is None
+    assert any("its goodput, 4.5 requests/s, has no column" in loss for loss in row.import_losses)
 
 
 def test_failed_requests_keep_their_status_and_stay_outside_latencies(changed):

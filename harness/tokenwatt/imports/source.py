@@ -55,6 +55,9 @@ class Imported:
 def run_id_of(content: bytes) -> str:
     """Name of the run that a file becomes: the same bytes are the same run, whenever and wherever they are imported.
 
+    What the importer says, and a file of requests beside it, are no part of the name: importing a file again with more
+    of them replaces its rows.
+
     >>> run_id_of(b"{}")
     'import-44136fa355b3'
     """

@@ -42,6 +42,7 @@ class Bench(Part):
     failed: NonNegativeInt | None = None
     total_input_tokens: NonNegativeInt
     total_output_tokens: NonNegativeInt
+    request_goodput: FiniteFloat | None = None
     input_lens: list[NonNegativeInt] | None = None
     output_lens: list[NonNegativeInt] | None = None
     ttfts: list[FiniteFloat] | None = None
@@ -150,6 +151,10 @@ def _losses(bench: Bench) -> list[str]:
         losses.append(f"the rate rose {rise} through the run, so the row has none")
     if _load(bench)["load"] == "open" and bench.max_concurrency is not None:
         losses.append(f"at most {bench.max_concurrency} requests were in flight; others waited in the client")
+    if bench.request_goodput is not None:
+        losses.append(
+            f"its goodput, {bench.request_goodput:g} requests/s, has no column: the limits are not in the file"
+        )
     if not _sent(bench):
         losses.append("requests one by one are not in the file (--save-detailed would write them)")
     return losses
