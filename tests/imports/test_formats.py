@@ -86,6 +86,14 @@ def test_half_a_file_is_one_line(tmp_path, content, message):
         imports.read(path)
 
 
+def test_counts_that_no_column_holds_are_refused(changed):
+    with pytest.raises(UserError, match=r"\$\.total_input_tokens: found 1\d+, expected less than or equal to 10+"):
+        imports.read(changed("vllm_bench_rate.json", lambda d: d.update(total_input_tokens=10**30)))
+    rates = {"output_tput_per_gpu": 1e15, "tput_per_gpu": 1e15, "tp": 1000}
+    with pytest.raises(UserError, match="row 0: input_tokens would be|row 0: output_tokens would be"):
+        imports.read(changed("inferencex_disaggregated.json", lambda d: d.update(rates, num_decode_gpu=1000)))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_rows_survive_parquet_and_importing_twice_changes_nothing(files, tmp_path, name):
     first = imports.read(files / name)

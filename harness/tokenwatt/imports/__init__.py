@@ -1,7 +1,8 @@
 """Results of other tools as rows of ours, each with what was lost on the way.
 
 Read in this order: `source` (what an import starts from), `document` (files checked at the edge), `columns` and
-`latencies` (what every imported row has), then one module for each format.
+`latencies` (what every imported row has), then one module for each format, the keys of two of them in a module of
+their own (`aiperf_file`, `guidellm_file`).
 """
 
 from __future__ import annotations

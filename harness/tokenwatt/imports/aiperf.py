@@ -8,13 +8,12 @@ output tokens is that of the text, tokenised again; the server's usage stands be
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Any
 
 from tokenwatt.errors import UserError
 from tokenwatt.imports import columns, latencies
-from tokenwatt.imports.document import Part, parse
+from tokenwatt.imports.aiperf_file import Duration, Export, Line, Phase
+from tokenwatt.imports.document import parse
 from tokenwatt.imports.source import Given, Imported, Source
 from tokenwatt.record import Measurement, RequestRecord, RequestStatus
 
@@ -29,107 +28,6 @@ TAGS = {
 """Our latency -> its metric."""
 NS = 1e-9
 """Seconds of a nanosecond."""
-
-
-class Duration(Part):
-    """A metric of time; of a distribution it has more than the mean."""
-
-    unit: Literal["ns", "us", "ms", "sec"]
-    avg: FiniteFloat
-    p50: FiniteFloat | None = None
-    p90: FiniteFloat | None = None
-    p95: FiniteFloat | None = None
-    p99: FiniteFloat | None = None
-
-
-class Number(Part):
-    """A metric that counts."""
-
-    avg: FiniteFloat
-    count: NonNegativeInt | None = None
-
-
-class Phase(Part):
-    """How requests were sent."""
-
-    kind: str | None = None
-    type: str
-    concurrency: PositiveInt | None = None
-    rate: PositiveFloat | None = None
-    smoothness: PositiveFloat | None = None
-
-
-class Model(Part):
-    """A model that was asked."""
-
-    name: str
-
-
-class Models(Part):
-    """All of them."""
-
-    items: list[Model] = Field(min_length=1)
-
-
-class Config(Part):
-    """What the tool was asked for."""
-
-    models: Models
-    phases: list[Phase] = Field(min_length=1)
-
-
-class Export(Part):
-    """The object."""
-
-    aiperf_version: str
-    input_config: Config
-    start_time: str | None = None
-    was_cancelled: bool = False
-    benchmark_duration: Duration
-    request_count: Number
-    error_request_count: Number | None = None
-    input_sequence_length: Number | None = None
-    total_isl: Number | None = None
-    total_osl: Number | None = None
-    usage_completion_tokens: Number | None = None
-    total_usage_completion_tokens: Number | None = None
-    time_to_first_token: Duration | None = None
-    inter_token_latency: Duration | None = None
-    inter_chunk_latency: Duration | None = None
-    request_latency: Duration | None = None
-
-
-class Value(Part):
-    """A metric of one request."""
-
-    value: FiniteFloat | list[FiniteFloat]
-    unit: str
-
-
-class Metadata(Part):
-    """When a request was sent, and what it was."""
-
-    conversation_id: str | None = None
-    turn_index: NonNegativeInt = 0
-    credit_issued_ns: NonNegativeInt | None = None
-    request_start_ns: NonNegativeInt
-    benchmark_phase: str
-    was_cancelled: bool = False
-
-
-class Failure(Part):
-    """What went wrong with a request."""
-
-    code: int | None = None
-    message: str = ""
-
-
-class Line(Part):
-    """One request."""
-
-    metadata: Metadata
-    metrics: dict[str, Value]
-    error: Failure | None = None
 
 
 def matches(document: Any) -> bool:

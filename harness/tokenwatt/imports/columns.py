@@ -15,6 +15,32 @@ from tokenwatt.record import Measurement, Reason, RequestRecord, RequestStatus, 
 UNKNOWN_ENGINE = "unknown"
 """Engine of a file that does not say what answered, where the importer does not either."""
 
+NOBODY_KNOWS = (
+    "device",
+    "gpu_driver_version",
+    "cpu_name",
+    "cpu_count",
+    "memory_bytes",
+    "os_name",
+    "python_version",
+    "torch_version",
+    "triton_version",
+    "git_commit",
+    "ceiling_memory_bytes_per_s",
+    "ceiling_flop_per_s",
+    "measured_at",
+    "run_began_at",
+    "workload_sha256",
+    "engine_version",
+    "weights_source",
+    "dtype",
+    "tp",
+    "seed",
+    "concurrency",
+    "ramp_s",
+)
+"""Columns of the machine, the engine and the load that are null unless a file fills them."""
+
 NO_MACHINE = "the file does not say on what host, system and versions it was measured"
 WHOLE_RUN = "the window is the whole run, with its ramp-up and ramp-down; nobody tested whether it is steady"
 FROM_SEND = "latencies begin when a request was sent, not when it was due"
@@ -41,6 +67,11 @@ def measurement(source: Source, given: Given, index: int, losses: list[str], fou
     from_send = [FROM_SEND] if columns["load"] != "closed" and columns["status"] is Status.OK else []
     no_count = [NO_COUNT] if columns["gpu_count"] is None else []
     lost = tuple(losses + from_send + no_count)
+    too_large = [name for name, value in columns.items() if isinstance(value, int) and abs(value) >= 2**63]
+    if too_large:
+        raise UserError(
+            f"{source.where}: row {index}: {too_large[0]} would be {columns[too_large[0]]:.3g}, no real count"
+        )
     try:
         return Measurement.model_validate({**columns, "workload": _lengths(columns), "import_losses": lost})
     except ValueError as error:
@@ -49,32 +80,8 @@ def measurement(source: Source, given: Given, index: int, losses: list[str], fou
 
 def _unknown(given: Given) -> dict[str, Any]:
     """Columns of the machine: what the importer says, else null, and never what this machine is."""
-    nobody_knows = (
-        "device",
-        "gpu_driver_version",
-        "cpu_name",
-        "cpu_count",
-        "memory_bytes",
-        "os_name",
-        "python_version",
-        "torch_version",
-        "triton_version",
-        "git_commit",
-        "ceiling_memory_bytes_per_s",
-        "ceiling_flop_per_s",
-        "measured_at",
-        "run_began_at",
-        "workload_sha256",
-        "engine_version",
-        "weights_source",
-        "dtype",
-        "tp",
-        "seed",
-        "concurrency",
-        "ramp_s",
-    )
     return {
-        **dict.fromkeys(nobody_knows),
+        **dict.fromkeys(NOBODY_KNOWS),
         "tokenwatt_version": __version__,
         "gpu_name": given.gpu_name,
         "gpu_count": given.gpu_count,

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenwatt.errors import UserError
+
+LARGEST = 1e15
+"""No time, rate, energy or count of these tools comes near it; larger values would not fit a column."""
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+PositiveNumber = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegativeNumber = Annotated[float, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=int(LARGEST))]
+PositiveCount = Annotated[int, Field(gt=0, le=int(LARGEST))]
+Nanoseconds = Annotated[int, Field(ge=0, lt=2**63)]
+"""Since 1970."""
 
 SHOWN = 60
 """Characters of a found value that a message repeats."""

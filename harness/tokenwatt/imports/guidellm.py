@@ -11,147 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from tokenwatt.errors import UserError
 from tokenwatt.imports import columns, latencies
-from tokenwatt.imports.document import Part, parse
+from tokenwatt.imports.document import parse
+from tokenwatt.imports.guidellm_file import Benchmark, Distribution, Head, Report, Request
 from tokenwatt.imports.source import Given, Imported, Source
 from tokenwatt.record import Measurement, RequestRecord, RequestStatus
 
 REPORT_VERSION = 2
 """Of the layout that is read here; guidellm 0.8 writes it."""
-
-
-class Percentiles(Part):
-    """Of a distribution."""
-
-    p90: FiniteFloat
-    p95: FiniteFloat
-    p99: FiniteFloat
-    p999: FiniteFloat
-
-
-class Distribution(Part):
-    """Zeros where it counts nothing."""
-
-    mean: FiniteFloat
-    median: FiniteFloat
-    count: NonNegativeInt
-    total_sum: FiniteFloat
-    percentiles: Percentiles
-
-
-class Successful(Part):
-    """A metric over the requests that were answered in full."""
-
-    successful: Distribution
-
-
-class Totals(Part):
-    """Requests by their end."""
-
-    successful: NonNegativeInt
-    errored: NonNegativeInt
-    incomplete: NonNegativeInt
-
-
-class Metrics(Part):
-    """Of one benchmark."""
-
-    request_totals: Totals
-    prompt_token_count: Successful
-    output_token_count: Successful
-    request_latency: Successful
-    time_to_first_token_ms: Successful
-    inter_token_latency_ms: Successful
-
-
-class Strategy(Part):
-    """When requests were sent."""
-
-    type_: str
-    streams: PositiveInt | None = None
-    rate: PositiveFloat | None = None
-    max_concurrency: PositiveInt | None = None
-    rampup_duration: NonNegativeFloat | None = None
-
-
-class BackendConfig(Part):
-    """Whom they were sent to."""
-
-    model: str | None = None
-
-
-class BenchmarkConfig(Part):
-    """What was asked for."""
-
-    strategy: Strategy
-    backend: BackendConfig = BackendConfig()
-
-
-class Timings(Part):
-    """Moments of a request, seconds since 1970."""
-
-    targeted_start: FiniteFloat | None = None
-    request_start: FiniteFloat | None = None
-    first_token_iteration: FiniteFloat | None = None
-    last_token_iteration: FiniteFloat | None = None
-
-
-class Info(Part):
-    """How a request went."""
-
-    conversation_id: str | None = None
-    turn_index: NonNegativeInt = 0
-    timings: Timings
-    error: str | None = None
-
-
-class Request(Part):
-    """One request."""
-
-    info: Info
-    prompt_tokens: NonNegativeInt | None = None
-    output_tokens: NonNegativeInt | None = None
-    inter_token_latency_ms: FiniteFloat | None = None
-
-
-class Requests(Part):
-    """Requests by their end; a sample of them where the tool was told so."""
-
-    successful: list[Request]
-    errored: list[Request]
-    incomplete: list[Request]
-
-
-class Benchmark(Part):
-    """One rate, or one number of streams."""
-
-    config: BenchmarkConfig
-    metrics: Metrics
-    requests: Requests
-    start_time: PositiveFloat
-    duration: PositiveFloat
-
-
-class Origin(Part):
-    """Who wrote the report."""
-
-    version: int
-    guidellm_version: str
-
-
-class Head(Part):
-    """What tells whether the rest can be read."""
-
-    metadata: Origin
-
-
-class Report(Head):
-    """The object."""
-
-    benchmarks: list[Benchmark] = Field(min_length=1)
 
 
 def matches(document: Any) -> bool:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from tokenwatt.errors import UserError
 from tokenwatt.imports import columns, latencies
-from tokenwatt.imports.document import Part, parse
+from tokenwatt.imports.document import Count, NonNegativeNumber, Part, PositiveCount, PositiveNumber, parse
 from tokenwatt.imports.source import Given, Imported, Source
 from tokenwatt.record import EnergyStatus, Measurement, Reason
 
@@ -33,29 +31,29 @@ class Aggregate(Part):
     """One point."""
 
     hw: str
-    conc: PositiveInt
+    conc: PositiveCount
     model: str
     framework: str
     precision: str
-    tput_per_gpu: PositiveFloat
-    output_tput_per_gpu: PositiveFloat
-    isl: PositiveInt | None = None
-    osl: PositiveInt | None = None
+    tput_per_gpu: PositiveNumber
+    output_tput_per_gpu: PositiveNumber
+    isl: PositiveCount | None = None
+    osl: PositiveCount | None = None
     image: str | None = None
     spec_decoding: str | None = None
-    tp: PositiveInt | None = None
-    pp: PositiveInt = 1
-    pcp_size: PositiveInt = 1
+    tp: PositiveCount | None = None
+    pp: PositiveCount = 1
+    pcp_size: PositiveCount = 1
     is_multinode: bool = False
-    num_prefill_gpu: NonNegativeInt | None = None
-    num_decode_gpu: NonNegativeInt | None = None
+    num_prefill_gpu: Count | None = None
+    num_decode_gpu: Count | None = None
     power_valid: int | None = None
-    avg_power_w: NonNegativeFloat | None = None
-    avg_total_gpu_power_w: PositiveFloat | None = None
-    total_gpu_energy_j: PositiveFloat | None = None
-    joules_per_output_token: PositiveFloat | None = None
-    joules_per_input_token: PositiveFloat | None = None
-    joules_per_successful_query: PositiveFloat | None = None
+    avg_power_w: NonNegativeNumber | None = None
+    avg_total_gpu_power_w: PositiveNumber | None = None
+    total_gpu_energy_j: PositiveNumber | None = None
+    joules_per_output_token: PositiveNumber | None = None
+    joules_per_input_token: PositiveNumber | None = None
+    joules_per_successful_query: PositiveNumber | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field, FiniteFloat, create_model
+from pydantic import Field, create_model
 
-from tokenwatt.imports.document import Part
+from tokenwatt.imports.document import Number, Part
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 """Latencies that a row has."""
@@ -40,7 +40,7 @@ def summary_model(key: Callable[[str, str], str]) -> type[Part]:
     Each is optional; tools leave out what nobody asked for.
     """
     fields: dict[str, Any] = {
-        column(metric, statistic): (FiniteFloat | None, Field(default=None, alias=key(metric, statistic)))
+        column(metric, statistic): (Number | None, Field(default=None, alias=key(metric, statistic)))
         for metric in METRICS
         for statistic in STATISTICS
     }

@@ -10,11 +10,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from tokenwatt.errors import UserError
 from tokenwatt.imports import columns, latencies
-from tokenwatt.imports.document import Part, parse, same_lengths
+from tokenwatt.imports.document import (
+    Count,
+    NonNegativeNumber,
+    Number,
+    Part,
+    PositiveCount,
+    PositiveNumber,
+    parse,
+    same_lengths,
+)
 from tokenwatt.imports.source import Given, Imported, Source
 from tokenwatt.record import EnergyStatus, Reason
 
@@ -22,21 +31,25 @@ Summary = latencies.summary_model(lambda metric, statistic: f"{statistic.replace
 """Keys such as `median_ttft_ms`."""
 
 
+ROUNDING = 1e-6
+"""Share by which a sum of energies may differ from the file's own: both are sums of the same floats."""
+
+
 class Energies(Part):
     """What Zeus measured over a window."""
 
-    time: PositiveFloat
-    gpu_energy: dict[str, NonNegativeFloat] = Field(min_length=1)
+    time: PositiveNumber
+    gpu_energy: dict[str, NonNegativeNumber] = Field(min_length=1)
 
 
 class Answer(Part):
     """One request, in newer files."""
 
-    input_len: NonNegativeInt
-    output_len: NonNegativeInt
-    latency: FiniteFloat
-    ttft: FiniteFloat
-    itl: list[FiniteFloat]
+    input_len: Count
+    output_len: Count
+    latency: Number
+    ttft: Number
+    itl: list[Number]
     error: str = ""
 
 
@@ -45,20 +58,20 @@ class Result(Part):
 
     date: str
     model_id: str
-    num_prompts: NonNegativeInt
-    request_rate: PositiveFloat | Literal["inf"]
-    burstiness: PositiveFloat | None = None
-    max_concurrency: PositiveInt | None = None
-    completed: NonNegativeInt
-    steady_state_energy: PositiveFloat
-    steady_state_energy_per_token: PositiveFloat
+    num_prompts: Count
+    request_rate: PositiveNumber | Literal["inf"]
+    burstiness: PositiveNumber | None = None
+    max_concurrency: PositiveCount | None = None
+    completed: Count
+    steady_state_energy: PositiveNumber
+    steady_state_energy_per_token: PositiveNumber
     steady_state_measurement: Energies
-    total_input_tokens: NonNegativeInt
-    total_output_tokens: NonNegativeInt
+    total_input_tokens: Count
+    total_output_tokens: Count
     results: list[Answer] | None = None
-    ttfts: list[FiniteFloat] | None = None
-    itls: list[list[FiniteFloat]] | None = None
-    output_lens: list[NonNegativeInt] | None = None
+    ttfts: list[Number] | None = None
+    itls: list[list[Number]] | None = None
+    output_lens: list[Count] | None = None
     errors: list[str] | None = None
 
 
@@ -74,18 +87,31 @@ def read(source: Source, given: Given) -> Imported:
         UserError: a key is missing, mistyped or contradicts another.
     """
     result = parse(Result, source.document, source.where)
-    per_gpu_j = tuple(result.steady_state_measurement.gpu_energy.values())
-    if abs(sum(per_gpu_j) - result.steady_state_energy) > 1e-6 * result.steady_state_energy:
+    _check_energy(result, source)
+    found = {**_columns(result, source), **_energy(result)}
+    return Imported([columns.measurement(source, given, 0, _losses(result), found)], [])
+
+
+def _check_energy(result: Result, source: Source) -> None:
+    """Whether the energy is the sum of its GPUs'.
+
+    Raises:
+        UserError: it is not.
+    """
+    total_j = sum(result.steady_state_measurement.gpu_energy.values())
+    if abs(total_j - result.steady_state_energy) > ROUNDING * result.steady_state_energy:
         raise UserError(
-            f"{source.where}: $.steady_state_energy: found {result.steady_state_energy:g}, expected {sum(per_gpu_j):g},"
+            f"{source.where}: $.steady_state_energy: found {result.steady_state_energy:g}, expected {total_j:g},"
             " the sum of $.steady_state_measurement.gpu_energy"
         )
-    found = {
+
+
+def _columns(result: Result, source: Source) -> dict[str, Any]:
+    return {
         "imported_from": "ML.ENERGY benchmark",
         "engine": "vllm",
         "model": result.model_id,
         "measured_at": columns.moment(result.date, "%Y%m%d-%H%M%S", source, "$.date"),
-        "gpu_count": len(per_gpu_j),
         **_load(result),
         "window_s": result.steady_state_measurement.time,
         "output_tokens": round(result.steady_state_energy / result.steady_state_energy_per_token),
@@ -93,13 +119,20 @@ def read(source: Source, given: Given) -> Imported:
         "isl": result.total_input_tokens / result.completed if result.completed else None,
         "osl": result.total_output_tokens / result.completed if result.completed else None,
         **latencies.completed(_told(source), _values_s(result, source)),
+    }
+
+
+def _energy(result: Result) -> dict[str, Any]:
+    """Joules of the GPUs that the server was given, doubted because their readings are not in the file."""
+    per_gpu_j = tuple(result.steady_state_measurement.gpu_energy.values())
+    return {
+        "gpu_count": len(per_gpu_j),
         "energy_status": EnergyStatus.SUSPECT,
         "energy_reasons": (Reason.IMPORTED,),
         "power_scope": "engine_gpus",
         "gpu_energy_j": result.steady_state_energy,
         "gpu_energy_by_gpu_j": per_gpu_j,
     }
-    return Imported([columns.measurement(source, given, 0, _losses(result), found)], [])
 
 
 def _load(result: Result) -> dict[str, Any]:

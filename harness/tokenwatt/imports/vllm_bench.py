@@ -11,10 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from tokenwatt.imports import columns, latencies
-from tokenwatt.imports.document import Part, parse, same_lengths
+from tokenwatt.imports.document import (
+    Count,
+    NonNegativeNumber,
+    Number,
+    Part,
+    PositiveCount,
+    PositiveNumber,
+    parse,
+    same_lengths,
+)
 from tokenwatt.imports.source import Given, Imported, Source
 from tokenwatt.record import Measurement, RequestRecord, RequestStatus
 
@@ -30,26 +37,26 @@ class Bench(Part):
 
     date: str
     model_id: str
-    num_prompts: NonNegativeInt
-    request_rate: PositiveFloat | Literal["inf"]
-    burstiness: PositiveFloat | None = None
-    max_concurrency: PositiveInt | None
+    num_prompts: Count
+    request_rate: PositiveNumber | Literal["inf"]
+    burstiness: PositiveNumber | None = None
+    max_concurrency: PositiveCount | None
     ramp_up_strategy: str | None = None
-    ramp_up_start_rps: NonNegativeFloat | None = None
-    ramp_up_end_rps: PositiveFloat | None = None
-    duration: PositiveFloat
-    completed: NonNegativeInt
-    failed: NonNegativeInt | None = None
-    total_input_tokens: NonNegativeInt
-    total_output_tokens: NonNegativeInt
-    request_goodput: FiniteFloat | None = None
-    input_lens: list[NonNegativeInt] | None = None
-    output_lens: list[NonNegativeInt] | None = None
-    ttfts: list[FiniteFloat] | None = None
-    itls: list[list[FiniteFloat]] | None = None
-    latencies: list[FiniteFloat] | None = None
-    start_times: list[FiniteFloat] | None = None
-    queue_times: list[FiniteFloat] | None = None
+    ramp_up_start_rps: NonNegativeNumber | None = None
+    ramp_up_end_rps: PositiveNumber | None = None
+    duration: PositiveNumber
+    completed: Count
+    failed: Count | None = None
+    total_input_tokens: Count
+    total_output_tokens: Count
+    request_goodput: Number | None = None
+    input_lens: list[Count] | None = None
+    output_lens: list[Count] | None = None
+    ttfts: list[Number] | None = None
+    itls: list[list[Number]] | None = None
+    latencies: list[Number] | None = None
+    start_times: list[Number] | None = None
+    queue_times: list[Number] | None = None
     errors: list[str] | None = None
 
 
