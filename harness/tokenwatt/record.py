@@ -346,7 +346,7 @@ class Measurement(MeteredWindow):
     concurrency: Requests | None
     """Conversations kept going; null unless the load is closed."""
     request_rate_per_s: RequestsPerSecond | None = None
-    """Conversations that come a second, of an open load or, on average, of a replay."""
+    """Conversations that come a second, of an open load."""
     burstiness: Ratio | None = None
     """Of an open load: shape of the gamma distribution of its gaps; 1 is Poisson, infinity a constant gap."""
     replay_speed: Ratio | None = None
@@ -445,8 +445,10 @@ class Measurement(MeteredWindow):
     """Longest time per output token of a good request."""
     slo_e2el_s: Seconds | None = None
     """Longest end-to-end latency of a good request."""
+    requests_judged: Requests | None = None
+    """Requests that ended in the window, complete or failed, but for those of the ramp; null without a limit."""
     requests_within_slo: Requests | None = None
-    """Requests completed in the window that met every limit; null where there is none."""
+    """Those of them that are complete and kept every limit."""
     usd_per_gpu_h: Annotated[float, Unit("USD/h")] | None = None
     """Price of a GPU for an hour that the suite names."""
 
@@ -551,6 +553,10 @@ class Result(Record):
     """Conversations kept going."""
     request_rate_per_s: RequestsPerSecond | None
     """Conversations that come a second."""
+    replay_speed: Ratio | None
+    """How many times as fast as it was recorded a trace is replayed."""
+    requests_at_once: Requests | None
+    """Conversations of an offline load."""
     gpu_power_cap_w: Watts | None
     """Power limit that was set on each GPU."""
     windows: Count
@@ -567,8 +573,9 @@ class Result(Record):
     the meters leave open beside the spread of the windows."""
     high: Quantity | None
     """Upper end."""
-    method: Literal["t", "bootstrap"] | None
-    """How the interval was made."""
+    method: Literal["t", "bootstrap", "bisection"] | None
+    """How the interval was made; `bisection`: the ends are rates that were tried, and surely keep or break a service
+    level."""
     has_converged: bool | None
     """Whether the interval reached the width that was asked for; null where none was asked for."""
     stable_windows: Count

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, FiniteFloat, field_validator, model_validator
@@ -67,6 +67,14 @@ class Request:
     """Whose turn it is: conversations are numbered like the requests of a workload without turns."""
     turn: int = 0
     """Position in its conversation."""
+
+
+class FollowUp(NamedTuple):
+    """The next turn of a conversation."""
+
+    request: Request
+    think_s: float
+    """How long after the answer it is asked."""
 
 
 class FixedLength(Spec):
@@ -139,6 +147,28 @@ class Workload(Spec):
     def requests(self) -> Iterator[Request]:
         """All requests, in order, without end."""
         return map(self.request, itertools.count())
+
+    def opening(self, place: int) -> Request | None:
+        """First request of conversation `place`."""
+        return self.request(place)
+
+    def follow_up(self, request: Request, output: Sequence[int]) -> FollowUp | None:
+        """None: conversations have one turn."""
+        return None
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether conversations go on after the first answer."""
+        return False
+
+    @property
+    def thinks(self) -> bool:
+        """Whether users take time between an answer and their next turn."""
+        return False
+
+    def timetable(self) -> tuple[float, ...] | None:
+        """When conversations come, seconds from the first; None for a workload that has no times of its own."""
+        return None
 
     def sha256(self) -> str:
         """Hash over the bytes of the first 256 requests (budgets and token ids, little-endian int32), then sampling.

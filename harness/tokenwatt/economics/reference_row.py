@@ -90,6 +90,8 @@ def from_measurement(row: Mapping[str, Any]) -> ReferenceRow:
         raise UserError(f"row {name!r} was measured on {row['gpu_name']!r}; a reference must be {' or '.join(HOPPER)}")
     if row["model"] is None or row["dtype"] is None:
         raise UserError(f"row {name!r} has no model or no dtype; a reference needs both")
+    if row["load"] != "closed":
+        raise UserError(f"row {name!r} has load {row['load']!r}; a reference must be a closed loop")
     gpus = int(row["gpu_count"])
     return ReferenceRow(
         row_id=name,

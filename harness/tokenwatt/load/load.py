@@ -35,6 +35,11 @@ def _ignore(sent: Sent) -> None:
     """Nobody listens."""
 
 
+def _sent(request: Request, due_s: float, sent_s: float, is_ramp: bool) -> Sent:
+    isl, osl = len(request.prompt), request.max_tokens
+    return Sent(request.index, isl, osl, due_s, sent_s, is_ramp, request.conversation, request.turn)
+
+
 @dataclass(slots=True)
 class Load:
     """What an engine takes its requests from, and whom it tells when an answer is over.
@@ -94,12 +99,7 @@ class Load:
             if is_ramp:
                 request = in_mid_life(request, (place + 1) / self.slots_in_mid_life)
             self._in_flight[request.index] = request
-            self.on_sent(
-                Sent(
-                    request.index, len(request.prompt), request.max_tokens, due_s, now_s, is_ramp,
-                    request.conversation, request.turn,
-                )  # fmt: skip
-            )
+            self.on_sent(_sent(request, due_s, now_s, is_ramp))
             yield request
 
     def ended(self, index: int, at_s: float, output: Sequence[int] = (), failed: bool = False) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from tokenwatt.analysis.points import load_name
 from tokenwatt.analysis.results import DECIDING, is_ratio
-from tokenwatt.record import ClosureTerm, EnergyStatus, Measurement, Reason, Result, Status
+from tokenwatt.record import LOAD_COLUMNS, ClosureTerm, EnergyStatus, Measurement, Reason, Result, Status
 from tokenwatt.terminal.as_json import rows_as_json
 from tokenwatt.terminal.cells import MAX_WIDTH, WHY_NO_JOULES, compact, new_table
 from tokenwatt.units import format_si
@@ -49,7 +50,7 @@ def print_closure(rows: Sequence[Measurement], terms: Sequence[ClosureTerm], rem
         parts = {term.term: term.energy_j for term in group}
         total_j, row = sum(parts.values()), by_row[measurement_id]
         shares = ", ".join(f"{name} {100 * part_j / total_j:.1f} %" for name, part_j in parts.items())
-        line = f"  {row.workload} x{row.concurrency}: {format_si(total_j, 'J')} are {shares}"
+        line = f"  {row.workload} {_load(row)}: {format_si(total_j, 'J')} are {shares}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for remark in remarks:
         console.print(f"  {remark}", highlight=False, markup=False, soft_wrap=True)
@@ -83,7 +84,7 @@ class _Point:
         joules = self.results.get(energy)
         return [
             self.label,
-            str(self.first.concurrency),
+            _load(self.first),
             compact(self._mean(speed)),
             compact(self._mean("limit_output_tokens_per_s")),
             "–" if share is None else f"{100 * share:.0f} %",
@@ -97,12 +98,12 @@ class _Point:
         """What is doubtful: each doubt once, with the number of windows that have it where not all do."""
         counts = Counter(filter(None, map(_notes, self.rows)))
         lines = [
-            f"{self.label} x{self.first.concurrency}: {notes}"
+            f"{self.label} {_load(self.first)}: {notes}"
             + ("" if count == len(self.rows) else f" ({count} of {len(self.rows)} windows)")
             for notes, count in counts.items()
         ]
         lines += [
-            f"{self.label} x{self.first.concurrency}: {Reason.NOT_CONVERGED}: {quantity} is known to "
+            f"{self.label} {_load(self.first)}: {Reason.NOT_CONVERGED}: {quantity} is known to "
             f"{_width(result)} after {result.windows} windows; give it a larger budget_s or interval_width"
             for quantity, result in self.results.items()
             if result.has_converged is False
@@ -131,10 +132,15 @@ def _points(rows: Sequence[Measurement], results: Sequence[Result]) -> list[_Poi
     ]
 
 
+def _load(row: Measurement | Result) -> str:
+    """How much of which load, in words."""
+    return load_name(row.model_dump(include={"load", *LOAD_COLUMNS.values()}))
+
+
 def _comparisons(results: Sequence[Result]) -> list[str]:
     """Ratios of compared points in words."""
     return [
-        f"{result.workload} x{result.concurrency}: {result.quantity}: {result.mean:.4g}{_verdict(result)}"
+        f"{result.workload} {_load(result)}: {result.quantity}: {result.mean:.4g}{_verdict(result)}"
         for result in results
         if is_ratio(result)
     ]
