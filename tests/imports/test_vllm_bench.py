@@ -134,6 +134,12 @@ def test_a_server_that_does_not_stream_has_no_ttft(changed):
     assert (row.ttft_mean_s, row.ttft_median_s, row.ttft_p99_9_s) == (None, None, None)
 
 
+def test_a_median_of_zero_is_kept_where_the_mean_is_not_zero(changed):
+    # Half of the requests came in one chunk, so that nothing lies between their first token and their last.
+    (row,) = imports.read(changed(RATE, lambda d: d.update(median_tpot_ms=0.0))).measurements
+    assert (row.tpot_median_s, row.tpot_mean_s) == (0.0, pytest.approx(3.049365216752954e-3))
+
+
 @pytest.mark.parametrize(
     ("do", "message"),
     [

@@ -115,12 +115,11 @@ def _load(bench: Bench) -> dict[str, Any]:
 
 
 def _latencies(bench: Bench, source: Source) -> dict[str, float | None]:
-    """In seconds. The tool writes 0 where it has no value to average, which no latency is."""
-    summary = latencies.told(parse(Summary, source.document, source.where), latencies.MS)
-    told = {name: value or None for name, value in summary.items()}
+    """In seconds. The tool writes zeros where it has no value to average; a mean of 0 is no latency."""
+    told = latencies.told(parse(Summary, source.document, source.where), latencies.MS)
     for metric in latencies.METRICS:
-        if told[latencies.column(metric, "mean")] is None:
-            told |= dict.fromkeys(latencies.computed(metric, ()))
+        if not told[latencies.column(metric, "mean")]:
+            told |= latencies.computed(metric, ())
     return latencies.completed(told, _values_s(bench))
 
 
