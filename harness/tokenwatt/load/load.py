@@ -35,11 +35,6 @@ def _ignore(sent: Sent) -> None:
     """Nobody listens."""
 
 
-def _sent(request: Request, due_s: float, sent_s: float, is_ramp: bool) -> Sent:
-    isl, osl = len(request.prompt), request.max_tokens
-    return Sent(request.index, isl, osl, due_s, sent_s, is_ramp, request.conversation, request.turn)
-
-
 @dataclass(slots=True)
 class Load:
     """What an engine takes its requests from, and whom it tells when an answer is over.
@@ -54,8 +49,8 @@ class Load:
     refills: bool = False
     """Whether another conversation begins at the moment when one ends: a closed loop."""
     slots_in_mid_life: int = 0
-    """The first so many requests are sent at ages spread evenly, so that contexts and finishing times are those of the
-    steady state from the start, instead of all slots marching in step."""
+    """The first so many conversations begin at ages spread evenly, so that contexts and finishing times are those of
+    the steady state from the start, instead of all slots marching in step."""
     on_sent: Callable[[Sent], None] = _ignore
     """Hears of each request as it goes out."""
     _began_s: float | None = None
@@ -64,8 +59,8 @@ class Load:
     """Conversations that were begun."""
     _is_exhausted: bool = False
     """Whether the source has no further conversation."""
-    _due: list[tuple[float, int, Request]] = field(default_factory=list)
-    """A heap, by time and then in the order in which they were put there."""
+    _due: list[tuple[float, int, Request, bool]] = field(default_factory=list)
+    """A heap, by time and then in the order in which they were put there; True for a request in mid-life."""
     _order: int = 0
     _in_flight: dict[int, Request] = field(default_factory=dict)
 
@@ -94,12 +89,11 @@ class Load:
         """Requests that are due by now, in order; each is handed out once, and then in flight."""
         self._begin_conversations(now_s)
         while self._due and self._due[0][0] <= now_s:
-            due_s, place, request = heapq.heappop(self._due)
-            is_ramp = place < self.slots_in_mid_life - 1
-            if is_ramp:
-                request = in_mid_life(request, (place + 1) / self.slots_in_mid_life)
+            due_s, _, request, is_ramp = heapq.heappop(self._due)
             self._in_flight[request.index] = request
-            self.on_sent(_sent(request, due_s, now_s, is_ramp))
+            isl, osl = len(request.prompt), request.max_tokens
+            sent = Sent(request.index, isl, osl, due_s, now_s, is_ramp, request.conversation, request.turn)
+            self.on_sent(sent)
             yield request
 
     def ended(self, index: int, at_s: float, output: Sequence[int] = (), failed: bool = False) -> None:
@@ -144,10 +138,13 @@ class Load:
             self._is_exhausted = True
             return
         self._opened += 1
-        self._push(at_s, request)
+        is_ramp = self._opened < self.slots_in_mid_life
+        if is_ramp:
+            request = in_mid_life(request, self._opened / self.slots_in_mid_life)
+        self._push(at_s, request, is_ramp)
 
-    def _push(self, due_s: float, request: Request) -> None:
-        heapq.heappush(self._due, (due_s, self._order, request))
+    def _push(self, due_s: float, request: Request, is_ramp: bool = False) -> None:
+        heapq.heappush(self._due, (due_s, self._order, request, is_ramp))
         self._order += 1
 
 

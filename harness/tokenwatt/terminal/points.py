@@ -28,7 +28,7 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
     console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
     points = _points(rows, results)
     has_intervals = any(len(point.rows) > 1 for point in points)
-    headings = ["workload", "C", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
+    headings = ["workload", "load", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
     table = new_table(*headings, *(["windows"] if has_intervals else []))
     for point in points:
         table.add_row(*point.cells(), *([str(len(point.rows))] if has_intervals else []))
