@@ -88,5 +88,5 @@ def _word(column: str, value: Any) -> str:
     if column in _LEVELS:
         return "" if pd.isna(value) else _LEVELS[column].format(value)
     if column == "tp":
-        return f"tp {value}"
+        return "" if pd.isna(value) else f"tp {value:g}"
     return str(value) if isinstance(value, str) else ""

@@ -70,11 +70,14 @@ def from_measurement(row: Mapping[str, Any]) -> ReferenceRow:
     """A row of the `measurements` table (as `store.read` returns it) as a reference.
 
     Raises:
-        UserError: the row failed, is not stable, has no valid energy or no model, or was not measured on Hopper SXM.
+        UserError: the row failed, was imported, is not stable, has no valid energy or no model, or was not measured on
+            Hopper SXM.
     """
     name = row["measurement_id"]
     if row["status"] != Status.OK:
         raise UserError(f"row {name!r} has status {row['status']}; a reference must be ok")
+    if isinstance(row["imported_from"], str):
+        raise UserError(f"row {name!r} was imported from {row['imported_from']}; a reference must be measured here")
     if row["is_stable"] is not True and not bool(row["is_stable"]):
         raise UserError(f"row {name!r} is not stable ({_words(row['reasons'])}); measure it with a longer window_s")
     if row["energy_status"] != EnergyStatus.VALID:

@@ -19,6 +19,7 @@ from tokenwatt.report.cap_table import cap_sections
 from tokenwatt.report.closure_table import TERMS, closure_points, closure_rows
 from tokenwatt.report.comparison_table import comparison_rows, variants
 from tokenwatt.report.frontier_chart import frontier_figure, frontier_rows
+from tokenwatt.report.imported_table import imported_tools
 from tokenwatt.report.latency_table import WORDS, latency_rows
 from tokenwatt.report.reasons import meanings
 from tokenwatt.report.result_table import FIGURES, result_figures, result_rows
@@ -74,6 +75,7 @@ def page_text(tables: RunTables, study: FleetStudy | None) -> str:
         run_ids=run_ids(limited),
         environments=environments(limited),
         rows=measurement_rows(limited),
+        imported=imported_tools(limited),
         any_ok=bool((limited["status"] == "ok").any()),
         load=load,
         energy=energy,
