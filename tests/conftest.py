@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tokenwatt.power import virtual
 from tokenwatt.power.virtual import loads
+
+settings.register_profile("house", deadline=None)  # a deadline times the machine, not the code
+settings.load_profile("house")
 
 BY_THE_CLOCK = ("bench", "end_to_end", "metering", "power")
 """Folders whose tests read the time, or what is drawn in it."""

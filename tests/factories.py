@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.load import Listed, Load, Sent
 from tokenwatt.record import (
     OUR_KERNEL,
     ClosureTerm,
@@ -17,6 +17,7 @@ from tokenwatt.record import (
     Measurement,
     PowerRecord,
     RequestRecord,
+    RequestStatus,
     Result,
     Status,
 )
@@ -101,7 +102,11 @@ def result(mean: float, low: float | None = None, high: float | None = None, **c
         "model": None,
         "phase": "mixed",
         "variant": None,
+        "load": "closed",
         "concurrency": 1,
+        "request_rate_per_s": None,
+        "replay_speed": None,
+        "requests_at_once": None,
         "gpu_power_cap_w": None,
         "windows": 5,
         "quantity": "joules_per_output_token",
@@ -149,13 +154,26 @@ def request_row(index: int, **changes: Any) -> RequestRecord:
         "isl": 10,
         "osl": 20,
         "output_tokens": 20,
+        "conversation": index,
+        "turn": 0,
+        "due_s": 0.5 * index,
         "sent_s": 0.5 * index,
         "first_token_s": 0.5 * index + 0.1,
         "last_token_s": 0.5 * index + 0.4,
         "is_ramp": False,
-        "is_complete": True,
+        "status": RequestStatus.COMPLETE,
     }
     return RequestRecord.model_validate({**columns, **changes})
+
+
+def closed(requests: Iterable[Request], concurrency: int) -> Load:
+    """These requests in a closed loop, none of them in mid-life."""
+    return Load.closed(Listed(tuple(requests)), concurrency)
+
+
+def sent(index: int, isl: int = 4, osl: int = 1000, at_s: float = 0.0, is_ramp: bool = False) -> Sent:
+    """A request as it went out, at the moment at which it was due."""
+    return Sent(index, isl, osl, at_s, at_s, is_ramp, conversation=index, turn=0)
 
 
 def lockstep(
@@ -169,9 +187,8 @@ def lockstep(
     """Slots that answer at the given instants and then emit one token every `period_s`."""
     slots = concurrency or len(first_tokens_s)
     timeline = Timeline(slots)
-    requests = (Request(index, np.zeros(4, dtype=np.int32), 1000) for index in range(slots))
-    for _ in timeline.send(requests, clock=lambda: 0.0):
-        pass
+    for index in range(slots):
+        timeline.note_sent(sent(index, is_ramp=index < slots - 1))
     events = []
     for index, first_s in enumerate(first_tokens_s):
         end_s = ends_s[index] if ends_s else None

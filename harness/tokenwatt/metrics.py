@@ -76,9 +76,55 @@ METRICS: tuple[Metric, ...] = (
         "output_tokens_per_s / gpu_count",
         "higher",
         "Generated tokens per second and GPU; null without a GPU, and for prefill.",
-        lambda t: (
-            t["output_tokens"] / t["window_s"].where(t["phase"] != "prefill") / t["gpu_count"].where(t["gpu_count"] > 0)
-        ),
+        lambda t: t["output_tokens"] / t["window_s"].where(t["phase"] != "prefill") / _gpus(t),
+    ),
+    Metric(
+        "input_tokens_per_s_per_gpu",
+        "token/s",
+        "input_tokens_per_s / gpu_count",
+        "higher",
+        "Prompt tokens per second and GPU; null without a GPU, and for decode.",
+        lambda t: t["input_tokens"] / t["window_s"].where(t["phase"] != "decode") / _gpus(t),
+    ),
+    Metric(
+        "total_tokens_per_s_per_gpu",
+        "token/s",
+        "total_tokens_per_s / gpu_count",
+        "higher",
+        "Prompt and generated tokens per second and GPU; null without a GPU.",
+        lambda t: (t["input_tokens"] + t["output_tokens"]) / t["window_s"] / _gpus(t),
+    ),
+    Metric(
+        "requests_per_s",
+        "request/s",
+        "requests_completed / window_s",
+        "higher",
+        "Requests completed per second.",
+        lambda t: t["requests_completed"] / t["window_s"],
+    ),
+    Metric(
+        "goodput_requests_per_s",
+        "request/s",
+        "requests_within_slo / window_s",
+        "higher",
+        "Requests completed per second that kept every limit of the service level; null without one.",
+        lambda t: t["requests_within_slo"] / t["window_s"],
+    ),
+    Metric(
+        "slo_attainment",
+        "1",
+        "requests_within_slo / requests_judged",
+        "higher",
+        "Share of requests that kept every limit of the service level; null without one.",
+        lambda t: t["requests_within_slo"] / t["requests_judged"].where(t["requests_judged"] > 0),
+    ),
+    Metric(
+        "usd_per_mtok_output",
+        "USD/Mtoken",
+        "usd_per_gpu_h * gpu_count / 3600 / output_tokens_per_s * 1e6, phase = mixed alone",
+        "lower",
+        "Price of the GPUs per million generated tokens, prompts inside it; null without a price or a GPU.",
+        lambda t: t["usd_per_gpu_h"] * _gpus(t) / 3600 * t["window_s"] / _output_tokens(t, "mixed") * 1e6,
     ),
     Metric(
         "output_tokens_per_s_per_user",
@@ -139,6 +185,11 @@ METRICS: tuple[Metric, ...] = (
         lambda t: t["output_tokens"] / t["gpu_energy_j"].where((t["gpu_energy_j"] > 0) & (t["phase"] == "mixed")),
     ),
 )
+
+
+def _gpus(rows: pd.DataFrame) -> pd.Series:
+    """GPUs behind each row; missing where there is none."""
+    return rows["gpu_count"].where(rows["gpu_count"] > 0)
 
 
 def _output_tokens(rows: pd.DataFrame, phase: str) -> pd.Series:
@@ -243,4 +294,8 @@ _INPUTS = (
     "ceiling_flop_per_s",
     "ceiling_memory_bytes_per_s",
     "window_calls",
+    "requests_completed",
+    "requests_judged",
+    "requests_within_slo",
+    "usd_per_gpu_h",
 )

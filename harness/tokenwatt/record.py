@@ -20,6 +20,20 @@ Phase = Literal["mixed", "prefill", "decode"]
 """What the requests of a window are."""
 LoadKind = Literal["closed", "open", "replay", "offline"]
 """When requests are sent."""
+LOAD_COLUMNS: dict[LoadKind, str] = {
+    "closed": "concurrency",
+    "open": "request_rate_per_s",
+    "replay": "replay_speed",
+    "offline": "requests_at_once",
+}
+"""The column that says how much of a load there was, by its kind."""
+LOAD_WORDS: dict[LoadKind, str] = {
+    "closed": "x{:g}",
+    "open": "{:g} req/s",
+    "replay": "replay x{:g}",
+    "offline": "{:g} at once",
+}
+"""The same in words."""
 
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]
@@ -99,6 +113,7 @@ class Reason(StrEnum):
     CLIENT_BOUND = "client_bound"
     REQUESTS_FAILED = "requests_failed"
     QUEUE_GROWS = "queue_grows"
+    IMPORTED = "imported"
 
 
 class RequestStatus(StrEnum):
@@ -128,6 +143,8 @@ class RequestStatus(StrEnum):
     """What came is not what the protocol says."""
     MISCOUNTED = "miscounted"
     """The server's usage is not the number of tokens that came."""
+    FAILED = "failed"
+    """It failed, and the tool whose result was imported does not say how."""
 
 
 class Record(BaseModel):
@@ -143,12 +160,13 @@ class Environment(Record):
 
     grain = "environment"
 
-    device: Literal["cuda", "cpu", "none"]
-    """What the engine computed on; `none` for an engine that computes nothing (fake)."""
+    device: Literal["cuda", "cpu", "none"] | None
+    """What the engine computed on; `none` for an engine that computes nothing (fake); null in an imported row."""
     gpu_name: str | None
-    """Board name by NVML; null without NVML."""
-    gpu_count: Count
-    """GPUs behind the row: the engine's, or every board of the host where the engine cannot tell."""
+    """Board name by NVML; null without NVML. Of an imported row, what its source or its importer calls the GPU."""
+    gpu_count: Count | None
+    """GPUs behind the row: the engine's, or every board of the host where the engine cannot tell; null in an imported
+    row that nobody told."""
     gpu_uuids: tuple[str, ...]
     """NVML UUIDs of those GPUs."""
     gpu_driver_version: str | None
@@ -157,22 +175,22 @@ class Environment(Record):
     """Whether the memory of every GPU corrects errors; null where NVML does not say."""
     gpu_mig: bool | None = None
     """Whether a GPU is cut in slices (MIG): its power is that of all of them."""
-    cpu_name: str
-    """Processor model."""
-    cpu_count: Count
-    """Processors that this process may run on."""
-    memory_bytes: Bytes
-    """Host memory."""
-    os_name: str
-    """Operating system and kernel release."""
-    python_version: str
-    """Python."""
+    cpu_name: str | None
+    """Processor model; null in an imported row."""
+    cpu_count: Count | None
+    """Processors that this process may run on; null in an imported row."""
+    memory_bytes: Bytes | None
+    """Host memory; null in an imported row."""
+    os_name: str | None
+    """Operating system and kernel release; null in an imported row."""
+    python_version: str | None
+    """Python; null in an imported row."""
     torch_version: str | None
     """PyTorch; null where the engine does not use it."""
     triton_version: str | None
     """Triton; null where the engine does not use it."""
     tokenwatt_version: str
-    """tokenwatt."""
+    """The tokenwatt that measured the row, or imported it."""
     git_commit: str | None
     """Commit of the tokenwatt tree, with `+dirty` when files differed from it; null for an installed wheel."""
     ceiling_memory_bytes_per_s: BytesPerSecond | None
@@ -190,10 +208,10 @@ class MeteredWindow(Environment):
     """Invocation that wrote the row; also the name of its folder."""
     measurement_id: str
     """The row's own name: `<run_id>/<index>`."""
-    measured_at: datetime
-    """UTC time at which this row's point, or contest, began."""
-    run_began_at: datetime
-    """UTC time of zero on the run's clock."""
+    measured_at: datetime | None
+    """UTC time at which this row's point, or contest, began; null in an imported row whose source does not say."""
+    run_began_at: datetime | None
+    """UTC time of zero on the run's clock; null in an imported row whose source does not say."""
 
     window_start_s: Seconds | None = None
     """Start of the window on the run's clock."""
@@ -300,42 +318,44 @@ class Measurement(MeteredWindow):
     """Suite that asked for the row."""
     workload: str
     """Workload name."""
-    workload_sha256: str
-    """SHA-256 over the workload's first 256 requests: equal hashes, the same sequence of prompts and budgets."""
+    workload_sha256: str | None
+    """SHA-256 over the workload's first 256 requests: equal hashes, the same sequence of prompts and budgets; null in
+    an imported row."""
     engine: str
     """Engine name."""
-    engine_version: str
-    """Version of the engine."""
+    engine_version: str | None
+    """Version of the engine; null in an imported row."""
     model: str | None
     """Architecture: a model of the library, the folder of its config.json, or its hub id; null for an engine without
     one."""
-    weights_source: Literal["random", "safetensors", "none"]
-    """Where the weights came from."""
+    weights_source: Literal["random", "safetensors", "none"] | None
+    """Where the weights came from; null in an imported row."""
     dtype: Literal["float32", "bfloat16", "float16"] | None
     """Precision of activations, and of weights and KV cache unless the next columns say otherwise."""
     quantization: str | None = None
     """Format of projections and MLPs: `none`, `fp8`, `int4` or the engine's own word; null where it does not say."""
     kv_cache_dtype: str | None = None
     """Format of keys and values; null where the engine does not say."""
-    tp: Count = 1
-    """GPUs (or processes) that share each product: tensor parallelism."""
-    seed: Index
-    """Seed of random weights."""
+    tp: Count | None = 1
+    """GPUs (or processes) that share each product: tensor parallelism; null in an imported row that does not say."""
+    seed: Index | None
+    """Seed of random weights; null in an imported row."""
     load: LoadKind = "closed"
-    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`: at
-    the instants of a trace; `offline`: all at once."""
+    """`closed`: so many conversations are kept going; `open`: they come at a rate, whatever the engine does; `replay`:
+    at the instants of a trace; `offline`: all at once."""
     concurrency: Requests | None
     """Conversations kept going; null unless the load is closed."""
     request_rate_per_s: RequestsPerSecond | None = None
-    """Conversations that come a second, of an open load or, on average, of a replay."""
+    """Conversations that come a second, of an open load."""
     burstiness: Ratio | None = None
     """Of an open load: shape of the gamma distribution of its gaps; 1 is Poisson, infinity a constant gap."""
     replay_speed: Ratio | None = None
     """How many times as fast as it was recorded a trace is replayed."""
     requests_at_once: Requests | None = None
     """Conversations of an offline load."""
-    ramp_s: Seconds = 0.0
-    """Over how long a closed load begins its conversations, or an open one rises to its rate."""
+    ramp_s: Seconds | None = 0.0
+    """Over how long a closed load begins its conversations, or an open one rises to its rate; null in an imported row
+    that does not say."""
     isl: MeanTokens | None = None
     """Mean prompt length of the requests that had their first token in the window."""
     osl: MeanTokens | None = None
@@ -425,8 +445,10 @@ class Measurement(MeteredWindow):
     """Longest time per output token of a good request."""
     slo_e2el_s: Seconds | None = None
     """Longest end-to-end latency of a good request."""
+    requests_judged: Requests | None = None
+    """Requests that ended in the window, complete or failed, but for those of the ramp; null without a limit."""
     requests_within_slo: Requests | None = None
-    """Requests completed in the window that met every limit; null where there is none."""
+    """Those of them that are complete and kept every limit."""
     usd_per_gpu_h: Annotated[float, Unit("USD/h")] | None = None
     """Price of a GPU for an hour that the suite names."""
 
@@ -531,6 +553,10 @@ class Result(Record):
     """Conversations kept going."""
     request_rate_per_s: RequestsPerSecond | None
     """Conversations that come a second."""
+    replay_speed: Ratio | None
+    """How many times as fast as it was recorded a trace is replayed."""
+    requests_at_once: Requests | None
+    """Conversations of an offline load."""
     gpu_power_cap_w: Watts | None
     """Power limit that was set on each GPU."""
     windows: Count
@@ -547,8 +573,9 @@ class Result(Record):
     the meters leave open beside the spread of the windows."""
     high: Quantity | None
     """Upper end."""
-    method: Literal["t", "bootstrap"] | None
-    """How the interval was made."""
+    method: Literal["t", "bootstrap", "bisection"] | None
+    """How the interval was made; `bisection`: the ends are rates that were tried, and surely keep or break a service
+    level."""
     has_converged: bool | None
     """Whether the interval reached the width that was asked for; null where none was asked for."""
     stable_windows: Count
@@ -622,10 +649,10 @@ class RequestRecord(Record):
     """Conversation that it is a turn of; `request_index` where conversations have one turn."""
     turn: Index
     """Position in its conversation."""
-    isl: Tokens
-    """Prompt length."""
-    osl: Tokens
-    """Output budget."""
+    isl: Tokens | None
+    """Prompt length; null in an imported row that does not say."""
+    osl: Tokens | None
+    """Output budget; null in an imported row, whose source tells the tokens that came, not those asked for."""
     output_tokens: Tokens
     """Tokens generated until the run stopped watching."""
     due_s: Seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from tokenwatt import power, steady_state
 from tokenwatt.engines.protocol import EngineReport
 from tokenwatt.record import Measurement, Reason, Status
-from tokenwatt.steady_state import Timeline, Window
+from tokenwatt.spec import ServiceLevel
+from tokenwatt.steady_state import RequestTrace, Timeline, Window
 
 MARGIN_S = 2.0
 """Readings that far outside a window belong to it: the ticks of a counter are found from those around an edge.
@@ -50,6 +51,8 @@ class Recording:
         return self.log.readings(start_s - MARGIN_S, end_s + MARGIN_S)
 
 
+MAX_SEND_LAG = 0.1
+"""Share of the median time to first token that 1 in 100 requests may go out late, before latencies are the client's."""
 MAX_CLIENT_LAG = 0.1
 """Share of the time between two tokens of a request that taking note of one may lag, before speeds are the client's."""
 
@@ -65,6 +68,7 @@ def row_of(
     index: int,
     report: Callable[[float, float], EngineReport],
     min_window_s: float,
+    slo: ServiceLevel | None = None,
 ) -> Measurement:
     """The measurement of one window of a run. A meter that failed spoils the energy, not the tokens.
 
@@ -74,6 +78,7 @@ def row_of(
         index: of the window in the run.
         report: what the engine says of a stretch of the run.
         min_window_s: shorter windows are not stable.
+        slo: what a request must keep to be a good one.
     """
     timeline = recording.timeline
     window = steady_state.find(timeline, recording.wanted_s, min_window_s, index)
@@ -89,25 +94,31 @@ def row_of(
     lag_s = _client_lag_s(timeline, window)
     if lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf):
         reasons.append(Reason.CLIENT_BOUND)
+    send_lag_s = _send_lag_s(timeline, window)
+    if timeline.load != "offline" and send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf):
+        reasons.append(Reason.CLIENT_BOUND)
     if latencies["e2el_median_s"] is None and timeline.phase != "decode":
         reasons.append(Reason.NO_REQUEST_COMPLETED)
-    refused = [trace.refusal for trace in timeline.traces.values() if trace.refusal is not None]
-    if refused:
-        reasons.append(Reason.REQUESTS_REFUSED)
+    failed = [trace.failure for trace in timeline.traces.values() if trace.failure is not None]
+    if failed:
+        reasons.append(Reason.REQUESTS_FAILED)
     lost = recording.meter_failure if Reason.METER_ERROR in energy.reasons else None
     numbers = {
         "status": Status.OK,
-        "reasons": tuple(reasons),
-        "detail": lost or (f"refused: {refused[0]}" if refused else asked.get("detail")),
+        "reasons": tuple(dict.fromkeys(reasons)),
+        "detail": lost or (f"{failed[0].status}: {failed[0].detail}" if failed else asked.get("detail")),
         "window_start_s": window.start_s,
         "window_s": window.length_s,
         "is_stable": not reasons,
         "running": window.running,
+        "in_flight": _mean_in_flight(timeline, window),
         **_tokens(timeline, window),
         **latencies,
+        **_judged(slo, timeline, window),
         "client_lag_mean_s": lag_s,
+        "send_lag_p99_s": send_lag_s,
         **asdict(report(window.start_s, window.end_s)),
-        "requests_refused": timeline.refused,
+        "requests_failed": timeline.failed,
         **energy_columns(energy),
     }
     return Measurement.model_validate({**asked, **numbers})
@@ -161,39 +172,89 @@ def _tokens(timeline: Timeline, window: Window) -> dict[str, Any]:
     traces = timeline.traces.values()
     answered = [trace for trace in traces if window.holds(trace.first_token_s)]
     return {
-        "isl": float(np.mean([trace.isl for trace in answered])) if answered else None,
-        "osl": float(np.mean([trace.osl for trace in answered])) if answered else None,
+        "isl": float(np.mean([trace.sent.isl for trace in answered])) if answered else None,
+        "osl": float(np.mean([trace.sent.osl for trace in answered])) if answered else None,
         "context": timeline.mean_context(window.start_s, window.end_s),
         "requests_completed": sum(trace.is_complete and window.holds(trace.last_token_s) for trace in traces),
-        "input_tokens": sum(trace.isl for trace in answered),
+        "input_tokens": sum(trace.sent.isl for trace in answered),
         "output_tokens": timeline.output_tokens(window.start_s, window.end_s),
     }
 
 
+SUMMARIES: tuple[tuple[str, float], ...] = (
+    ("median", 0.5),
+    ("p90", 0.9),
+    ("p95", 0.95),
+    ("p99", 0.99),
+    ("p99_9", 0.999),
+)
+"""Quantiles of a latency, by the words that its columns have for them; its mean stands beside them."""
+
+
 def _latencies(timeline: Timeline, window: Window) -> dict[str, float | None]:
     """Latency summaries over the requests of the window; those of the ramp are left out."""
-    ttft, tpot, e2el = [], [], []
-    for trace in timeline.traces.values():
-        if trace.is_ramp or trace.first_token_s is None or trace.last_token_s is None:
-            continue
-        if window.holds(trace.first_token_s):
-            ttft.append(trace.first_token_s - trace.sent_s)
-        if trace.is_complete and window.holds(trace.last_token_s):
-            e2el.append(trace.last_token_s - trace.sent_s)
-            if trace.output_tokens > 1:
-                tpot.append((trace.last_token_s - trace.first_token_s) / (trace.output_tokens - 1))
-    return {
-        "ttft_median_s": _quantile(ttft, 0.5),
-        "ttft_p99_s": _quantile(ttft, 0.99),
-        "tpot_median_s": _quantile(tpot, 0.5),
-        "tpot_p99_s": _quantile(tpot, 0.99),
-        "e2el_median_s": _quantile(e2el, 0.5),
+    traces = [trace for trace in timeline.traces.values() if not trace.sent.is_ramp]
+    ended = [trace for trace in traces if trace.is_complete and window.holds(trace.last_token_s)]
+    found = {
+        "ttft": [ttft_s(trace) for trace in traces if window.holds(trace.first_token_s)],
+        "tpot": [tpot_s(trace) for trace in ended if trace.output_tokens > 1],
+        "itl": timeline.gaps_s(window.start_s, window.end_s),
+        "e2el": [e2el_s(trace) for trace in ended],
     }
+    return {column: value for name, values in found.items() for column, value in summary(name, values).items()}
+
+
+def summary(name: str, values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Mean and quantiles of a latency as columns; None without values."""
+    columns = [f"{name}_mean_s", *(f"{name}_{word}_s" for word, _ in SUMMARIES)]
+    if not len(values):
+        return dict.fromkeys(columns)
+    figures = [np.mean(values), *np.quantile(values, [share for _, share in SUMMARIES])]
+    return {column: float(figure) for column, figure in zip(columns, figures, strict=True)}
+
+
+def ttft_s(trace: RequestTrace) -> float:
+    """Time to first token of an answered request, from when it was due."""
+    assert trace.first_token_s is not None
+    return trace.first_token_s - trace.sent.due_s
+
+
+def tpot_s(trace: RequestTrace) -> float:
+    """Time per output token of a complete request; 0 with a single one, which nobody waits for after the first."""
+    assert trace.first_token_s is not None
+    assert trace.last_token_s is not None
+    return (trace.last_token_s - trace.first_token_s) / max(1, trace.output_tokens - 1)
+
+
+def e2el_s(trace: RequestTrace) -> float:
+    """End-to-end latency of a complete request, from when it was due."""
+    assert trace.last_token_s is not None
+    return trace.last_token_s - trace.sent.due_s
+
+
+def _judged(slo: ServiceLevel | None, timeline: Timeline, window: Window) -> dict[str, int]:
+    """Requests that ended in the window, and those of them that keep every limit; nothing without limits."""
+    if slo is None:
+        return {}
+    ended = [trace for trace in timeline.traces.values() if window.holds(trace.ended_s) and not trace.sent.is_ramp]
+    good = [trace for trace in ended if trace.is_complete and slo.holds(ttft_s(trace), tpot_s(trace), e2el_s(trace))]
+    return {"requests_judged": len(ended), "requests_within_slo": len(good)}
 
 
 def _client_lag_s(timeline: Timeline, window: Window) -> float:
     return float(np.mean(timeline.lags[timeline.events(window.start_s, window.end_s)]))
 
 
-def _quantile(values: list[float], share: float) -> float | None:
-    return float(np.quantile(values, share)) if values else None
+def _send_lag_s(timeline: Timeline, window: Window) -> float:
+    """How late requests went out, 99th percentile over those due in the window; 0 without any."""
+    lags = [trace.sent.sent_s - trace.sent.due_s for trace in timeline.due_in(window.start_s, window.end_s)]
+    return float(np.quantile(lags, 0.99)) if lags else 0.0
+
+
+def _mean_in_flight(timeline: Timeline, window: Window) -> float:
+    """Mean over the window: what every request spent in it, over its length."""
+    spent = 0.0
+    for trace in timeline.traces.values():
+        end_s = window.end_s if trace.ended_s is None else min(trace.ended_s, window.end_s)
+        spent += max(0.0, end_s - max(trace.sent.due_s, window.start_s))
+    return spent / window.length_s

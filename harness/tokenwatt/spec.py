@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tokenwatt.errors import UserError
 
@@ -17,8 +26,78 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+class ServiceLevel(Spec):
+    """What users are promised: a request that keeps every limit is a good one, and goodput counts those alone."""
+
+    ttft_s: PositiveFloat | None = None
+    """Longest time to first token, seconds."""
+    tpot_s: PositiveFloat | None = None
+    """Longest time per output token, seconds."""
+    e2el_s: PositiveFloat | None = None
+    """Longest end-to-end latency, seconds."""
+    share: float = Field(default=0.99, gt=0, le=1)
+    """Share of requests that must be good for a rate to keep the promise."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.ttft_s is None and self.tpot_s is None and self.e2el_s is None:
+            raise ValueError("needs at least one of ttft_s, tpot_s, e2el_s")
+        return self
+
+    def in_words(self) -> str:
+        """The limits for people.
+
+        >>> ServiceLevel(ttft_s=0.5, tpot_s=0.05).in_words()
+        'ttft 0.5 s, tpot 0.05 s'
+        """
+        limits = (("ttft", self.ttft_s), ("tpot", self.tpot_s), ("e2el", self.e2el_s))
+        return ", ".join(f"{name} {limit:g} s" for name, limit in limits if limit is not None)
+
+    def holds(self, ttft_s: float, tpot_s: float, e2el_s: float) -> bool:
+        """Whether a request with these latencies keeps every limit."""
+        return all(
+            limit is None or found <= limit
+            for limit, found in ((self.ttft_s, ttft_s), (self.tpot_s, tpot_s), (self.e2el_s, e2el_s))
+        )
+
+
+class Sweep(Spec):
+    """Levels of a load evenly apart on a logarithmic scale, both ends among them; seven or more draw a frontier."""
+
+    low: PositiveFloat = Field(alias="from", allow_inf_nan=False)
+    """Lowest level."""
+    high: PositiveFloat = Field(alias="to", allow_inf_nan=False)
+    """Highest level."""
+    points: int = Field(default=7, ge=2, le=1000)
+    """How many; whole numbers that fall together count once."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.high <= self.low:
+            raise ValueError(f"needs from < to, got {self.low:g} and {self.high:g}")
+        return self
+
+    def levels(self) -> tuple[float, ...]:
+        """The levels, rising.
+
+        >>> Sweep.model_validate({"from": 1.0, "to": 16.0, "points": 3}).levels()
+        (1.0, 4.0, 16.0)
+        """
+        step = (self.high / self.low) ** (1 / (self.points - 1))
+        return (*(self.low * step**place for place in range(self.points - 1)), self.high)
+
+    def whole_levels(self) -> tuple[int, ...]:
+        """The levels as whole numbers, each once."""
+        return tuple(sorted({round(level) for level in self.levels()}))
+
+
+Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+LOADS = ("concurrency", "rate", "replay_speed", "requests_at_once")
+"""The keys of which a bench has exactly one: each is a kind of load."""
+
+
 class BenchSpec(Spec):
-    """One engine with one model, measured over every pair of workload and concurrency."""
+    """One engine with one model, measured over every pair of workload and load."""
 
     engine: str
     """Engine name; `tokenwatt doctor` lists them."""
@@ -34,8 +113,26 @@ class BenchSpec(Spec):
     """Where the engine runs; `auto` takes the GPU where there is one."""
     workloads: tuple[str, ...] = Field(min_length=1)
     """Names of TOML files under workloads/, or paths."""
-    concurrency: tuple[Annotated[PositiveInt, Field(le=65536)], ...] = Field(min_length=1)
-    """Requests kept in flight (closed loop), one point each."""
+    concurrency: tuple[Annotated[PositiveInt, Field(le=65536)], ...] = ()
+    """Closed loop: conversations kept going, one point each. A bench has this, `rate`, `replay_speed` or
+    `requests_at_once`; each is a list, or a sweep such as {from = 1, to = 64, points = 7}."""
+    rate: tuple[Rate, ...] = ()
+    """Open loop: conversations that come a second, whatever the engine does, one point each."""
+    burstiness: float = Field(default=1.0, gt=0)
+    """Of an open loop: shape of the gamma distribution of the gaps; 1 is Poisson, below 1 bursts, above 1 more even,
+    inf a constant gap."""
+    replay_speed: tuple[Rate, ...] = ()
+    """Replay of a trace's own timetable, so many times as fast, one point each."""
+    requests_at_once: tuple[PositiveInt, ...] = ()
+    """Offline: so many conversations all at once, one point each."""
+    ramp_s: float = Field(default=0.0, ge=0, le=3600)
+    """Over how long a closed loop begins its conversations, or an open one rises from 0 to its rate, seconds."""
+    max_in_flight: PositiveInt = 256
+    """Requests that the engine is loaded for where the load does not say: of the others it may run so many together."""
+    slo: ServiceLevel | None = None
+    """What users are promised; with it, goodput."""
+    usd_per_gpu_h: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Price of a GPU for an hour, US dollars; with it, dollars per million tokens."""
     window_s: PositiveFloat = Field(default=30.0, le=86400)
     """Length of the steady window to measure, seconds."""
     min_window_s: PositiveFloat = Field(default=20.0, le=86400)
@@ -60,10 +157,29 @@ class BenchSpec(Spec):
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of that engine alone, validated by it."""
 
-    @field_validator("workloads", "concurrency", mode="before")
+    @field_validator("concurrency", "requests_at_once", mode="before")
+    @classmethod
+    def _whole_levels(cls, value: object) -> object:
+        return Sweep.model_validate(value).whole_levels() if isinstance(value, dict) else value
+
+    @field_validator("rate", "replay_speed", mode="before")
+    @classmethod
+    def _levels(cls, value: object) -> object:
+        return Sweep.model_validate(value).levels() if isinstance(value, dict) else value
+
+    @field_validator("workloads", *LOADS, mode="before")
     @classmethod
     def _array(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_kind_of_load(self) -> Self:
+        found = [key for key in LOADS if getattr(self, key)]
+        if len(found) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(LOADS)}, got {' and '.join(found) or 'none'}")
+        if self.phases and not self.concurrency:
+            raise ValueError(f"phases = true needs concurrency, got {found[0]}: phases are of a closed loop")
+        return self
 
 
 class SuiteSpec(Spec):
@@ -124,6 +240,8 @@ def _first_line(error: ValidationError, kind: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"missing key {place!r}"
     message = problem["msg"].removeprefix("Value error, ")
+    if ", got " in message:  # of several keys together: what was found is said already
+        return f"{place}: {message}"
     return f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
 
 

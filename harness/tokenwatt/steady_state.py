@@ -1,9 +1,21 @@
-"""The steady windows: which stretches of a closed-loop run its numbers are computed over.
+"""The steady windows: which stretches of a run its numbers are computed over.
 
 In words: with C requests kept in flight, the first window starts when C requests have produced their first token. A
 window ends at the last token that is no later than the wanted length allows, and before the first moment at which fewer
 than C requests are in flight for good; the next one starts there. So windows follow each other without a gap, each edge
 lies on a token, and a window holds whole steps of the engine.
+
+Where requests come by a timetable, or users think between their turns, nobody knows how many are in flight. Then the
+first window starts at the first token after which more requests have ended than are in flight: everything that the
+engine had at the beginning is through by then. A window ends before the last request that was due, if the run came to
+its own end. Instead of the running batch, the queue is judged: it grows if the requests in flight gain more than a
+tenth of those that came, and more than three standard deviations of what a steady queue gains by chance (twice the
+variance of the number in flight, which is its mean if requests are independent). Then the rate is above what the engine
+can do, and a longer window would show longer latencies. A replay has the slopes of its trace, so its token rate is not
+tested for one.
+
+All at once (`offline`) has one window: from when the requests were due to the last token of the last one. Ramp-up and
+ramp-down are part of the job.
 
 A window is stable iff it is long enough, the mean running batch is at least 0.85 C, and neither token rate nor board
 power has a slope. A slope counts if it moves the rate by more than 4 % from the first tenth of the window to the last,
@@ -22,17 +34,16 @@ A run of one phase alone is judged by the rules that can apply to it:
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from tokenwatt.clock import Clock
-from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import Phase, Reason
-from tokenwatt.workloads import Request
+from tokenwatt.engines.protocol import Failure, TokenEvent
+from tokenwatt.load import Sent
+from tokenwatt.record import LoadKind, Phase, Reason, RequestStatus
 
 MIN_RUNNING_SHARE = 0.85
 """Mean running batch over C below which a window is not stable."""
@@ -43,6 +54,10 @@ DRIFT_SHARE = 0.04
 from what it is at an end, and joules per token are to be repeatable within 2 % ..."""
 DRIFT_T = 2.9
 """... and if its t value exceeds this: 1 % two-sided at eight degrees of freedom is 3.36, 2 % is 2.90."""
+QUEUE_SHARE = 0.1
+"""A queue grows if it gains more than this share of the requests that came ..."""
+QUEUE_SIGMAS = 3.0
+"""... and so many standard deviations of what it would gain by chance."""
 MIN_TOKENS_PER_BIN = 20
 """Fewer tokens in a bin than this say nothing about a slope."""
 
@@ -51,18 +66,22 @@ MIN_TOKENS_PER_BIN = 20
 class RequestTrace:
     """What happened to one request, on the run's clock."""
 
-    index: int
-    isl: int
-    osl: int
-    sent_s: float
-    is_ramp: bool
-    """Sent at the start in mid-life; outside all latencies."""
+    sent: Sent
     first_token_s: float | None = None
     last_token_s: float | None = None
     output_tokens: int = 0
     is_complete: bool = False
-    refusal: str | None = None
-    """Why the engine would not serve it."""
+    failure: Failure | None = None
+    """Why it has no answer, or not all of it."""
+    ended_s: float | None = None
+    """When its answer was over, or had failed."""
+
+    @property
+    def status(self) -> RequestStatus:
+        """How it ended."""
+        if self.failure is not None:
+            return self.failure.status
+        return RequestStatus.COMPLETE if self.is_complete else RequestStatus.CUT
 
 
 def _doubles() -> array[float]:
@@ -84,8 +103,10 @@ class Timeline:
     Minutes at hundreds in flight are millions of tokens: 24 bytes each, in arrays that are searched, never walked.
     """
 
-    concurrency: int
+    concurrency: int | None
+    """Requests kept in flight; None where their number is free: a timetable, all at once, users who think."""
     phase: Phase = "mixed"
+    load: LoadKind = "closed"
     traces: dict[int, RequestTrace] = field(default_factory=dict)
     token_times: array[float] = field(default_factory=_doubles)
     """Of each event, in order, seconds on the run's clock."""
@@ -95,47 +116,57 @@ class Timeline:
     """Tokens before those of the event: the prompt, and the output so far."""
     lags: array[float] = field(default_factory=_floats)
     """How long after each event it was taken note of, seconds."""
+    requests: array[int] = field(default_factory=_ints)
+    """Of each event, the index of its request."""
     start_s: float | None = None
-    """When C requests had produced their first token."""
-    refused: int = 0
-    """Requests that the engine would not serve."""
+    """Where the first window starts."""
+    failed: int = 0
+    """Requests that ended as anything but complete."""
+    failed_in_a_row: int = 0
+    """Those since the last one that did not."""
+    is_over: bool = False
+    """Whether the run came to its own end: everything that was due is answered."""
     _answered: int = 0
+    _ended: int = 0
 
-    def send(self, requests: Iterator[Request], clock: Clock) -> Iterator[Request]:
-        """Hand requests to an engine, noting when each was taken, which in a closed loop is when it is sent.
-
-        The first C are sent in mid-life (`in_mid_life`), at ages spread evenly: contexts and finishing times are then
-        those of the steady state from the start, instead of all slots marching in step. Decode alone has no lives.
-        """
-        for position, request in enumerate(requests):
-            left = 1.0 if self.phase == "decode" else min(1.0, (position + 1) / self.concurrency)
-            is_ramp = left < 1.0
-            if is_ramp:
-                request = in_mid_life(request, left)
-            trace = RequestTrace(request.index, len(request.prompt), request.max_tokens, clock(), is_ramp)
-            self.traces[request.index] = trace
-            yield request
+    def note_sent(self, sent: Sent) -> None:
+        """A request goes out."""
+        self.traces[sent.request_index] = RequestTrace(sent)
+        if self.load == "offline" and self.start_s is None:
+            self.start_s = sent.due_s
 
     def record(self, event: TokenEvent, seen_s: float | None = None) -> None:
         """Take note of one event at `seen_s` (None: at once); events come in the order of their time."""
         trace = self.traces[event.request_index]
-        if event.refusal is not None:
-            trace.refusal = event.refusal
-            self.refused += 1
+        if event.failure is not None:
+            trace.failure, trace.ended_s = event.failure, event.at_s
+            self.failed += 1
+            self.failed_in_a_row += 1
+            self._ended += 1
             return
         if trace.first_token_s is None:
             trace.first_token_s = event.at_s
             self._answered += 1
-            if self._answered == self.concurrency:
-                self.start_s = event.at_s
-        self.contexts.append(trace.isl + trace.output_tokens)
+        self.contexts.append(trace.sent.isl + trace.output_tokens)
         trace.last_token_s = event.at_s
         trace.output_tokens += event.tokens
-        trace.is_complete = event.is_last
+        if event.is_last:
+            trace.is_complete, trace.ended_s = True, event.at_s
+            self._ended += 1
+            self.failed_in_a_row = 0
         self.token_times.append(event.at_s)
         self.token_counts.append(event.tokens)
         self.running.append(event.running)
+        self.requests.append(event.request_index)
         self.lags.append(0.0 if seen_s is None else seen_s - event.at_s)
+        if self.start_s is None and self._is_steady():
+            self.start_s = event.at_s
+
+    def _is_steady(self) -> bool:
+        """Whether the first window starts with the token that has just come."""
+        if self.concurrency is not None:
+            return self._answered >= self.concurrency
+        return self._ended > len(self.traces) - self._ended
 
     def edge_after(self, start_s: float, limit_s: float) -> float | None:
         """The last token in (start, limit], with which a window that starts there ends; None without any."""
@@ -153,23 +184,35 @@ class Timeline:
     def input_tokens(self, start_s: float, end_s: float) -> int:
         """Prompt tokens of the requests that were first answered in (start, end]."""
         return sum(
-            trace.isl
+            trace.sent.isl
             for trace in self.traces.values()
             if trace.first_token_s is not None and start_s < trace.first_token_s <= end_s
         )
+
+    def in_flight(self, at_s: np.ndarray) -> np.ndarray:
+        """Requests that were due and not over at each of these instants."""
+        due_s = np.sort([trace.sent.due_s for trace in self.traces.values()])
+        ended_s = np.sort([trace.ended_s for trace in self.traces.values() if trace.ended_s is not None])
+        return np.searchsorted(due_s, at_s, "right") - np.searchsorted(ended_s, at_s, "right")
+
+    def due_in(self, start_s: float, end_s: float) -> list[RequestTrace]:
+        """Requests that were due in (start, end]."""
+        return [trace for trace in self.traces.values() if start_s < trace.sent.due_s <= end_s]
+
+    def gaps_s(self, start_s: float, end_s: float) -> np.ndarray:
+        """Between one appearance of tokens of a request and the next, those that end in (start, end], in no order."""
+        stop = self.events(-math.inf, end_s).stop
+        times, requests = np.array(self.token_times[:stop]), np.array(self.requests[:stop])
+        order = np.argsort(requests, kind="stable")
+        ends, owner = times[order], requests[order]
+        is_gap = (owner[1:] == owner[:-1]) & (ends[1:] > start_s)
+        return np.diff(ends)[is_gap]
 
     def mean_context(self, start_s: float, end_s: float) -> float:
         """Mean over the tokens in (start, end] of those before each; 0 without any."""
         place = self.events(start_s, end_s)
         counts = np.array(self.token_counts[place])
         return float(counts @ np.array(self.contexts[place]) / counts.sum()) if counts.size else 0.0
-
-
-def in_mid_life(request: Request, left: float) -> Request:
-    """The request as it stands with the share `left` of its output to come: what it has produced is in its prompt."""
-    to_come = max(1, round(request.max_tokens * left))
-    length = len(request.prompt) + request.max_tokens - to_come
-    return replace(request, prompt=np.resize(request.prompt, length), max_tokens=to_come)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +250,17 @@ def find(timeline: Timeline, wanted_s: float, min_window_s: float, index: int = 
     reasons = []
     if end_s - start_s < min_window_s:
         reasons.append(Reason.WINDOW_TOO_SHORT)
-    if running < MIN_RUNNING_SHARE * timeline.concurrency and timeline.phase != "prefill":
-        reasons.append(Reason.TOO_FEW_RUNNING)
+    if timeline.concurrency is not None:
+        if running < MIN_RUNNING_SHARE * timeline.concurrency and timeline.phase != "prefill":
+            reasons.append(Reason.TOO_FEW_RUNNING)
+    elif timeline.load in ("open", "replay") and _queue_grows(timeline, start_s, end_s):
+        reasons.append(Reason.QUEUE_GROWS)
     # A prompt that is answered has as many tokens as stand before its first one.
     tokens = np.array((timeline.contexts if timeline.phase == "prefill" else timeline.token_counts)[place])
     per_bin, _ = np.histogram(times, bins=DRIFT_BINS, range=(start_s, end_s), weights=tokens)
     if per_bin.sum() < DRIFT_BINS * MIN_TOKENS_PER_BIN:
         reasons.append(Reason.TOO_FEW_TOKENS)
-    elif drifts(per_bin):
+    elif timeline.load not in ("replay", "offline") and drifts(per_bin):
         reasons.append(Reason.TOKEN_RATE_DRIFTS)
     return Window(start_s, end_s, running, tuple(reasons))
 
@@ -222,6 +268,7 @@ def find(timeline: Timeline, wanted_s: float, min_window_s: float, index: int = 
 def _edges(timeline: Timeline, wanted_s: float, index: int) -> tuple[float, float] | None:
     """Start and end of window number `index`."""
     start_s, end_s, ramp_down_s = timeline.start_s, timeline.start_s, _ramp_down_s(timeline)
+    wanted_s = math.inf if timeline.load == "offline" else wanted_s
     for _ in range(index + 1):
         if end_s is None:
             return None
@@ -242,12 +289,27 @@ def drifts(values: np.ndarray) -> bool:
 
 
 def _ramp_down_s(timeline: Timeline) -> float:
-    """The last moment at which C requests were in flight: the earliest end of the last C, or infinity if none ended."""
-    ends = sorted(
-        trace.last_token_s if trace.is_complete and trace.last_token_s is not None else float("inf")
-        for trace in timeline.traces.values()
-    )
-    return ends[-timeline.concurrency] if len(ends) >= timeline.concurrency else -float("inf")
+    """The last moment before the load went down.
+
+    With C in flight: the earliest end of the last C, or infinity if none ended. Else, for a run that came to its own
+    end, when the last request was due.
+    """
+    if timeline.load == "offline":
+        return math.inf
+    if timeline.concurrency is None:
+        return (
+            max((trace.sent.due_s for trace in timeline.traces.values()), default=0) if timeline.is_over else math.inf
+        )
+    ends = sorted(math.inf if trace.ended_s is None else trace.ended_s for trace in timeline.traces.values())
+    return ends[-timeline.concurrency] if len(ends) >= timeline.concurrency else -math.inf
+
+
+def _queue_grows(timeline: Timeline, start_s: float, end_s: float) -> bool:
+    """Whether requests come faster than they are answered."""
+    came = len(timeline.due_in(start_s, end_s))
+    bins = timeline.in_flight(np.linspace(start_s, end_s, 10 * DRIFT_BINS + 1))
+    gained = int(bins[-1] - bins[0])
+    return gained > QUEUE_SHARE * came and gained > QUEUE_SIGMAS * math.sqrt(2 * bins.mean())
 
 
 def _mean_running(times: np.ndarray, running: np.ndarray, start_s: float) -> float:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tokenwatt import metrics
 from tokenwatt.errors import UserError
+from tokenwatt.migrations import migrate
 from tokenwatt.record import RECORDS, SCHEMA_VERSION, Record
 from tokenwatt.schema import arrow_schema, unit_of
 
@@ -164,8 +165,9 @@ def read_arrow(path: Path, kind: type[Record]) -> pa.Table:
     grain, version = metadata.get(b"grain", b"").decode(), metadata.get(b"schema_version", b"0").decode()
     if grain != kind.grain:
         raise UserError(f"{path}: holds table {grain or 'unknown'!r}, expected {kind.grain!r}")
-    if not version.isdigit() or int(version) != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {version}, this tokenwatt reads {SCHEMA_VERSION}")
+    if not version.isdigit() or not 1 <= int(version) <= SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {version}, this tokenwatt reads 1 to {SCHEMA_VERSION}")
+    table = migrate(table, kind, int(version))
     schema = arrow_schema(kind)
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import pytest
-from tests.factories import measurement
+from tests.factories import closed, measurement
 
 from tokenwatt import power
 from tokenwatt.clock import RunClock
@@ -28,11 +26,13 @@ MAX_REST_SHARE = 0.10
 STATIC_S, RAMP_S, WINDOW_S, TAIL_S = 4.0, 6.0, 12.0, 1.2
 
 
-def requests(isl: int, osl: int, vocabulary: int) -> Iterator[Request]:
-    """Prompts by chance, of which the first stand in mid-life, so that they do not end together."""
-    for index in itertools.count():
-        rng = np.random.default_rng(index)
-        yield Request(index, rng.integers(0, vocabulary, isl, dtype=np.int32), 1 + (index * 37) % osl)
+def requests(isl: int, osl: int, vocabulary: int) -> list[Request]:
+    """More prompts by chance than a run answers, of all budgets, so that they do not end together."""
+    rng = np.random.default_rng(0)
+    return [
+        Request(index, rng.integers(0, vocabulary, isl, dtype=np.int32), 1 + (index * 37) % osl)
+        for index in range(10_000)
+    ]
 
 
 def static_power_w(meters: power.Meters, instruments: power.Instruments, clock: RunClock) -> float:
@@ -54,7 +54,7 @@ def window_of(
     start_s = clock() + RAMP_S
     end_s = start_s + WINDOW_S
     with power.Sampler(meters.meters, clock) as sampler:
-        run = engine.serve(requests(512, 256, vocabulary), concurrency, clock)
+        run = engine.serve(closed(requests(512, 256, vocabulary), concurrency), clock)
         for event in run:
             if event.at_s > end_s + TAIL_S:
                 break
@@ -88,7 +88,7 @@ def test_the_rest_is_at_most_a_tenth(model, concurrency, record_property):
         instruments = meters.learn(clock)
         try:
             engine.load(concurrency, 1024)
-            engine.warm_up(list(itertools.islice(requests(512, 256, 100_000), concurrency)), concurrency, clock)
+            engine.warm_up(requests(512, 256, 100_000)[:concurrency], concurrency, clock)
             row = window_of(engine, meters, instruments, clock, concurrency)
             integrate = partial(power.integrate, instruments=instruments)
             found = measure(engine, meters, clock, row, integrate=integrate)

@@ -5,10 +5,11 @@ import pytest
 from tokenwatt.bench.decoding import Pace, plan, probe
 from tokenwatt.bench.points import Point, longest_context
 from tokenwatt.errors import EngineError
+from tokenwatt.load import LoadPlan
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import load_workload
 
-MIXED = Point(load_workload("chat-smoke"), concurrency=4, window_s=20.0)
+MIXED = Point(load_workload("chat-smoke"), LoadPlan.closed(4), window_s=20.0)
 
 
 def test_the_prompt_makes_the_mean_context():
@@ -52,8 +53,8 @@ def test_the_short_run_stays_in_the_model():
 
 def test_requests_of_decode_have_one_length_and_no_end():
     decode = plan(MIXED, context=3000.0, pace=Pace(0.01, 100.0), longest=10000)
-    requests = list(decode.requests())
-    assert len(requests) == 4
+    requests = list(decode.load().take(0.0))
+    assert [request.index for request in requests] == [0, 1, 2, 3]
     assert {len(request.prompt) for request in requests} == {1900}
     assert {request.sampling.stop_token_ids for request in requests} == {()}
 

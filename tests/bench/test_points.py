@@ -13,10 +13,13 @@ from tokenwatt import closure, power, store
 from tokenwatt.analysis.results import results_of
 from tokenwatt.analysis.statistics import has_converged
 from tokenwatt.bench import run_suite, subject
+from tokenwatt.bench.points import points_of
 from tokenwatt.bench.resting import Resting
 from tokenwatt.bench.stopping import Stopping
 from tokenwatt.errors import UserError
 from tokenwatt.record import EnergyStatus, Measurement, Reason, RequestRecord, Result, Status
+from tokenwatt.spec import SuiteSpec, load_toml
+from tokenwatt.workloads import library_folder
 
 
 @pytest.fixture
@@ -271,3 +274,12 @@ def test_a_closure_that_cannot_be_made_is_said(clock, tmp_path):
     assert run.closure == []
     assert run.remarks == ["closure of chat-smoke x4: the window has no trusted board energy: no_meter"]
     assert not (tmp_path / "run" / "closure.parquet").exists()
+
+
+@pytest.mark.parametrize("path", sorted((library_folder() / "suites").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_suite_of_the_library_says_what_to_measure(path):
+    suite = load_toml(path, SuiteSpec)
+    assert suite.name == path.stem
+    assert suite.description
+    for bench in suite.bench:
+        assert all(point.label.startswith(point.workload.name) for point in points_of(bench))

@@ -1,17 +1,20 @@
 """The steady window on literal timelines."""
 
-import itertools
 import time
 
 import numpy as np
 import pytest
-from tests.factories import lockstep
+from tests.factories import lockstep, sent
 
 from tokenwatt import steady_state
-from tokenwatt.engines.protocol import TokenEvent
-from tokenwatt.record import Reason
-from tokenwatt.steady_state import Timeline, in_mid_life
+from tokenwatt.engines.protocol import Failure, TokenEvent
+from tokenwatt.load import Listed, Load
+from tokenwatt.load.load import in_mid_life
+from tokenwatt.record import Reason, RequestStatus
+from tokenwatt.steady_state import Timeline
 from tokenwatt.workloads import Request
+
+FAILED = Failure(RequestStatus.OVERLOADED, "429")
 
 
 def test_the_window_starts_when_all_slots_have_answered_and_ends_on_a_token():
@@ -37,25 +40,34 @@ def test_a_request_in_mid_life_has_its_output_so_far_in_its_prompt():
 def test_slots_start_at_ages_spread_over_a_life():
     requests = [Request(index, np.zeros(10, dtype=np.int32), max_tokens=40) for index in range(6)]
     timeline = Timeline(4)
-    sent = list(timeline.send(iter(requests), clock=lambda: 0.0))
+    load = Load.closed(Listed(tuple(requests)), 4, in_mid_life=True)
+    load.on_sent = timeline.note_sent
+    sent = list(load.take(0.0))
+    for request in sent[:2]:
+        load.ended(request.index, 1.0)
+    sent += load.take(1.0)
     # To come: a quarter, a half, three quarters, all; from the fifth on whole requests. Contexts end at 50 for each.
     assert [request.max_tokens for request in sent] == [10, 20, 30, 40, 40, 40]
     assert [len(request.prompt) for request in sent] == [40, 30, 20, 10, 10, 10]
-    assert [trace.is_ramp for trace in timeline.traces.values()] == [True, True, True, False, False, False]
+    assert [trace.sent.is_ramp for trace in timeline.traces.values()] == [True, True, True, False, False, False]
 
 
 def simulated_rate(window_s: float) -> float:
     """Tokens/s over a window of an engine whose steps take 1 ms and 2 us per token of context, 16 in flight."""
     timeline, now_s = Timeline(16), 0.0
-    requests = (Request(index, np.zeros(16, dtype=np.int32), max_tokens=400) for index in itertools.count())
-    sent = timeline.send(requests, clock=lambda: now_s)
-    running = [(next(sent), 0) for _ in range(16)]
+    requests = tuple(Request(index, np.zeros(16, dtype=np.int32), max_tokens=400) for index in range(1000))
+    load = Load.closed(Listed(requests), 16, in_mid_life=True)
+    load.on_sent = timeline.note_sent
+    running = [(request, 0) for request in load.take(now_s)]
     while timeline.start_s is None or now_s < timeline.start_s + window_s:
         now_s += 1e-3 + 2e-6 * sum(len(request.prompt) + produced for request, produced in running)
         for slot, (request, produced) in enumerate(running):
             is_last = produced + 1 == request.max_tokens
             timeline.record(TokenEvent(request.index, now_s, 1, is_last, running=16))
-            running[slot] = (next(sent), 0) if is_last else (request, produced + 1)
+            running[slot] = (request, produced + 1)
+            if is_last:
+                load.ended(request.index, now_s)
+                running[slot] = (next(load.take(now_s)), 0)
     window = steady_state.find(timeline, window_s, min_window_s=0.1)
     assert window is not None
     return sum(map(window.holds, timeline.token_times)) / window.length_s
@@ -139,7 +151,7 @@ def test_each_window_is_judged_by_itself():
 
 def test_contexts_are_what_stands_before_a_token():
     timeline = Timeline(1)
-    list(timeline.send(iter([Request(0, np.zeros(10, dtype=np.int32), 4)]), clock=lambda: 0.0))
+    timeline.note_sent(sent(0, isl=10, osl=4))
     for step in range(4):
         timeline.record(TokenEvent(0, float(step + 1), 1, step == 3, 1))
     assert list(timeline.contexts) == [10, 11, 12, 13]
@@ -153,11 +165,9 @@ def test_contexts_are_what_stands_before_a_token():
 def prefill(prompts_per_s: float, until_s: float, isl: int = 100) -> Timeline:
     """Two in flight, of which one at a time is computed: a prompt, one token, the next one."""
     timeline = Timeline(2, "prefill")
-    requests = (Request(index, np.zeros(isl, dtype=np.int32), 1) for index in itertools.count())
-    sent = timeline.send(requests, clock=lambda: 0.0)
-    next(sent)
+    timeline.note_sent(sent(0, isl, osl=1))
     for step in range(round(until_s * prompts_per_s)):
-        next(sent)
+        timeline.note_sent(sent(step + 1, isl, osl=1))
         timeline.record(TokenEvent(step, (step + 1) / prompts_per_s, 1, True, running=1))
     return timeline
 
@@ -169,12 +179,10 @@ def test_prefill_is_judged_by_its_prompts():
     assert (window.length_s, window.running, window.reasons) == (20.0, 1.0, ())
 
 
-def test_decode_is_not_aged_and_its_sequences_may_not_end():
+def test_sequences_of_decode_may_not_end():
     timeline = Timeline(2, "decode")
-    requests = [Request(index, np.zeros(10, dtype=np.int32), max_tokens=40) for index in range(2)]
-    sent = list(timeline.send(iter(requests), clock=lambda: 0.0))
-    assert [request.max_tokens for request in sent] == [40, 40]
-    assert not any(trace.is_ramp for trace in timeline.traces.values())
+    for index in range(2):
+        timeline.note_sent(sent(index, isl=10, osl=40))
     for step in range(40):
         for index in range(2):
             timeline.record(TokenEvent(index, step + 1.0, 1, step == 39, 2))
@@ -184,10 +192,51 @@ def test_decode_is_not_aged_and_its_sequences_may_not_end():
     assert Reason.WINDOW_TOO_SHORT in window.reasons
 
 
+def test_with_a_free_number_in_flight_the_window_starts_when_more_have_ended_than_are_in_flight():
+    timeline = Timeline(None, load="open")
+    # Due at 0, 1, 2 ...; each answers with three tokens, 1, 2 and 3 s later.
+    for second in range(12):
+        timeline.note_sent(sent(second, osl=3, at_s=float(second)))
+        for index in range(max(0, second - 3), second):
+            timeline.record(TokenEvent(index, float(second), 1, second - index == 3, 3))
+    # At 3 s one has ended and 1, 2, 3 are in flight; at 4 s two and three; at 6 s four have ended, 4, 5, 6 are not.
+    assert timeline.start_s == 6.0
+
+
+def test_requests_in_flight_are_those_that_were_due_and_are_not_over():
+    timeline = Timeline(None, load="open")
+    for index, due_s in enumerate((0.0, 1.0, 4.0)):
+        timeline.note_sent(sent(index, osl=1, at_s=due_s))
+    timeline.record(TokenEvent(0, 2.0, 1, True, 2))
+    timeline.record(TokenEvent(1, 3.0, 0, True, 1, failure=Failure(RequestStatus.STALLED, "silent")))
+    assert timeline.in_flight(np.array([-1.0, 0.0, 1.5, 2.5, 3.5, 4.5])).tolist() == [0, 1, 2, 1, 0, 1]
+    assert [trace.status for trace in timeline.traces.values()] == ["complete", "stalled", "cut"]
+    assert (timeline.failed, timeline.failed_in_a_row) == (1, 1)
+
+
+def test_gaps_are_those_of_one_request():
+    timeline = Timeline(2)
+    for index in range(2):
+        timeline.note_sent(sent(index))
+    for index, at_s in ((0, 1.0), (1, 1.5), (0, 2.0), (1, 4.0), (0, 5.0)):
+        timeline.record(TokenEvent(index, at_s, 1, False, 2))
+    assert sorted(timeline.gaps_s(0.0, 5.0)) == [1.0, 2.5, 3.0]
+    assert sorted(timeline.gaps_s(2.0, 4.0)) == [2.5]  # begun before the window, ended in it
+
+
+def test_a_run_of_failures_is_one_of_requests_that_follow_each_other():
+    timeline = Timeline(1)
+    for index, failure in enumerate((FAILED, FAILED, None, FAILED)):
+        timeline.note_sent(sent(index, osl=1))
+        timeline.record(TokenEvent(index, float(index), 0 if failure else 1, True, 1, failure=failure))
+    assert (timeline.failed, timeline.failed_in_a_row) == (3, 1)
+
+
 def test_minutes_at_256_in_flight_stay_small_and_quick():
     # 100 steps a second for 300 s: 7.7 million tokens, 20 bytes each.
     timeline = Timeline(256)
-    list(timeline.send((Request(i, np.zeros(8, dtype=np.int32), 10**6) for i in range(256)), clock=lambda: 0.0))
+    for index in range(256):
+        timeline.note_sent(sent(index, isl=8, osl=10**6))
     steps = np.arange(1, 30001) / 100
     timeline.token_times.frombytes(np.repeat(steps, 256).tobytes())
     ones = np.ones(steps.size * 256, dtype=np.intc)

@@ -17,6 +17,10 @@ ROW = {
     "gpu_energy_j": 8000.0,
     "gpu_idle_power_w": 140.0,
     "gpu_idle_power_after_w": 160.0,
+    "requests_completed": 40,
+    "requests_judged": 50,
+    "requests_within_slo": 30,
+    "usd_per_gpu_h": 3.6,
     "flop": 6e14,
     "bytes": 8e13,
     "ceiling_flop_per_s": 1e14,
@@ -28,6 +32,12 @@ EXPECTED = {
     "input_tokens_per_s": 150.0,  # 3000 / 20
     "total_tokens_per_s": 200.0,  # 4000 / 20
     "output_tokens_per_s_per_gpu": 25.0,  # 50 / 2
+    "input_tokens_per_s_per_gpu": 75.0,  # 150 / 2
+    "total_tokens_per_s_per_gpu": 100.0,  # 200 / 2
+    "requests_per_s": 2.0,  # 40 / 20
+    "goodput_requests_per_s": 1.5,  # 30 / 20
+    "slo_attainment": 0.6,  # 30 / 50
+    "usd_per_mtok_output": 40.0,  # 3.6 x 2 / 3600 = 0.002 USD/s, of 50 tokens: 0.00004 USD a token
     "output_tokens_per_s_per_user": 50.0,  # 1 / 0.02
     "fraction_of_limit": 0.5,  # 8e13 / 4e12 = 20 s is more than 6e14 / 1e14 = 6 s, of 2 x 20 s
     "gpu_power_w": 400.0,  # 8000 / 20
@@ -44,9 +54,13 @@ def test_by_hand(name):
     assert derive(pd.DataFrame([ROW]))[name].iloc[0] == pytest.approx(EXPECTED[name], rel=1e-12, nan_ok=True)
 
 
+OF_REQUESTS = {"requests_per_s": 2.0, "goodput_requests_per_s": 1.5, "slo_attainment": 0.6}
 OF_PREFILL = {
     "input_tokens_per_s": 150.0,
     "total_tokens_per_s": 200.0,
+    "input_tokens_per_s_per_gpu": 75.0,
+    "total_tokens_per_s_per_gpu": 100.0,
+    **OF_REQUESTS,
     "prefill_joules_per_input_token": 8.0 / 3,  # 8000 / 3000
     "fraction_of_limit": 0.5,
     "gpu_power_w": 400.0,
@@ -55,6 +69,8 @@ OF_DECODE = {
     "output_tokens_per_s": 50.0,
     "output_tokens_per_s_per_gpu": 25.0,
     "total_tokens_per_s": 50.0,
+    "total_tokens_per_s_per_gpu": 25.0,
+    **OF_REQUESTS,
     "decode_joules_per_output_token": 8.0,
     "fraction_of_limit": 0.5,
     "gpu_power_w": 400.0,

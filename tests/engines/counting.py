@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from tests.factories import closed
 
 from tokenwatt.engines.native.accounting import Accounting
 from tokenwatt.engines.native.batch import Stage, prepare
@@ -218,7 +219,7 @@ def play(workload: Workload) -> Played:
         table, serving.scheduler.pool, workload.page_size, workload.max_step_tokens, workload.prefix_caching
     )
     outputs: dict[int, list[int]] = {}
-    for event in serving.closed_loop(iter(workload.requests), workload.rows, clock=lambda: 0.0):
-        assert event.refusal is None
+    for event in serving.answer(closed(workload.requests, workload.rows), clock=lambda: 0.0):
+        assert event.failure is None
         outputs.setdefault(event.request_index, []).extend(event.token_ids)
     return Played(scheduler, table, outputs)

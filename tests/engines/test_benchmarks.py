@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tests.factories import closed
 
 from tokenwatt.engines.native.accounting import total
 from tokenwatt.engines.native.engine import NativeEngine
@@ -92,7 +93,7 @@ def test_prefill(benchmark, kind, model, dtype, sequences, context):
     request = Request(0, np.arange(tokens, dtype=np.int32), 1)
 
     def serve():
-        return list(engine.serve(iter([request]), 1, time.perf_counter))
+        return list(engine.serve(closed([request], 1), time.perf_counter))
 
     serve()
     begin_s = time.perf_counter()

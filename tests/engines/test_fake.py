@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from tests.factories import closed
 
 from tokenwatt.engines import open_engine
 from tokenwatt.errors import EngineError, UserError
@@ -16,7 +17,7 @@ def spec(engine: str = "fake", **options) -> BenchSpec:
 
 
 def requests(count: int, osl: int):
-    return (Request(index, np.zeros(1, dtype=np.int32), osl) for index in range(count))
+    return [Request(index, np.zeros(1, dtype=np.int32), osl) for index in range(count)]
 
 
 class Instant:
@@ -35,7 +36,7 @@ class Instant:
 
 def test_the_timeline_by_hand(monkeypatch):
     engine = open_engine(spec(ttft_s=1.0, tpot_s=0.25))
-    events = list(engine.serve(requests(3, osl=3), 2, Instant(monkeypatch)))
+    events = list(engine.serve(closed(requests(3, osl=3), 2), Instant(monkeypatch)))
     # Slots 0 and 1 answer at 1.0, 1.25, 1.5; request 2 is sent at 1.5 and answers at 2.5, 2.75, 3.0.
     times = {0: [1.0, 1.25, 1.5], 1: [1.0, 1.25, 1.5], 2: [2.5, 2.75, 3.0]}
     for index, expected in times.items():
@@ -46,14 +47,14 @@ def test_the_timeline_by_hand(monkeypatch):
 
 def test_the_rate_is_the_stated_one(monkeypatch):
     engine = open_engine(spec(ttft_s=0.1, tpot_s=0.02))
-    stream = engine.serve(requests(1000, osl=11), 4, Instant(monkeypatch))
+    stream = engine.serve(closed(requests(1000, osl=11), 4), Instant(monkeypatch))
     events = list(itertools.takewhile(lambda event: event.at_s <= 30.0, stream))
     # 4 slots x 11 tokens every 0.1 + 10 x 0.02 = 0.3 s: 100 full cycles in 30 s.
     assert len(events) == 4 * 11 * 100
 
 
 def test_the_scripted_failure(monkeypatch):
-    stream = open_engine(spec(fail_after_tokens=2)).serve(requests(1, osl=5), 1, Instant(monkeypatch))
+    stream = open_engine(spec(fail_after_tokens=2)).serve(closed(requests(1, osl=5), 1), Instant(monkeypatch))
     with pytest.raises(EngineError, match="scripted failure after 2 tokens"):
         list(stream)
 

@@ -17,12 +17,14 @@ import pytest
 import torch
 import transformers
 from tests.engines.families import CONFIGS, VOCABULARY, make
+from tests.factories import closed
 from transformers import GenerationConfig
 from transformers.generation.continuous_batching import cache
 
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.protocol import Engine, TokenEvent
 from tokenwatt.errors import EngineError, UserError
+from tokenwatt.load import Sent
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request, Sampling
 
@@ -64,13 +66,13 @@ class Ticks:
 
 
 def events_of(engine: Engine, asked: Sequence[Request], concurrency: int = 3) -> list[TokenEvent]:
-    return list(engine.serve(iter(asked), concurrency, Ticks()))
+    return list(engine.serve(closed(asked, concurrency), Ticks()))
 
 
 def tokens_of(events: list[TokenEvent]) -> dict[int, tuple[int, ...]]:
     tokens: dict[int, tuple[int, ...]] = defaultdict(tuple)
     for event in events:
-        assert event.refusal is None
+        assert event.failure is None
         tokens[event.request_index] += event.token_ids
     return dict(tokens)
 
@@ -98,10 +100,11 @@ def test_greedy_tokens_are_those_of_engine_native(family, mode, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", DEVICES)
 def test_a_batch_runs_until_its_last_request_is_done_and_then_the_next_begins(folder, kind):
-    engine, taken = loaded(spec(folder, device=kind, options={"mode": "generate"})), list[int]()
+    engine, taken = loaded(spec(folder, device=kind, options={"mode": "generate"})), list[Sent]()
     steps: dict[float, list[TokenEvent]] = defaultdict(list)
-    asked = (taken.append(request.index) or request for request in requests())
-    for event in engine.serve(asked, 3, Ticks()):
+    load = closed(requests(), 3)
+    load.on_sent = taken.append
+    for event in engine.serve(load, Ticks()):
         # Three are in flight from the first step on: who is done leaves its place to the next, which waits.
         assert len(taken) - len([ended for step in steps.values() for ended in step if ended.is_last]) <= 3
         steps[event.at_s].append(event)
@@ -111,7 +114,7 @@ def test_a_batch_runs_until_its_last_request_is_done_and_then_the_next_begins(fo
     batches = [{event.request_index for event in step} for step in steps.values()]
     assert batches[0] == batches[9] == {0, 1, 2}
     assert batches[12] == batches[18] == {3, 4, 5}
-    assert taken == list(range(6))
+    assert [sent.request_index for sent in taken] == list(range(6))
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -179,14 +182,14 @@ def test_what_cannot_be_served_is_refused_and_the_others_go_on(mode, folder):
         replace(good[0], index=14, prompt=np.array([VOCABULARY], dtype=np.int32)),
     ]
     events = events_of(engine, [bad[0], good[0], *bad[1:], good[1]])
-    refusals = {event.request_index: event.refusal for event in events if event.refusal is not None}
+    refusals = {event.request_index: event.failure for event in events if event.failure is not None}
     assert set(refusals) == {10, 11, 12, 13, 14}
     assert "no min_p that means the same" in str(refusals[10])
     assert "no repetition_penalty that means the same" in str(refusals[11])
     assert "samples all requests of a run alike" in str(refusals[12])
     assert "exceed the context that was loaded, 96 tokens" in str(refusals[13])
     assert f"token id {VOCABULARY} is not in the vocabulary" in str(refusals[14])
-    assert {event.request_index for event in events if event.is_last and event.refusal is None} == {0, 1}
+    assert {event.request_index for event in events if event.is_last and event.failure is None} == {0, 1}
     assert sum(event.tokens for event in events) == 4 + 3
 
 
@@ -194,11 +197,11 @@ def test_what_cannot_be_served_is_refused_and_the_others_go_on(mode, folder):
 def test_an_abandoned_run_leaves_nothing_behind(mode, folder):
     engine = loaded(spec(folder, options={"mode": mode}))
     before = set(threading.enumerate())  # of which some of torch's may end meanwhile
-    run = engine.serve(iter(requests(osl=60)), 3, Ticks())
+    run = engine.serve(closed(requests(osl=60), 3), Ticks())
     for _ in range(5):
         next(run)
     with pytest.raises(EngineError, match="a run is under way"):
-        next(engine.serve(iter(requests()), 3, Ticks()))
+        next(engine.serve(closed(requests(), 3), Ticks()))
     run.close()
     assert set(threading.enumerate()) <= before
     # A cache that is still there would be missing from what the next run finds.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.factories import closed
 
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.native.checkpoint import INIT_STD, RandomWeights
@@ -18,8 +19,10 @@ from tokenwatt.engines.native.engine import NativeEngine
 from tokenwatt.engines.native.mlp import GatedMlp
 from tokenwatt.engines.native.model import Decoder
 from tokenwatt.engines.native.weights import build_decoder
+from tokenwatt.engines.protocol import Failure
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.model_config import load_architecture
+from tokenwatt.record import RequestStatus
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request
 
@@ -61,8 +64,8 @@ def requests(count: int, isl: int = 5, osl: int = 4) -> list[Request]:
 def tokens_of(engine: NativeEngine, asked: list[Request], concurrency: int = 2) -> dict[int, list[int]]:
     """Every request's tokens; no request may be refused."""
     tokens = defaultdict(list)
-    for event in engine.serve(iter(asked), concurrency, clock=lambda: 0.0):
-        assert event.refusal is None
+    for event in engine.serve(closed(asked, concurrency), clock=lambda: 0.0):
+        assert event.failure is None
         tokens[event.request_index] += event.token_ids
     return dict(tokens)
 
@@ -71,7 +74,7 @@ def test_a_closed_loop_answers_everything_and_never_runs_more_than_its_slots(fol
     engine = open_engine(spec(folder))
     engine.load(max_concurrency=2, longest_context=16)
     engine.warm_up(requests(2), 2, clock=lambda: 0.0)
-    events = list(engine.serve(iter(requests(5)), 2, clock=lambda: 0.0))
+    events = list(engine.serve(closed(requests(5), 2), clock=lambda: 0.0))
     assert sorted(event.request_index for event in events if event.is_last) == [0, 1, 2, 3, 4]
     assert len(events) == 5 * 4
     assert max(event.running for event in events) == 2
@@ -85,7 +88,7 @@ def test_warm_up_stays_within_the_longest_context(folder, longest_context):
 def test_an_abandoned_run_gives_its_slots_and_pages_back(folder):
     engine = loaded(folder)
     expected = tokens_of(engine, requests(3))
-    stream = engine.serve(iter(requests(9)), 2, clock=lambda: 0.0)
+    stream = engine.serve(closed(requests(9), 2), clock=lambda: 0.0)
     next(stream)
     stream.close()
     assert tokens_of(engine, requests(3)) == expected
@@ -93,10 +96,10 @@ def test_an_abandoned_run_gives_its_slots_and_pages_back(folder):
 
 def test_a_second_run_waits_for_the_end_of_the_first(folder):
     engine = loaded(folder)
-    first = engine.serve(iter(requests(3)), 2, clock=lambda: 0.0)
+    first = engine.serve(closed(requests(3), 2), clock=lambda: 0.0)
     next(first)
     with pytest.raises(EngineError, match="a run is under way; close it before the next begins"):
-        next(engine.serve(iter(requests(3)), 2, clock=lambda: 0.0))
+        next(engine.serve(closed(requests(3), 2), clock=lambda: 0.0))
     first.close()
     assert len(tokens_of(engine, requests(3))) == 3
 
@@ -124,11 +127,11 @@ def test_after_an_error_in_a_step_the_engine_wants_a_new_load(folder, monkeypatc
 def test_an_engine_serves_only_while_it_is_loaded(folder):
     engine = NativeEngine(spec(folder))
     with pytest.raises(EngineError, match="the engine is not loaded; call load"):
-        next(engine.serve(iter(requests(1)), 1, clock=lambda: 0.0))
+        next(engine.serve(closed(requests(1), 1), clock=lambda: 0.0))
     engine.load(max_concurrency=1, longest_context=16)
     engine.close()
     with pytest.raises(EngineError, match="the engine is not loaded; call load"):
-        next(engine.serve(iter(requests(1)), 1, clock=lambda: 0.0))
+        next(engine.serve(closed(requests(1), 1), clock=lambda: 0.0))
 
 
 EVERY_MODEL = {"attention.decode", "attention.prefill", "fused.norm", "fused.rope", "fused.top_k", "matmul.skinny"}
@@ -229,29 +232,29 @@ def test_a_request_that_cannot_be_served_is_refused_and_the_others_are_answered(
     good = requests(4)
     expected = tokens_of(engine, good)
     asked = [good[0], Request(9, prompt, max_tokens), *good[1:3], Request(8, prompt, max_tokens), good[3]]
-    events = list(engine.serve(iter(asked), 2, clock=lambda: 7.0))
-    refused = [event for event in events if event.refusal is not None]
+    events = list(engine.serve(closed(asked, 2), clock=lambda: 7.0))
+    refused = [event for event in events if event.failure is not None]
     assert [event.request_index for event in refused] == [9, 8]
     for event in refused:
         assert (event.at_s, event.tokens, event.is_last, event.token_ids) == (7.0, 0, True, ())
-        assert reason in str(event.refusal)
+        assert reason in str(event.failure)
     tokens = {index: [event.token_ids[0] for event in events if event.request_index == index] for index in range(4)}
     assert tokens == expected
     assert max(event.running for event in events) == 2
 
 
 def test_requests_that_are_all_refused_end_the_run(folder):
-    events = list(loaded(folder).serve(iter(requests(7, isl=40)), 2, clock=lambda: 0.0))
+    events = list(loaded(folder).serve(closed(requests(7, isl=40), 2), clock=lambda: 0.0))
     assert [event.request_index for event in events] == [0, 1, 2, 3, 4, 5, 6]
-    assert all(event.refusal for event in events)
+    assert all(event.failure for event in events)
 
 
 def test_a_request_that_can_never_have_its_pages_is_refused(folder):
     # Two pages of 16 hold 32 tokens, and the last token is never stored: 33 are served, 34 are not.
     engine = loaded(folder, longest=64, page_size=16, num_pages=2)
     fits, too_long = Request(0, np.zeros(30, dtype=np.int32), 3), Request(1, np.zeros(30, dtype=np.int32), 4)
-    events = list(engine.serve(iter([too_long, fits]), 2, clock=lambda: 0.0))
-    assert events[0].refusal == "the request needs 3 pages of the KV cache, which has 2"
+    events = list(engine.serve(closed([too_long, fits], 2), clock=lambda: 0.0))
+    assert events[0].failure == Failure(RequestStatus.REFUSED, "the request needs 3 pages of the KV cache, which has 2")
     assert [event.request_index for event in events] == [1, 0, 0, 0]
 
 

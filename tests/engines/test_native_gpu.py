@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.engines.families import CONFIGS, VOCABULARY, make
 from tests.engines.test_native_parity import prompts
+from tests.factories import closed
 from transformers import PreTrainedModel
 
 from tokenwatt.engines.native.engine import NativeEngine
@@ -41,7 +42,7 @@ def engine_of(folder, longest: int = 96, concurrency: int = 4, **changes) -> Nat
 
 def tokens_of(engine: NativeEngine, requests: list[Request], concurrency: int = 4) -> dict[int, list[int]]:
     tokens: dict[int, list[int]] = {request.index: [] for request in requests}
-    for event in engine.serve(iter(requests), concurrency, clock=lambda: 0.0):
+    for event in engine.serve(closed(requests, concurrency), clock=lambda: 0.0):
         tokens[event.request_index] += event.token_ids
     return tokens
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.engines.families import CONFIGS, VOCABULARY, make
+from tests.factories import closed
 from transformers import PreTrainedModel
 
 from tokenwatt.engines.native.batch import Batch
@@ -62,8 +63,8 @@ def watch(engine: NativeEngine, requests: list[Request], concurrency: int, monke
         return inner(runner, step, batch, logits)
 
     monkeypatch.setattr(Runner, "_sample", watched)
-    for event in engine.serve(iter(requests), concurrency, clock=lambda: 0.0):
-        assert event.refusal is None
+    for event in engine.serve(closed(requests, concurrency), clock=lambda: 0.0):
+        assert event.failure is None
         seen.tokens[event.request_index] += event.token_ids
     return seen
 
@@ -177,13 +178,13 @@ def test_a_sampled_request_gets_the_same_tokens_in_any_batch(tmp_path):
     )
     for concurrency, asked, options in runs:
         engine, tokens = engine_of(tmp_path, "cpu", concurrency, 96, page_size=16, **options), {}
-        for event in engine.serve(iter(asked), concurrency, clock=lambda: 0.0):
+        for event in engine.serve(closed(asked, concurrency), clock=lambda: 0.0):
             tokens.setdefault(event.request_index, []).extend(event.token_ids)
         served.append({request.index: tokens[request.index] for request in requests})
     assert served[0] == served[1] == served[2] == served[3]
     # Another seed, other tokens; and none of them those of a greedy request.
     (other,) = [replace(requests[0], seed=77)]
-    tokens = [event.token_ids[0] for event in engine.serve(iter([other]), 1, clock=lambda: 0.0)]
+    tokens = [event.token_ids[0] for event in engine.serve(closed([other], 1), clock=lambda: 0.0)]
     assert tokens != served[0][0]
 
 
@@ -191,10 +192,10 @@ def test_a_stop_token_ends_a_request_and_is_its_last(tmp_path):
     make("llama", tmp_path)
     (request,) = prompts((20,), osl=24)
     engine = engine_of(tmp_path, "cpu", 2, 96, page_size=16)
-    tokens = [event.token_ids[0] for event in engine.serve(iter([request]), 1, clock=lambda: 0.0)]
+    tokens = [event.token_ids[0] for event in engine.serve(closed([request], 1), clock=lambda: 0.0)]
     stop = tokens[7]
     stopped = replace(request, sampling=Sampling(stop_token_ids=(stop,)))
-    events = list(engine.serve(iter([stopped, replace(request, index=1)]), 2, clock=lambda: 0.0))
+    events = list(engine.serve(closed([stopped, replace(request, index=1)], 2), clock=lambda: 0.0))
     first = [event for event in events if event.request_index == 0]
     assert [event.token_ids[0] for event in first] == tokens[: tokens.index(stop) + 1]
     assert [event.is_last for event in first][-2:] == [False, True]

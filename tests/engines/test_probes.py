@@ -14,7 +14,7 @@ import torch
 from tests.bench.scripted_board import ScriptedBoard, pretend_loops
 from tests.engines.families import make
 from tests.engines.test_native_parity import prompts
-from tests.factories import measurement
+from tests.factories import closed, measurement
 
 from tokenwatt import metered_loop
 from tokenwatt.closure import measure
@@ -51,7 +51,7 @@ def engine_of(folder: Path, **changes: Any) -> NativeEngine:
 
 def tokens_of(engine: NativeEngine, requests: list[Request] = REQUESTS) -> dict[int, list[int]]:
     tokens = defaultdict(list)
-    for event in engine.serve(iter(requests), 4, clock=time.perf_counter):
+    for event in engine.serve(closed(requests, 4), clock=time.perf_counter):
         tokens[event.request_index] += event.token_ids
     return dict(tokens)
 
@@ -239,7 +239,7 @@ def test_closure_finds_the_law_of_a_scripted_board(served, monkeypatch):
 
 
 def test_probes_wait_for_the_end_of_a_run(served):
-    run = served.engine.serve(iter(REQUESTS), 4, clock=time.perf_counter)
+    run = served.engine.serve(closed(REQUESTS, 4), clock=time.perf_counter)
     next(run)
     with pytest.raises(EngineError, match="a run is under way"):
         served.engine.probes(0.0, ALWAYS)

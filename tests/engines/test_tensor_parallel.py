@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.engines.families import make
 from tests.engines.test_native_parity import engine_of, prompts
+from tests.factories import closed
 
 from tokenwatt.architecture import GroupedAttention, MixtureOfExperts
 from tokenwatt.engines.native.parallel import share_of
@@ -18,9 +19,8 @@ from tokenwatt.model_config import load_architecture
 
 
 def tokens_of(engine, requests, concurrency=2):
-    return [
-        (event.request_index, event.token_ids) for event in engine.serve(iter(requests), concurrency, clock=lambda: 0.0)
-    ]
+    events = engine.serve(closed(requests, concurrency), clock=lambda: 0.0)
+    return [(event.request_index, event.token_ids) for event in events]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss", "deepseek-v3"])
@@ -40,7 +40,7 @@ def test_a_run_that_is_cut_leaves_both_ranks_in_step(tmp_path):
     requests = prompts((5, 40, 17), osl=8)
     alone, shared = (engine_of(tmp_path, "cpu", 2, 96, page_size=16, tensor_parallel=size) for size in (1, 2))
     try:
-        events = shared.serve(iter(requests), 2, clock=lambda: 0.0)
+        events = shared.serve(closed(requests, 2), clock=lambda: 0.0)
         for _ in range(5):
             next(events)
         events.close()
@@ -53,7 +53,7 @@ def test_a_rank_that_dies_is_named(tmp_path):
     make("llama", tmp_path)
     shared = engine_of(tmp_path, "cpu", 2, 96, page_size=16, tensor_parallel=2)
     try:
-        events = shared.serve(iter(prompts((5, 40, 17), osl=24)), 2, clock=lambda: 0.0)
+        events = shared.serve(closed(prompts((5, 40, 17), osl=24), 2), clock=lambda: 0.0)
         next(events)
         assert shared._followers is not None
         pid = shared._followers._processes[0].pid

@@ -98,7 +98,7 @@ def test_an_engine_row_has_its_interval_verdict_and_limit(tmp_path: Path, make_r
     ]
     text = page(tmp_path, make_run("r", measurements=rows, results=means))
     assert line(text, "| r | native |") == (
-        "| r | native | Qwen3-8B (random weights) | bfloat16, –, – | w | 1 | mixed | 500 | 600 mJ | 594 to 606 mJ |"
+        "| r | native | Qwen3-8B (random weights) | bfloat16, –, – | w | x1 | mixed | 500 | 600 mJ | 594 to 606 mJ |"
         " 300 W | 20.0 % | – | – | 2, 2 stable | 1 suspect, 1 valid: host bound |"
     )
     assert "* *host bound*: the host may have kept the device waiting." in text
@@ -127,8 +127,8 @@ def test_rows_that_failed_or_are_invalid_stay_on_the_page(tmp_path: Path, make_r
         window("r", 1, **invalid, point_id="r/p1", concurrency=64),
     ]
     text = page(tmp_path, make_run("r", measurements=rows))
-    assert "failed engine error out of memory" in line(text, "| 8 | mixed |")
-    assert "1 invalid: counter reset" in line(text, "| 64 | mixed |")
+    assert "failed engine error out of memory" in line(text, "| x8 | mixed |")
+    assert "1 invalid: counter reset" in line(text, "| x64 | mixed |")
     assert "1 of 1 windows of points have no joules" in text
 
 
@@ -149,8 +149,8 @@ def test_engines_with_the_same_model_and_workload_stand_beside_each_other(tmp_pa
     alone = make_run("c", measurements=[window("c", workload_sha256="1", engine="other")])
     text = page(tmp_path, ours, theirs, alone)
     beside = text.partition("### Engines beside each other")[2].partition("## Repeat")[0]
-    assert "| 1 | hf_transformers, bfloat16, – | 125 | 0.25 | 1.80 J | 3 |" in beside
-    assert "| 1 | native, bfloat16, – | 500 | 1 | 600 mJ | 1 |" in beside
+    assert "| x1 | hf_transformers, bfloat16, – | 125 | 0.25 | 1.80 J | 3 |" in beside
+    assert "| x1 | native, bfloat16, – | 500 | 1 | 600 mJ | 1 |" in beside
     assert "other" not in beside
 
 

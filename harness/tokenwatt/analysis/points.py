@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.record import LOAD_COLUMNS, LOAD_WORDS
+
 PLACE = ("run_id", "suite")
 CONFIGURATION = (
     "engine",
@@ -19,7 +21,9 @@ CONFIGURATION = (
     "tp",
     "seed",
 )
-ASKED = (*PLACE, "workload", *CONFIGURATION, "phase", "variant", "gpu_power_cap_w", "concurrency")
+LOAD = ("load", *LOAD_COLUMNS.values(), "burstiness", "ramp_s")
+"""What was sent, and when."""
+ASKED = (*PLACE, "workload", *CONFIGURATION, "phase", "variant", "gpu_power_cap_w", *LOAD)
 """Columns of `measurements` in which the rows of one point agree."""
 TELLING = (
     "engine",
@@ -29,7 +33,7 @@ TELLING = (
     "kv_cache_dtype",
     "tp",
     "workload",
-    "concurrency",
+    *LOAD_COLUMNS.values(),
     "phase",
     "variant",
     "gpu_power_cap_w",
@@ -65,11 +69,24 @@ def point_name(row: Mapping[Any, Any], columns: Sequence[str] = TELLING) -> str:
     return " · ".join(filter(None, (_word(column, row[column]) for column in columns))) or "–"
 
 
+def load_name(row: Mapping[Any, Any]) -> str:
+    """How much of which load a row's requests were, in words.
+
+    >>> load_name({"load": "open", "request_rate_per_s": 2.5})
+    '2.5 req/s'
+    """
+    column = LOAD_COLUMNS[row["load"]]
+    return _word(column, row[column])
+
+
+_LEVELS = {column: LOAD_WORDS[kind] for kind, column in LOAD_COLUMNS.items()}
+
+
 def _word(column: str, value: Any) -> str:
     if column == "gpu_power_cap_w":
         return "no cap" if pd.isna(value) else f"{value:g} W"
-    if column == "concurrency":
-        return f"x{value}"
+    if column in _LEVELS:
+        return "" if pd.isna(value) else _LEVELS[column].format(value)
     if column == "tp":
-        return f"tp {value}"
+        return "" if pd.isna(value) else f"tp {value:g}"
     return str(value) if isinstance(value, str) else ""

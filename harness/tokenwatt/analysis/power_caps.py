@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import ASKED, groups, point_name, with_point
+from tokenwatt.record import LOAD_COLUMNS
 
 SPEED = "output_tokens_per_s"
 ENERGY = "joules_per_output_token"
@@ -144,7 +145,7 @@ def _price(frontier: CapFrontier) -> str:
 def _frontier(sweep: pd.DataFrame) -> CapFrontier:
     raw = [point for rows in groups(sweep, [_CAP]) if (point := _point(rows)) is not None]
     ordered = sorted(raw, key=lambda point: float("-inf") if point.cap_w is None else -point.cap_w)
-    columns = ("engine", "model", "dtype", "workload", "concurrency", "phase")
+    columns = ("engine", "model", "dtype", "workload", *LOAD_COLUMNS.values(), "phase")
     return CapFrontier(
         name=point_name(sweep.iloc[0].to_dict(), columns),
         points=tuple(

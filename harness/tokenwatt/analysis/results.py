@@ -10,7 +10,7 @@ import pandas as pd
 
 from tokenwatt import metrics
 from tokenwatt.analysis.statistics import Interval, mean_interval, ratio_interval, tail_interval
-from tokenwatt.record import WORST_FIRST, EnergyStatus, Measurement, Phase, Result, Status
+from tokenwatt.record import LOAD_COLUMNS, WORST_FIRST, EnergyStatus, Measurement, Phase, Result, Status
 from tokenwatt.schema import unit_of
 
 DECIDING: dict[Phase, tuple[str, str]] = {
@@ -28,14 +28,14 @@ QUANTITIES = (
     "prefill_joules_per_input_token",
     "decode_joules_per_output_token",
     "gpu_power_w",
-    "ttft_median_s",
-    "ttft_p99_s",
-    "tpot_median_s",
-    "tpot_p99_s",
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "usd_per_mtok_output",
+    *(f"{latency}_{word}_s" for latency in ("ttft", "tpot", "itl", "e2el") for word in ("mean", "median", "p99")),
 )
 """Columns and metrics that are averaged, where a point's windows have them."""
 
-TAILS = frozenset({"ttft_p99_s", "tpot_p99_s"})
+TAILS = frozenset({"ttft_p99_s", "tpot_p99_s", "itl_p99_s", "e2el_p99_s"})
 """Those whose errors are not normal."""
 
 PER = {
@@ -51,8 +51,8 @@ COMPARED = ("output_tokens_per_s", "joules_per_output_token", "gpu_power_w", "tt
 """Quantities whose ratio B / A is taken."""
 
 _RATIO = "B/A of "
-_PLACE = ("run_id", "point_id", "suite", "workload", "engine", "model", "phase", "variant", "concurrency")
-_PAIRED_BY = ["run_id", "workload", "concurrency", "phase", "gpu_power_cap_w"]
+_PLACE = ("run_id", "point_id", "suite", "workload", "engine", "model", "phase", "variant", "load")
+_PAIRED_BY = ["run_id", "workload", *LOAD_COLUMNS.values(), "phase", "gpu_power_cap_w"]
 
 
 def ratio_of(quantity: str) -> str:
@@ -162,7 +162,7 @@ def _result(place: Any, quantity: str, unit: str, interval: Interval, width: flo
     return Result.model_validate(
         {
             **{name: _none_for_missing(place[name]) for name in _PLACE},
-            "concurrency": int(place["concurrency"]),
+            **{column: _level(column, place[column]) for column in LOAD_COLUMNS.values()},
             "gpu_power_cap_w": None if pd.isna(cap_w) else float(cap_w),
             "windows": interval.count,
             "quantity": quantity,
@@ -176,6 +176,13 @@ def _result(place: Any, quantity: str, unit: str, interval: Interval, width: flo
             "energy_status": trust.energy_status,
         }
     )
+
+
+def _level(column: str, value: Any) -> float | int | None:
+    """How much of a load, in the type of its column."""
+    if pd.isna(value):
+        return None
+    return float(value) if column in ("request_rate_per_s", "replay_speed") else int(value)
 
 
 def _none_for_missing(value: Any) -> Any:

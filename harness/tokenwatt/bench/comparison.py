@@ -18,11 +18,14 @@ from tokenwatt.clock import RunClock
 from tokenwatt.errors import UserError
 from tokenwatt.record import Measurement
 from tokenwatt.rows import MARGIN_S
-from tokenwatt.spec import SuiteSpec
+from tokenwatt.spec import LOADS, SuiteSpec
 
 SAME = (
     "workloads",
-    "concurrency",
+    *LOADS,
+    "burstiness",
+    "ramp_s",
+    "slo",
     "window_s",
     "min_window_s",
     "idle_s",

@@ -42,7 +42,8 @@ def probe(point: Point, context: float, tpot_s: float, longest: int) -> Point:
     If they end early all the same, its window is shorter.
     """
     prompt = max(1, min(round(context), longest - 1))
-    output = min(math.ceil(MOST_SPEED_UP * (PROBE_S + MARGIN_S) / tpot_s) + point.concurrency, longest - prompt)
+    slots = point.plan.concurrency or 0
+    output = min(math.ceil(MOST_SPEED_UP * (PROBE_S + MARGIN_S) / tpot_s) + slots, longest - prompt)
     return replace(point, phase="decode", window_s=PROBE_S, decode=DecodeLength(prompt, output))
 
 
@@ -57,7 +58,7 @@ def pace_of(recording: Recording) -> Pace:
     if window is None:
         raise EngineError("the short run before decode alone has no window with all sequences in flight")
     tokens = timeline.output_tokens(window.start_s, window.end_s)
-    lead = timeline.output_tokens(-math.inf, window.start_s) / timeline.concurrency
+    lead = timeline.output_tokens(-math.inf, window.start_s) / len(timeline.traces)
     return Pace(window.running * window.length_s / tokens, lead)
 
 

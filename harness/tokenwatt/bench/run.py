@@ -37,6 +37,8 @@ class Run:
     """Readings, a few tables for each row."""
     closure: list[ClosureTerm] = field(default_factory=list)
     """What the energy of some windows went into."""
+    found: list[Result] = field(default_factory=list)
+    """Results that are no means over windows: the outcome of a search."""
     remarks: list[str] = field(default_factory=list)
     """What a person must know of it that no row says."""
     interval_widths: dict[str, float] = field(default_factory=dict)
@@ -52,10 +54,11 @@ class Run:
     def results(self) -> list[Result]:
         """What the windows of each point say together."""
         if not self.measurements:
-            return []
+            return self.found
         table = store.to_table(self.measurements, Measurement).to_pandas()
         widths = table["point_id"].map(self.interval_widths)
-        return [result for width, rows in table.groupby(widths, sort=False) for result in results_of(rows, width)]
+        means = [result for width, rows in table.groupby(widths, sort=False) for result in results_of(rows, width)]
+        return means + self.found
 
     def keep(self, rows: Sequence[Measurement], recording: Recording) -> None:
         """File the rows of one run of an engine with its requests and readings, and write everything.
@@ -90,9 +93,10 @@ class Run:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a row is not `ok`, or has energy that cannot be trusted."""
+        """Whether a row is not `ok`, has requests that failed, or energy that is invalid."""
         return any(
-            row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID for row in self.measurements
+            row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID or row.requests_failed
+            for row in self.measurements
         )
 
 
@@ -100,13 +104,17 @@ def _request_record(row: Measurement, trace: RequestTrace) -> RequestRecord:
     return RequestRecord(
         run_id=row.run_id,
         measurement_id=row.measurement_id,
-        request_index=trace.index,
-        isl=trace.isl,
-        osl=trace.osl,
+        request_index=trace.sent.request_index,
+        conversation=trace.sent.conversation,
+        turn=trace.sent.turn,
+        isl=trace.sent.isl,
+        osl=trace.sent.osl,
         output_tokens=trace.output_tokens,
-        sent_s=trace.sent_s,
+        due_s=trace.sent.due_s,
+        sent_s=trace.sent.sent_s,
         first_token_s=trace.first_token_s,
         last_token_s=trace.last_token_s,
-        is_ramp=trace.is_ramp,
-        is_complete=trace.is_complete,
+        is_ramp=trace.sent.is_ramp,
+        status=trace.status,
+        detail=None if trace.failure is None else trace.failure.detail,
     )

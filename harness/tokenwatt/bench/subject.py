@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,7 @@ class Subject:
         """Load the engine for its largest point and warm it up for the first, then read its power at rest."""
         self.observer.begin(f"loading {self.engine.identity.model or self.engine.identity.name}", 0.0)
         try:
-            self.engine.load(max(point.concurrency for point in points), self._longest_context(points))
+            self.engine.load(self._most_in_flight(points), self._longest_context(points))
             self._warm_up(points[0])
         except EngineError as error:
             self.failure = str(error)
@@ -86,14 +87,14 @@ class Subject:
         self._static = self._resting_power("static power", SETTLE_S)
         self._shared["gpu_static_power_w"] = _watts(self._static)
 
-    def measure(self, point: Point) -> None:
-        """One point and, where they are asked for, what its energy went into, and its phases."""
+    def measure(self, point: Point) -> list[Measurement]:
+        """One point and, where they are asked for, what its energy went into, and its phases; returns its own rows."""
         rows = self._measure(point)
         if self.spec.closure and rows and rows[-1].status is Status.OK:
             self._close(point, rows[-1])
         good = [row for row in rows if row.status is Status.OK and row.context and row.output_tokens]
         if not self.spec.phases or len(good) < len(rows):
-            return
+            return rows
         self._measure(replace(point, phase="prefill"))
         try:
             decode = self._decode_point(point, good)
@@ -103,6 +104,7 @@ class Subject:
             self.run.keep([row], self._recording(point))
         else:
             self._measure(decode)
+        return rows
 
     def look_back(self) -> None:
         """After the engine was closed: idle power again, written into the rows that were made.
@@ -161,15 +163,16 @@ class Subject:
         if self.failure is not None:
             raise EngineError(self.failure)
         self._warm_up(point)
-        timeline, concurrency, clock = recording.timeline, point.concurrency, self.clock
+        clock, load = self.clock, point.load(salt_of(self._place(0)["measurement_id"]))
+        load.on_sent = recording.timeline.note_sent
         sampler = power.Sampler(self.meters.meters, clock)
         recording.log = sampler.log
         try:
-            with (
-                sampler,
-                closing(self.engine.serve(timeline.send(point.requests(), clock), concurrency, clock)) as events,
-            ):
+            with sampler, closing(self.engine.serve(load, clock)) as events:
                 watch(events, recording, is_enough, self.observer.advance, clock)
+                if recording.timeline.is_over:
+                    time.sleep(recording.margin_s)  # for readings after its end
+                    _note_job(recording, is_enough)
         except power.MeterError as error:
             recording.meter_failure = str(error)
 
@@ -181,9 +184,11 @@ class Subject:
         first: windows that the point has already.
         """
         count = recording.windows if ending is not None else max(1, recording.windows)
-        report, min_window_s = self.engine.report, self.spec.min_window_s
+        report, spec = self.engine.report, self.spec
         rows = [
-            self._with_node(row_of(asked | self._place(first + index, index), recording, index, report, min_window_s))
+            self._with_node(
+                row_of(asked | self._place(first + index, index), recording, index, report, spec.min_window_s, spec.slo)
+            )
             for index in range(count)
         ]
         if ending is not None:
@@ -227,9 +232,8 @@ class Subject:
 
     def _warm_up(self, point: Point) -> None:
         if self._warm is not point:
-            self.engine.warm_up(
-                list(itertools.islice(point.requests(), point.concurrency)), point.concurrency, self.clock
-            )
+            count = self._most_in_flight([point])
+            self.engine.warm_up(point.warm_up_requests(count), count, self.clock)
             self._warm = point
 
     def _decode_point(self, point: Point, rows: Sequence[Measurement]) -> Point:
@@ -250,9 +254,17 @@ class Subject:
 
     def _recording(self, point: Point) -> Recording:
         """An empty one, to be filled by a run of a point."""
-        timeline = Timeline(point.concurrency, point.phase)
+        timeline = Timeline(point.in_flight, point.phase, point.plan.kind)
         margin_s = MARGIN_S if self.meters.meters else 0.0
         return Recording(timeline, point.window_s, self._instruments, point.cap_w, margin_s)
+
+    def _most_in_flight(self, points: Sequence[Point]) -> int:
+        """Requests that the engine must be able to run together, as far as the loads say."""
+        return max(point.plan.concurrency or self.spec.max_in_flight for point in points)
+
+    def _slo_columns(self) -> dict[str, float | None]:
+        slo = self.spec.slo
+        return {} if slo is None else {f"slo_{name}": getattr(slo, name) for name in ("ttft_s", "tpot_s", "e2el_s")}
 
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)
@@ -294,9 +306,24 @@ class Subject:
             "kv_cache_dtype": identity.kv_cache_dtype,
             "tp": identity.tp,
             "seed": self.spec.seed,
-            "concurrency": point.concurrency,
+            **point.plan.columns(),
+            **self._slo_columns(),
+            "usd_per_gpu_h": self.spec.usd_per_gpu_h,
             "power_scope": self.meters.scope,
         }
+
+
+def _note_job(recording: Recording, is_enough: IsEnough) -> None:
+    """The one window of everything that was sent at once."""
+    timeline = recording.timeline
+    if timeline.load == "offline" and timeline.start_s is not None and timeline.token_times:
+        recording.windows = 1
+        is_enough(recording, timeline.start_s, timeline.token_times[-1])
+
+
+def salt_of(measurement_id: str) -> int:
+    """Salt of the run whose first window has this name."""
+    return int.from_bytes(hashlib.sha256(measurement_id.encode()).digest()[:4])
 
 
 def _watts(resting: Resting | None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tokenwatt import power
+from tokenwatt.bench.max_rate import check_searchable, find_max_rate
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context, points_of
 from tokenwatt.bench.run import Run
@@ -57,6 +58,8 @@ def plans_of(suite: SuiteSpec, caps: tuple[float, ...] = ()) -> list[Plan]:
     """
     plans = [Plan(spec, open_engine(spec), points_of(spec, caps)) for spec in suite.bench]
     for plan in plans:
+        for point in plan.points:
+            point.load()  # a replay needs a timetable, and files are read
         longest = longest_context(plan.points, plan.spec, plan.engine.identity.longest_context)
         plan.engine.check(longest, max(point.workload.vocabulary for point in plan.points))
     return plans
@@ -76,6 +79,7 @@ def run_suite(
     observer: Observer,
     caps: tuple[float, ...] = (),
     open_caps: OpenCaps | None = None,
+    finds_max_rate: bool = False,
 ) -> Run:
     """Measure every point of `suite`, writing to `<results>/<run_id>/` after each.
 
@@ -86,11 +90,14 @@ def run_suite(
         caps: power limits per GPU, W; each point is measured at each of them, highest first, before the next point, so
             that what is compared lies close in time. The first step is the smallest change from an uncapped board.
         open_caps: how to set them.
+        finds_max_rate: search, from each bench's one rate, for the largest that keeps its service level.
 
     Raises:
         UserError: something in the suite cannot be run as written; nothing has been measured then.
         KeyboardInterrupt: passed on, after the point under way was written as `interrupted`.
     """
+    if finds_max_rate:
+        check_searchable(suite)
     plans = plans_of(suite, caps)
     clock = RunClock()
     run = new_run(clock, results)
@@ -104,7 +111,10 @@ def run_suite(
                 for point in plan.points:
                     if point.cap_w is not None:
                         set_cap(point.cap_w)
-                    subject.measure(point)
+                    if finds_max_rate:
+                        find_max_rate(subject, point)
+                    else:
+                        subject.measure(point)
             subject.look_back()
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from tokenwatt.bench.observer import DISPLAY_PERIOD_S
@@ -10,6 +11,8 @@ from tokenwatt.engines.protocol import TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.rows import Recording
 
+MOST_FAILURES = 16
+"""Requests that may fail one after the other, if no more than that are in flight: then the run is given up."""
 IsEnough = Callable[[Recording, float, float], bool]
 """Is asked once for each full window (start_s, end_s), as soon as the readings after it are there."""
 
@@ -23,19 +26,23 @@ def watch(
 ) -> None:
     """Record events until `is_enough` says so: windows follow each other, and the run goes on for a margin after each.
 
+    All at once (`offline`) has one window, the run, which nobody is asked about here.
+
     advance: hears every now and then how many seconds have passed since the first window began.
     clock: the run's, which tells how late an event is heard of.
 
     Raises:
-        EngineError: request after request is refused.
+        EngineError: request after request fails.
     """
-    timeline, wanted_s = recording.timeline, recording.wanted_s
+    timeline = recording.timeline
+    wanted_s = math.inf if timeline.load == "offline" else recording.wanted_s
+    most_failures = max(MOST_FAILURES, timeline.concurrency or 0)
     window_began_s, shown_s = None, 0.0
     for event in events:
         timeline.record(event, clock())
+        if event.failure is not None and timeline.failed_in_a_row > most_failures:
+            raise EngineError(f"request after request fails: {event.failure.status}, {event.failure.detail}")
         if timeline.start_s is None:
-            if event.refusal is not None and timeline.refused > timeline.concurrency:
-                raise EngineError(f"request after request is refused: {event.refusal}")
             continue
         if window_began_s is None:
             window_began_s = timeline.start_s
@@ -50,3 +57,4 @@ def watch(
         if event.at_s - timeline.start_s - shown_s > DISPLAY_PERIOD_S:
             shown_s = event.at_s - timeline.start_s
             advance(shown_s)
+    timeline.is_over = True

@@ -17,7 +17,7 @@ from tokenwatt.cli.measure import bench, doctor
 from tokenwatt.cli.metering import meter
 from tokenwatt.cli.shared import INTERRUPTED, Orderly, UsageError, fail
 from tokenwatt.cli.silicon import silicon
-from tokenwatt.cli.study import fleet, publish, report, schema
+from tokenwatt.cli.study import fleet, import_results, publish, report, schema
 from tokenwatt.errors import TokenwattError, UserError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command()(report)
 app.command()(silicon)
 data_app.command()(schema)
 data_app.command()(publish)
+data_app.command("import")(import_results)
 
 
 def main() -> None:

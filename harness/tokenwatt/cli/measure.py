@@ -94,6 +94,12 @@ def bench(
     allow_power_limit: Annotated[
         bool, typer.Option("--allow-power-limit", help="Let --power-caps set limits; they are restored at the end.")
     ] = False,
+    finds_max_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-max-rate", help="Search, from each bench's one rate, for the largest that keeps its service level."
+        ),
+    ] = False,
 ) -> None:
     """Run suites: warm up, meter steady windows until they agree, write parquet, print a table."""
     from tokenwatt import bench as room
@@ -105,6 +111,8 @@ def bench(
 
     if is_comparison and (power_caps is not None or not suites):
         raise UserError("--compare needs the names of suites with two [[bench]], and takes no --power-caps")
+    if finds_max_rate and (is_comparison or not suites):
+        raise UserError("--find-max-rate needs the names of suites with a rate and a [bench.slo], and no --compare")
     caps, open_caps = _power_caps(power_caps, allow_power_limit)
     names = suites or [examiner.default_suite()]
     if not suites:
@@ -116,7 +124,7 @@ def bench(
             if is_comparison:
                 run = room.compare_suite(spec, results, observer)
             else:
-                run = room.run_suite(spec, results, observer, caps, open_caps)
+                run = room.run_suite(spec, results, observer, caps, open_caps, finds_max_rate)
         invocation.write(run.folder, sys.argv[1:])
         runs.append(run)
         if not as_json:

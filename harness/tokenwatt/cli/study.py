@@ -86,6 +86,34 @@ def schema(
         store.write_whole(write, lambda file: file.write(text.encode()))
 
 
+def import_results(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Result files of other tools.")],
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Folder that gets one folder for each file.")] = Path(
+        "results/raw"
+    ),
+    form: Annotated[
+        str | None,
+        typer.Option("--as", metavar="FORMAT", help="Format of the files, where their content leaves a doubt."),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="GPU, where a file does not say.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="How many, where a file does not say.")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", metavar="USD", min=0.0, help="Price of a GPU for an hour.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="What answered, where a file does not say.")] = None,
+) -> None:
+    """Make rows of other tools' results: vllm-bench, aiperf, guidellm, inferencex, mlenergy. What is lost is said."""
+    from tokenwatt import imports
+
+    given = imports.Given(gpu_name=gpu, gpu_count=gpus, usd_per_gpu_h=price, engine=engine)
+    read = [imports.read(file, form, given) for file in files]
+    for file, imported in zip(files, read, strict=True):
+        for line in imports.summary(imported, str(file)):
+            typer.echo(line)
+    for run in imports.write(read, folder):
+        typer.echo(f"written to {run}", err=True)
+
+
 def publish(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study, which is that of its folder.")],
     runs: Annotated[

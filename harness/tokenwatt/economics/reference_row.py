@@ -70,11 +70,14 @@ def from_measurement(row: Mapping[str, Any]) -> ReferenceRow:
     """A row of the `measurements` table (as `store.read` returns it) as a reference.
 
     Raises:
-        UserError: the row failed, is not stable, has no valid energy or no model, or was not measured on Hopper SXM.
+        UserError: the row failed, was imported, is not stable, has no valid energy or no model, or was not measured on
+            Hopper SXM.
     """
     name = row["measurement_id"]
     if row["status"] != Status.OK:
         raise UserError(f"row {name!r} has status {row['status']}; a reference must be ok")
+    if isinstance(row["imported_from"], str):
+        raise UserError(f"row {name!r} was imported from {row['imported_from']}; a reference must be measured here")
     if row["is_stable"] is not True and not bool(row["is_stable"]):
         raise UserError(f"row {name!r} is not stable ({_words(row['reasons'])}); measure it with a longer window_s")
     if row["energy_status"] != EnergyStatus.VALID:
@@ -87,6 +90,8 @@ def from_measurement(row: Mapping[str, Any]) -> ReferenceRow:
         raise UserError(f"row {name!r} was measured on {row['gpu_name']!r}; a reference must be {' or '.join(HOPPER)}")
     if row["model"] is None or row["dtype"] is None:
         raise UserError(f"row {name!r} has no model or no dtype; a reference needs both")
+    if row["load"] != "closed":
+        raise UserError(f"row {name!r} has load {row['load']!r}; a reference must be a closed loop")
     gpus = int(row["gpu_count"])
     return ReferenceRow(
         row_id=name,

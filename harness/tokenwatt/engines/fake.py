@@ -6,21 +6,23 @@ import heapq
 import math
 import random
 import time
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
+from tokenwatt.load import Load
 from tokenwatt.spec import BenchSpec, Spec, validate
 from tokenwatt.workloads import Request
 
 
 class FakeOptions(Spec):
-    """The script: each request's first token comes `ttft_s` after it is sent, each next one `tpot_s` later."""
+    """The script: each request's first token comes `ttft_s` after it begins, each next one `tpot_s` later."""
 
     ttft_s: PositiveFloat = 0.05
     """Time to first token, seconds."""
@@ -28,6 +30,8 @@ class FakeOptions(Spec):
     """Time per further token, seconds."""
     fail_after_tokens: int | None = Field(default=None, ge=0)
     """Raise an engine error once so many tokens were emitted."""
+    slots: PositiveInt | None = None
+    """Requests that run together; the others wait their turn. Without it each begins when it is sent."""
     jitter: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of the logarithm of a request's pace: each draws its own, from the seed of the bench."""
 
@@ -40,7 +44,7 @@ class _Stream:
 
 
 class FakeEngine:
-    """Serves `concurrency` streams that never slow each other: C x osl / (ttft + (osl - 1) x tpot) tokens/s."""
+    """Serves streams that never slow each other: of a closed loop, C x osl / (ttft + (osl - 1) x tpot) tokens/s."""
 
     def __init__(self, spec: BenchSpec) -> None:
         self._script = validate(spec.options, FakeOptions, where="options of engine 'fake'")
@@ -57,26 +61,28 @@ class FakeEngine:
     def load(self, max_concurrency: int, longest_context: int) -> None:
         """Nothing to load."""
 
-    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+    def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Nothing to warm up."""
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
-        """Emit each token at its scripted instant; a freed slot takes its next request at that same instant."""
-        due: list[tuple[float, int, _Stream]] = []
+    def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
+        """Emit each token at its scripted instant; requests are sent at the very instant at which they are due."""
+        due, waiting = list[tuple[float, int, _Stream]](), deque[Request]()
 
         def send(at_s: float) -> None:
-            request = next(requests, None)
-            if request is not None:
+            waiting.extend(load.take(at_s))
+            while waiting and len(due) < (self._script.slots or math.inf):
+                request = waiting.popleft()
                 stream = _Stream(request, self._script.tpot_s * math.exp(self._rng.gauss(0.0, self._script.jitter)))
                 heapq.heappush(due, (at_s + self._script.ttft_s, request.index, stream))
 
-        begin_s = clock()
-        for _ in range(concurrency):
-            send(begin_s)
+        send(clock())
         emitted = 0
-        while due:
+        while due or load.next_s is not None:
+            if not due or (load.next_s is not None and load.next_s < due[0][0]):
+                send(_wait_until(load.next_s, clock))
+                continue
             at_s, index, stream = heapq.heappop(due)
-            time.sleep(max(0.0, at_s - clock()))
+            _wait_until(at_s, clock)
             if emitted == self._script.fail_after_tokens:
                 raise EngineError(f"scripted failure after {emitted} tokens")
             running = len(due) + 1
@@ -84,6 +90,7 @@ class FakeEngine:
             stream.emitted += 1
             is_last = stream.emitted == stream.request.max_tokens
             if is_last:
+                load.ended(index, at_s)
                 send(at_s)
             else:
                 heapq.heappush(due, (at_s + stream.tpot_s, index, stream))
@@ -99,3 +106,10 @@ class FakeEngine:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _wait_until(at_s: float | None, clock: Clock) -> float:
+    """Sleep until an instant, and return it."""
+    assert at_s is not None
+    time.sleep(max(0.0, at_s - clock()))
+    return at_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -52,6 +52,12 @@ class EngineReport:
     """Share of the stretch in which the process that stamps a server's answers was at work: near 1, stamps are late."""
     client_stamp_lag_s: float | None = None
     """The longest that bytes can have waited in the stretch before they were stamped."""
+
+
+def refuse(request: Request, why: str, load: Load, at_s: float, running: int = 0) -> TokenEvent:
+    """The one event of a request that the engine cannot serve; its load hears of it."""
+    load.ended(request.index, at_s, failed=True)
+    return TokenEvent(request.index, at_s, 0, True, running, failure=Failure(RequestStatus.REFUSED, why))
 
 
 Family = Literal["attention", "matmul", "moe", "fused"]
@@ -139,7 +145,7 @@ class Engine(Protocol):
         """
         ...
 
-    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+    def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Compile and touch whatever the first measured request must not pay for."""
         ...
 

@@ -51,8 +51,8 @@ class Load:
     refills: bool = False
     """Whether another conversation begins at the moment when one ends: a closed loop."""
     slots_in_mid_life: int = 0
-    """The first so many requests are sent at ages spread evenly, so that contexts and finishing times are those of the
-    steady state from the start, instead of all slots marching in step."""
+    """The first so many conversations begin at ages spread evenly, so that contexts and finishing times are those of
+    the steady state from the start, instead of all slots marching in step."""
     on_sent: Callable[[Sent], None] = _ignore
     """Hears of each request as it goes out."""
     _began_s: float | None = None
@@ -62,7 +62,7 @@ class Load:
     _is_exhausted: bool = False
     """Whether the source has no further conversation."""
     _due: list[tuple[float, int, Request, bool]] = field(default_factory=list)
-    """A heap, by time and then in the order in which they were put there; whether it is sent in mid-life."""
+    """A heap, by time and then in the order in which they were put there; True for a request in mid-life."""
     _order: int = 0
     _ahead: deque[tuple[Request, bool]] = field(default_factory=deque)
     """Openings of the next conversations, as far as somebody has asked for them before they begin."""

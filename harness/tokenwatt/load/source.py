@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from tokenwatt.workloads import Request
-
-
-class FollowUp(NamedTuple):
-    """The next turn of a conversation."""
-
-    request: Request
-    think_s: float
-    """How long after the answer it is asked."""
+from tokenwatt.workloads import FollowUp, Request
 
 
 class Source(Protocol):

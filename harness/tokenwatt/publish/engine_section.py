@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tokenwatt.analysis.points import groups, point_name
+from tokenwatt.analysis.points import groups, load_name, point_name
 from tokenwatt.analysis.results import DECIDING
 from tokenwatt.publish.markdown import table
 from tokenwatt.publish.newest import POINT, newest
@@ -26,7 +26,7 @@ HEAD = (
     "model",
     "dtype, weights, cache",
     "workload",
-    "in flight",
+    "load",
     "phase",
     "tokens/s",
     "J/token",
@@ -79,7 +79,7 @@ def _point_cells(point: pd.DataFrame, means: Means) -> list[str]:
         _word(row["model"]) + ("" if row["weights_source"] == "none" else f" ({row['weights_source']} weights)"),
         ", ".join(_word(row[column]) for column in ("dtype", "quantization", "kv_cache_dtype")),
         row["workload"],
-        f"{row['concurrency']}",
+        load_name(row),
         " ".join(filter(None, (row["phase"], point_name(row, ("variant",)).replace(NOTHING, ""), _cap(row)))),
         number(None if tokens is None else tokens["mean"]),
         format_si(_mean(joules), "J"),
@@ -139,7 +139,7 @@ def _beside(measurements: pd.DataFrame, means: Means) -> list[str]:
         if len({row["engine"] for row in engines}) > 1:
             own = next((row for row in engines if row["engine"] == OWN_ENGINE), engines[0])
             rows += [_beside_cells(row, own, means) for row in engines]
-    head = ("model", "workload", "phase", "in flight", "engine", "tokens/s", "over", "J/token", "over")
+    head = ("model", "workload", "phase", "load", "engine", "tokens/s", "over", "J/token", "over")
     if not rows:
         return []
     told = f"Both ratios are over {OWN_ENGINE}, or over the first engine where it did not run."
@@ -156,7 +156,7 @@ def _beside_cells(row: Mapping[Any, Any], own: Mapping[Any, Any], means: Means) 
         _word(row["model"]),
         row["workload"],
         row["phase"],
-        f"{row['concurrency']}",
+        load_name(row),
         f"{row['engine']}, {', '.join(_word(row[name]) for name in ('dtype', 'quantization'))}",
         number(tokens),
         ratio(_over(tokens, own_tokens)),

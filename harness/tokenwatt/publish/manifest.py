@@ -105,8 +105,8 @@ def read(folder: Path) -> Manifest:
         raise UserError(f"no {FILE} in {folder}; collect runs there: `tokenwatt data publish {folder.name} --from RUN`")
     content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {version}, this tokenwatt reads {SCHEMA_VERSION}")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {version}, this tokenwatt reads 1 to {SCHEMA_VERSION}")
     return validate(content, Manifest, str(path))
 
 

@@ -76,7 +76,21 @@ def _read_run(folder: Path) -> SourceRun:
     leading = [filled[kind.grain] for kind in LEADING if kind.grain in filled]
     if not leading:
         raise UserError(f"{folder} holds no row of {' or '.join(kind.grain for kind in LEADING)}: an unfinished run?")
+    _check_measured_here(folder, filled)
     ids = {run_id for table in filled.values() for run_id in table["run_id"].unique().to_pylist()}
     if len(ids) > 1:
         raise UserError(f"{folder} holds rows of several runs ({', '.join(sorted(ids))}); needs one run a folder")
     return SourceRun(ids.pop(), filled, invocation.read(folder))
+
+
+def _check_measured_here(folder: Path, tables: Mapping[str, pa.Table]) -> None:
+    """A study holds what tokenwatt measured: its page says of each row on which machine, and lets readers recompute it.
+
+    Raises:
+        UserError: rows were imported from another tool.
+    """
+    if Measurement.grain not in tables:
+        return
+    tools = [tool for tool in tables[Measurement.grain]["imported_from"].unique().to_pylist() if tool is not None]
+    if tools:
+        raise UserError(f"{folder} was imported from {tools[0]}; a study holds rows that tokenwatt measured itself")

@@ -27,14 +27,16 @@ _ENERGY = _POINT + "%{y:.3~g} J/token<br>%{customdata[0]} token/s per user<extra
 
 
 def throughput_figure(measurements: pd.DataFrame) -> dict[str, Any] | None:
-    """Plotly figure as plain JSON values; None without one `ok` row of more than prompts alone.
+    """Plotly figure as plain JSON values; None without one `ok` row of a closed loop with more than prompts.
 
     Needs the columns that `perf_model.limits.add_limits` appends.
     """
     from plotly.subplots import make_subplots
 
     # A window of phase prefill generates one token per prompt: a rate of output tokens says nothing about it.
-    good = measurements[(measurements["status"] == "ok") & (measurements["phase"] != "prefill")]
+    good = measurements[
+        (measurements["status"] == "ok") & (measurements["phase"] != "prefill") & (measurements["load"] == "closed")
+    ]
     good = outside_sweeps(good)
     if good.empty:
         return None

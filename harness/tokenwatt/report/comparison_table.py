@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import CONFIGURATION, point_name
+from tokenwatt.record import LOAD_COLUMNS
 from tokenwatt.report.tables import NOTHING, amount, maybe, percent
 
 RATIO = "B/A of "
@@ -20,8 +21,8 @@ _LABELS = {
     "tpot_median_s": "TPOT, median",
 }
 _SYMBOLS = {"J/token": "J", "W": "W", "s": "s"}
-_TOGETHER = ["run_id", "suite", "workload", "concurrency", "phase", "gpu_power_cap_w"]
-_NAMED_BY = ("workload", "concurrency", "phase", "gpu_power_cap_w")
+_TOGETHER = ["run_id", "suite", "workload", *LOAD_COLUMNS.values(), "phase", "gpu_power_cap_w"]
+_NAMED_BY = ("workload", *LOAD_COLUMNS.values(), "phase", "gpu_power_cap_w")
 
 
 def comparison_rows(results: pd.DataFrame) -> list[dict[str, Any]]:

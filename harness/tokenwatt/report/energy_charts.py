@@ -39,8 +39,10 @@ def energy_figure(figures: pd.DataFrame) -> dict[str, Any] | None:
     shown = [place for place in _ENERGIES if place in set(figures["figure"])]
     if not shown:
         return None
-    rows = outside_sweeps(figures[figures["figure"].isin(shown)])
+    rows = outside_sweeps(figures[figures["figure"].isin(shown) & (figures["load"] == "closed")])
     shown = [place for place in shown if place in set(rows["figure"])]
+    if not shown:
+        return None
     titles = [_ENERGIES[place].label for place in shown]
     figure = make_subplots(rows=1, cols=len(shown), subplot_titles=titles, horizontal_spacing=0.09)
     rows = rows.assign(name=names(rows.assign(concurrency=0, phase="")))

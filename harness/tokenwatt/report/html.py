@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenwatt import __version__, store
+from tokenwatt.analysis.frontier import frontiers as load_frontiers
 from tokenwatt.analysis.power_caps import frontiers
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.errors import UserError
@@ -17,6 +18,9 @@ from tokenwatt.perf_model.limits import add_limits
 from tokenwatt.report.cap_table import cap_sections
 from tokenwatt.report.closure_table import TERMS, closure_points, closure_rows
 from tokenwatt.report.comparison_table import comparison_rows, variants
+from tokenwatt.report.frontier_chart import frontier_figure, frontier_rows
+from tokenwatt.report.imported_table import imported_tools
+from tokenwatt.report.latency_table import WORDS, latency_rows
 from tokenwatt.report.reasons import meanings
 from tokenwatt.report.result_table import FIGURES, result_figures, result_rows
 from tokenwatt.report.run_tables import RunTables
@@ -63,14 +67,17 @@ def page_text(tables: RunTables, study: FleetStudy | None) -> str:
 
     limited = add_limits(tables.measurements)
     energy = _energy(tables)
-    charts = [*_drawn({"chart": throughput_figure(limited)}), *energy["charts"]]
+    load = _load(tables)
+    charts = [*_drawn({"chart": throughput_figure(limited)}), *load["charts"], *energy["charts"]]
     return template.render(
         version=__version__,
         written_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         run_ids=run_ids(limited),
         environments=environments(limited),
         rows=measurement_rows(limited),
+        imported=imported_tools(limited),
         any_ok=bool((limited["status"] == "ok").any()),
+        load=load,
         energy=energy,
         chart_ids=[chart.id for chart in charts],
         figures=[{"id": chart.id, "figure": chart.figure} for chart in charts],
@@ -81,6 +88,17 @@ def page_text(tables: RunTables, study: FleetStudy | None) -> str:
         fleet=fleet_table(study) if study else [],
         grades=grades(study.facts) if study else [],
     )
+
+
+def _load(tables: RunTables) -> dict[str, Any]:
+    """What the sections on load show; a part without data is empty."""
+    found = load_frontiers(tables.measurements, tables.results)
+    return {
+        "charts": _drawn({"frontier-chart": frontier_figure(found)}),
+        "frontiers": frontier_rows(found),
+        "latencies": latency_rows(tables.measurements),
+        "words": [word.replace("_", ".") for word in WORDS],
+    }
 
 
 def _energy(tables: RunTables) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.analysis.points import load_name
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.record import FleetEstimate
 from tokenwatt.reference.facts import Fact, Grade
@@ -41,12 +42,13 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "id": row["measurement_id"],
         "engine": row["engine"],
         "model": _text(row["model"]),
-        "weights": "" if row["weights_source"] == "none" else f"{row['weights_source']} weights",
+        "weights": _weights(row["weights_source"]),
+        "imported": "" if pd.isna(row["imported_from"]) else f"imported from {row['imported_from']}",
         "dtype": _text(row["dtype"]),
         "workload": row["workload"],
         "lengths": f"{number(row['isl'])} / {number(row['osl'])}",
         "asked": _asked(row),
-        "concurrency": int(row["concurrency"]),
+        "load": load_name(row),
         "speed": number(row["output_tokens_per_s"]),
         "pace": number(row["output_tokens_per_s_per_user"]),
         "ttft": format_si(maybe(row["ttft_median_s"]), "s"),
@@ -56,10 +58,22 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "power": format_si(maybe(row["gpu_power_w"]), "W"),
         "energy": format_si(maybe(row["joules_per_output_token"]), "J"),
         "energy_note": _energy_note(row),
-        "status": str(row["status"]) if row["status"] != "ok" or row["is_stable"] else "not stable",
+        "status": _status(row),
         "reasons": words(row["reasons"]),
         "detail": "" if pd.isna(row["detail"]) else row["detail"],
     }
+
+
+def _status(row: Mapping[Any, Any]) -> str:
+    """The row's status, and of a good one whether it is steady, which nobody tested of an imported one."""
+    if row["status"] != "ok" or row["is_stable"]:
+        return str(row["status"])
+    return "not stable" if pd.isna(row["imported_from"]) else "not tested"
+
+
+def _weights(source: object) -> str:
+    """Empty for an engine without weights, and for an imported row, which does not say."""
+    return f"{source} weights" if isinstance(source, str) and source != "none" else ""
 
 
 def _asked(row: Mapping[Any, Any]) -> str:
@@ -130,18 +144,29 @@ def environments(measurements: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _environment(row: Mapping[Any, Any]) -> dict[str, str]:
-    boards = f"{row['gpu_count']} x {row['gpu_name']}, driver {row['gpu_driver_version']}"
+    if isinstance(row["imported_from"], str):
+        return _imported_environment(row)
+    boards = f"{row['gpu_count']:g} x {row['gpu_name']}, driver {row['gpu_driver_version']}"
     ceilings = [
         format_si(maybe(row["ceiling_memory_bytes_per_s"]), "B/s"),
         format_si(maybe(row["ceiling_flop_per_s"]), f"flop/s {_text(row['dtype'])}"),
     ]
     return {
         "GPU": boards if isinstance(row["gpu_name"], str) else "none",
-        "CPU": f"{row['cpu_name']}, {row['cpu_count']} processors",
+        "CPU": f"{row['cpu_name']}, {row['cpu_count']:g} processors",
         "System": f"{row['os_name']}, Python {row['python_version']}",
         "Libraries": f"torch {_text(row['torch_version'])}, Triton {_text(row['triton_version'])}",
         "Measured ceilings": ", ".join(ceilings),
         "tokenwatt": f"{row['tokenwatt_version']}, commit {_text(row['git_commit'])}",
+    }
+
+
+def _imported_environment(row: Mapping[Any, Any]) -> dict[str, str]:
+    """What is known of a machine that tokenwatt has not seen."""
+    return {
+        "GPU": f"{number(row['gpu_count'])} x {_text(row['gpu_name'])}",
+        "Known by": f"{row['imported_from']}, and who imported it; of the rest of the machine nothing is known",
+        "tokenwatt": f"{row['tokenwatt_version']}, which imported the row",
     }
 
 

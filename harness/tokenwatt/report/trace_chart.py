@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import groups, names
+from tokenwatt.record import LOAD_COLUMNS
 from tokenwatt.report.chart import PALETTE, escaped, plain_layout
 
 POINTS_PER_BOARD = 600
@@ -24,7 +25,7 @@ def trace_figures(measurements: pd.DataFrame, power: pd.DataFrame) -> list[tuple
     if readings.empty:
         return []
     drawn = measurements[measurements["point_id"].isin(set(readings["point_id"]))]
-    drawn = drawn.assign(name=names(drawn, ("engine", "model", "workload", "concurrency")))
+    drawn = drawn.assign(name=names(drawn, ("engine", "model", "workload", *LOAD_COLUMNS.values())))
     boards = readings.groupby("point_id")["source"].nunique().sum()
     budget = max(min(POINTS_PER_BOARD, POINTS_IN_ALL // int(boards)), 2)
     return [

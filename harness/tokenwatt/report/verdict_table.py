@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.analysis.points import names
+from tokenwatt.record import LOAD_COLUMNS
 from tokenwatt.report.tables import NOTHING, maybe, number, words
 from tokenwatt.units import format_si
 
@@ -27,7 +28,7 @@ def verdict_rows(measurements: pd.DataFrame) -> list[dict[str, Any]]:
     metered = measurements[
         (measurements["energy_status"] != "no_meter") | (measurements["node_energy_status"] != "no_meter")
     ]
-    named = metered.assign(name=names(metered, ("engine", "model", "workload", "concurrency")))
+    named = metered.assign(name=names(metered, ("engine", "model", "workload", *LOAD_COLUMNS.values())))
     return [_verdict_row(row) for row in named.to_dict("records")]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from tokenwatt.analysis.points import load_name
 from tokenwatt.analysis.results import DECIDING, is_ratio
-from tokenwatt.record import ClosureTerm, EnergyStatus, Measurement, Reason, Result, Status
+from tokenwatt.record import LOAD_COLUMNS, ClosureTerm, EnergyStatus, Measurement, Reason, Result, Status
 from tokenwatt.terminal.as_json import rows_as_json
 from tokenwatt.terminal.cells import MAX_WIDTH, WHY_NO_JOULES, compact, new_table
 from tokenwatt.units import format_si
@@ -27,10 +28,12 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
     console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
     points = _points(rows, results)
     has_intervals = any(len(point.rows) > 1 for point in points)
-    headings = ["workload", "C", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
-    table = new_table(*headings, *(["windows"] if has_intervals else []))
+    headings = ["workload", "load", "tokens/s", "limit", "of\nlimit", "J/token", "tokens/s\nper W", "TTFT", "TPOT"]
+    has_level = any(row.requests_judged is not None for row in rows)
+    table = new_table(*headings, *(["within\nSLO"] if has_level else []), *(["windows"] if has_intervals else []))
     for point in points:
-        table.add_row(*point.cells(), *([str(len(point.rows))] if has_intervals else []))
+        kept = [point.attainment()] if has_level else []
+        table.add_row(*point.cells(), *kept, *([str(len(point.rows))] if has_intervals else []))
     console.print(table)
     lines = [line for point in points for line in point.doubts()]
     if any(is_doubtful(result) for point in points for result in point.results.values()):
@@ -49,7 +52,7 @@ def print_closure(rows: Sequence[Measurement], terms: Sequence[ClosureTerm], rem
         parts = {term.term: term.energy_j for term in group}
         total_j, row = sum(parts.values()), by_row[measurement_id]
         shares = ", ".join(f"{name} {100 * part_j / total_j:.1f} %" for name, part_j in parts.items())
-        line = f"  {row.workload} x{row.concurrency}: {format_si(total_j, 'J')} are {shares}"
+        line = f"  {row.workload} {_load(row)}: {format_si(total_j, 'J')} are {shares}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for remark in remarks:
         console.print(f"  {remark}", highlight=False, markup=False, soft_wrap=True)
@@ -83,7 +86,7 @@ class _Point:
         joules = self.results.get(energy)
         return [
             self.label,
-            str(self.first.concurrency),
+            _load(self.first),
             compact(self._mean(speed)),
             compact(self._mean("limit_output_tokens_per_s")),
             "–" if share is None else f"{100 * share:.0f} %",
@@ -93,16 +96,21 @@ class _Point:
             format_si(self._mean("tpot_median_s"), "s"),
         ]
 
+    def attainment(self) -> str:
+        """Share of requests that kept the service level."""
+        share = self._mean("slo_attainment")
+        return "–" if share is None else f"{100 * share:.1f} %"
+
     def doubts(self) -> list[str]:
         """What is doubtful: each doubt once, with the number of windows that have it where not all do."""
         counts = Counter(filter(None, map(_notes, self.rows)))
         lines = [
-            f"{self.label} x{self.first.concurrency}: {notes}"
+            f"{self.label} {_load(self.first)}: {notes}"
             + ("" if count == len(self.rows) else f" ({count} of {len(self.rows)} windows)")
             for notes, count in counts.items()
         ]
         lines += [
-            f"{self.label} x{self.first.concurrency}: {Reason.NOT_CONVERGED}: {quantity} is known to "
+            f"{self.label} {_load(self.first)}: {Reason.NOT_CONVERGED}: {quantity} is known to "
             f"{_width(result)} after {result.windows} windows; give it a larger budget_s or interval_width"
             for quantity, result in self.results.items()
             if result.has_converged is False
@@ -131,10 +139,15 @@ def _points(rows: Sequence[Measurement], results: Sequence[Result]) -> list[_Poi
     ]
 
 
+def _load(row: Measurement | Result) -> str:
+    """How much of which load, in words."""
+    return load_name(row.model_dump(include={"load", *LOAD_COLUMNS.values()}))
+
+
 def _comparisons(results: Sequence[Result]) -> list[str]:
     """Ratios of compared points in words."""
     return [
-        f"{result.workload} x{result.concurrency}: {result.quantity}: {result.mean:.4g}{_verdict(result)}"
+        f"{result.workload} {_load(result)}: {result.quantity}: {result.mean:.4g}{_verdict(result)}"
         for result in results
         if is_ratio(result)
     ]

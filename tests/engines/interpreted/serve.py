@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from tests.factories import closed
 from torch import Tensor
 
 from tokenwatt.engines.native import checkpoint
@@ -170,8 +171,8 @@ def served(folder: str) -> Tensor:
         return sample(runner, step, batch, logits)
 
     with patch.object(Runner, "_sample", watched):
-        for event in engine.serve(iter(requests), 2, clock=lambda: 0.0):
-            assert event.refusal is None
+        for event in engine.serve(closed(requests, 2), clock=lambda: 0.0):
+            assert event.failure is None
     return torch.cat(seen)
 
 

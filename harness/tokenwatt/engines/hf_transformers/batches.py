@@ -6,7 +6,6 @@ step, hands over the tokens of that step.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +19,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from tokenwatt.clock import Clock
+from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.sampling import PAD_TOKEN, generation_config
 from tokenwatt.engines.native.accounting import Accounting, StepLog, StepShape
 from tokenwatt.engines.native.scheduler import Step
@@ -72,41 +72,39 @@ class StaticBatches:
     accounting: Accounting
     clock: Clock
     cache_implementation: str | None
+    most: int
+    """Requests of a batch at most."""
     log: StepLog = field(default_factory=StepLog)
     """What the steps had to do, for requests that were not done; padding and those that were done are not work."""
 
-    def closed_loop(self, requests: Iterator[Request | TokenEvent], concurrency: int) -> Iterator[TokenEvent]:
-        """Events of requests, of which `concurrency` are in flight: in the batch, or waiting for it to end.
-
-        requests: those to serve, and the events of those that were refused, which are passed on.
-        """
-        waiting = deque[Request]()
-        yield from _take(requests, waiting, concurrency)
+    def answer(self, door: Door) -> Iterator[TokenEvent]:
+        """Events of the requests that come in at the door, batch by batch; what comes meanwhile waits."""
         with ThreadPoolExecutor(1, thread_name_prefix="generate") as thread:
-            while waiting:
-                batch = list(waiting)
-                waiting.clear()
+            while True:
+                yield from door.admit()
+                if not door.waiting:
+                    if not door.rest():
+                        return
+                    continue
+                batch = [door.waiting.popleft() for _ in range(min(self.most, len(door.waiting)))]
                 with closing(self._steps(batch, thread)) as steps:
-                    yield from self._events(batch, steps, requests, waiting)
+                    yield from self._events(batch, steps, door)
 
-    def _events(
-        self, batch: list[Request], steps: Iterator[Tokens], requests: Iterator[Request | TokenEvent],
-        waiting: deque[Request],
-    ) -> Iterator[TokenEvent]:  # fmt: skip
-        """Events of one batch; for each request that is done the next one begins to wait."""
+    def _events(self, batch: list[Request], steps: Iterator[Tokens], door: Door) -> Iterator[TokenEvent]:
+        """Events of one batch; what is due meanwhile begins to wait."""
         sequences = {place: Sequence(request) for place, request in enumerate(batch)}
         for at_s, token_ids in steps:
             self._note(at_s, list(sequences.values()))
-            running, ended = len(sequences), 0
+            running = len(sequences)
             for place, sequence in list(sequences.items()):
                 token, request = token_ids[place], sequence.request
                 sequence.output.append(token)
                 is_last = len(sequence.output) == request.max_tokens or token in request.sampling.stop_token_ids
                 if is_last:
                     del sequences[place]
-                    ended += 1
+                    door.ended(request, at_s, sequence.output)
                 yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
-            yield from _take(requests, waiting, len(waiting) + ended)
+            yield from door.admit()
 
     def _steps(self, batch: list[Request], thread: ThreadPoolExecutor) -> Generator[Tokens, None, None]:
         """The steps of one batch as they end."""
@@ -147,12 +145,3 @@ class StaticBatches:
         decodes, chunks = (0, sequences) if is_first else (len(sequences), [])
         step = Step(rows, starts, counts, decodes, chunks, rows, sequences)
         self.log.note(at_s, self.accounting.of(step), StepShape.of(step))
-
-
-def _take(requests: Iterator[Request | TokenEvent], waiting: deque[Request], wanted: int) -> Iterator[TokenEvent]:
-    """Let requests wait until there are `wanted`, or no more; events of refused ones are passed on."""
-    while len(waiting) < wanted and (item := next(requests, None)) is not None:
-        if isinstance(item, TokenEvent):
-            yield item
-        else:
-            waiting.append(item)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager, cache
 
 from tokenwatt.architecture import Architecture, LatentAttention
-from tokenwatt.clock import Clock
+from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.options import HfOptions
 from tokenwatt.engines.hf_transformers.sampling import NO_EOS, generation_config
 from tokenwatt.engines.protocol import TokenEvent
@@ -28,7 +28,7 @@ PATIENCE_S = 1.0
 MAX_BATCH_TOKENS = 8192
 """Token budget of a step where none is asked for: transformers' own, where memory allows it."""
 
-_FIELDS = frozenset(field.name for field in fields(ContinuousBatchingConfig))
+_FIELDS = frozenset(entry.name for entry in fields(ContinuousBatchingConfig))
 _HAS_SWITCH = "auto_switch_to_flash" in _FIELDS
 """Whether sdpa names its paged variant too, and transformers is told not to look for a flash kernel instead (5.23);
 before, paged variants have names of their own (5.17)."""
@@ -80,27 +80,22 @@ class Continuous:
         """
         _stop(self._started(GREEDY))
 
-    def closed_loop(
-        self, requests: Iterator[Request | TokenEvent], concurrency: int, clock: Clock
-    ) -> Iterator[TokenEvent]:
-        """Events of requests, of which `concurrency` are in flight; every run has a manager of its own.
-
-        requests: those to serve, and the events of those that were refused, which are passed on.
-        """
+    def answer(self, door: Door) -> Iterator[TokenEvent]:
+        """Events of the requests that come in at the door; every run has a manager of its own."""
         manager: ContinuousBatchingManager | None = None
         in_flight = dict[str, _Stream]()
         try:
             while True:
-                while len(in_flight) < concurrency and (item := next(requests, None)) is not None:
-                    if isinstance(item, TokenEvent):
-                        yield item
-                        continue
+                yield from door.admit()
+                while door.waiting:
+                    request = door.waiting.popleft()
                     if manager is None:  # its sampling is that of the first request
-                        manager = self._started(item.sampling)
-                    in_flight[_add(manager, item)] = _Stream(item)
-                if manager is None or not in_flight:
+                        manager = self._started(request.sampling)
+                    in_flight[_add(manager, request)] = _Stream(request)
+                if manager is not None and in_flight:
+                    yield from _events(manager, in_flight, door)
+                elif not door.rest():
                     return
-                yield from _events(manager, in_flight, clock)
         finally:
             if manager is not None:
                 _stop(manager)
@@ -159,7 +154,7 @@ class _Stream:
     """A request that the manager has."""
 
     request: Request
-    tokens: int = 0
+    output: list[int] = field(default_factory=list)
     """Output tokens that were handed over."""
 
 
@@ -183,21 +178,24 @@ def _add(manager: ContinuousBatchingManager, request: Request) -> str:
     return name
 
 
-def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], clock: Clock) -> Iterator[TokenEvent]:
-    """What the manager hands over next; a request that is done is no longer in flight."""
-    output = manager.get_result(timeout=PATIENCE_S)
+def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], door: Door) -> Iterator[TokenEvent]:
+    """What the manager hands over next, if it comes before a request is due."""
+    next_s = door.load.next_s
+    patience_s = PATIENCE_S if next_s is None else min(PATIENCE_S, max(1e-3, next_s - door.clock()))
+    output = manager.get_result(timeout=patience_s)
     if output is None:
         if not manager.is_running():
             raise EngineError("transformers' generation thread has stopped")
         return
-    at_s, stream = clock(), in_flight[output.request_id]
+    at_s, stream = door.clock(), in_flight[output.request_id]
     if output.error is not None:
         raise EngineError(f"transformers gave up request {stream.request.index}: {output.error}")
-    tokens = tuple(output.generated_tokens[stream.tokens :])
-    stream.tokens += len(tokens)
+    tokens = tuple(output.generated_tokens[len(stream.output) :])
+    stream.output += tokens
     running = len(in_flight) - _waiting(manager)
     if output.is_finished():
         del in_flight[output.request_id]
+        door.ended(stream.request, at_s, stream.output)
     yield TokenEvent(stream.request.index, at_s, len(tokens), output.is_finished(), running, tokens)
 
 

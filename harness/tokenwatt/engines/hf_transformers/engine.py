@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,16 +14,18 @@ from tokenwatt.clock import Clock
 from tokenwatt.engines.devices import choose_device, gpu_uuid, version_of
 from tokenwatt.engines.hf_transformers.batches import StaticBatches
 from tokenwatt.engines.hf_transformers.continuous import Continuous, check_continuous, paged
+from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.models import ModelSource
 from tokenwatt.engines.hf_transformers.options import HfOptions
-from tokenwatt.engines.hf_transformers.sampling import same_draws, unmapped
+from tokenwatt.engines.hf_transformers.sampling import unmapped
 from tokenwatt.engines.limits import check_workload, refusal_of
 from tokenwatt.engines.native.accounting import Accounting, StepLog, total
 from tokenwatt.engines.native.hub import find_architecture
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
+from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
-from tokenwatt.workloads import Request, Sampling
+from tokenwatt.workloads import Request
 
 WARM_UP_TOKENS = 16
 """Output tokens of a request of warm-up."""
@@ -89,32 +91,34 @@ class HfEngine:
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory while loading: {str(error).splitlines()[0]}") from None
 
-    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+    def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens of each request."""
         short = [replace(request, max_tokens=min(request.max_tokens, WARM_UP_TOKENS)) for request in requests]
-        for _ in self.serve(iter(short), concurrency, clock):
+        for _ in self.serve(Load.closed(Listed(tuple(short)), concurrency), clock):
             pass
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
-        """Closed loop; one event per token.
+    def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
+        """One event per token.
 
         With `generate`, a request whose slot is free waits for the batch to end. Draws are seeded once a run, so a
         request's tokens depend on what runs beside it. A request that cannot be served gets one event with the reason.
         """
         if self._is_serving:
             raise EngineError("a run is under way; close it before the next begins")
-        model, concurrency = self._ready, min(concurrency, self._max_concurrency)
+        model = self._ready
         torch.manual_seed(self._spec.seed)
         self._is_serving = True
         try:
-            accepted = self._accepted(requests, clock)
+            door = Door(load, clock, self._refusal)
             if self._is_continuous:
                 self._log = None
-                yield from self._continuous().closed_loop(accepted, concurrency, clock)
+                yield from self._continuous().answer(door)
             else:
-                batches = StaticBatches(model, self._accounting, clock, self._options.cache_implementation)
+                batches = StaticBatches(
+                    model, self._accounting, clock, self._options.cache_implementation, self._max_concurrency
+                )
                 self._log = batches.log
-                yield from batches.closed_loop(accepted, concurrency)
+                yield from batches.answer(door)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         finally:
@@ -139,18 +143,9 @@ class HfEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _accepted(self, requests: Iterator[Request], clock: Clock) -> Iterator[Request | TokenEvent]:
-        """Each request, or the event of its refusal; the first that is served decides how all are sampled."""
-        first: Sampling | None = None
-        for request in requests:
-            why = refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
-            if why is None and first is not None and not same_draws(first, request.sampling):
-                why = "engine 'hf_transformers' samples all requests of a run alike; this one differs from the first"
-            if why is not None:
-                yield TokenEvent(request.index, clock(), 0, True, 0, (), why)
-                continue
-            first = first or request.sampling
-            yield request
+    def _refusal(self, request: Request) -> str | None:
+        """Why a request cannot be served, whatever runs beside it."""
+        return refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
 
     def _continuous(self) -> Continuous:
         return Continuous(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from tokenwatt.engines.native.requirements import check_runs
 from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
+from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
 from tokenwatt_kernels.device import capability
@@ -92,7 +93,7 @@ class NativeEngine:
         self._loaded = replace(self._loader, group=self._followers.group).load(max_concurrency, longest_context)
         self._followers.wait_loaded()
 
-    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+    def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens in every shape that the run will meet, so that kernels are compiled before it."""
         longest_prompt, step_tokens = self._ready.longest_context - 1, self._ready.max_step_tokens
         together = [
@@ -106,11 +107,11 @@ class NativeEngine:
             full = [self._prompt(place, longest_prompt) for place in range(-(-step_tokens // longest_prompt))]
             rounds += [(full, 1), (full, concurrency)]
         for asked, slots in rounds:
-            for _ in self.serve(iter(asked), slots, clock):
+            for _ in self.serve(Load.closed(Listed(tuple(asked)), slots), clock):
                 pass
 
-    def serve(self, requests: Iterator[Request], concurrency: int, clock: Clock) -> Generator[TokenEvent, None, None]:
-        """Closed loop; one event per token, stamped when the token is on the host.
+    def serve(self, load: Load, clock: Clock) -> Generator[TokenEvent, None, None]:
+        """One event per token, stamped when the token is on the host.
 
         A request that cannot be served gets one event with the reason; the others go on.
         """
@@ -123,7 +124,7 @@ class NativeEngine:
             if followers is not None:
                 followers.begin()
             tell = None if followers is None else followers.advance
-            yield from serving.closed_loop(requests, concurrency, clock, tell)
+            yield from serving.answer(load, clock, tell)
             is_over = True
         except GeneratorExit:
             is_over = True

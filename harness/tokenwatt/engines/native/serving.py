@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,9 +16,11 @@ from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.pages import PagePool, pages_for
 from tokenwatt.engines.native.runner import Launched, Runner
 from tokenwatt.engines.native.scheduler import Scheduler
+from tokenwatt.engines.native.sequence import Sequence
 from tokenwatt.engines.native.table import Table
-from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.engines.protocol import TokenEvent, refuse
 from tokenwatt.errors import EngineError
+from tokenwatt.load import Load
 from tokenwatt.workloads import Request
 
 
@@ -46,9 +49,9 @@ class Loaded:
 
 
 class Output(NamedTuple):
-    """A token of a request, on the host."""
+    """A token of a sequence, on the host."""
 
-    request: Request
+    sequence: Sequence
     token: int
     is_last: bool
     at_s: float
@@ -74,34 +77,36 @@ class Serving:
         self._check = check
         self._launched: Launched | None = None
 
-    def closed_loop(
-        self,
-        requests: Iterator[Request],
-        concurrency: int,
-        clock: Clock,
-        tell: Callable[[list[Request]], None] | None = None,
+    def answer(
+        self, load: Load, clock: Clock, tell: Callable[[list[Request]], None] | None = None
     ) -> Iterator[TokenEvent]:
-        """Events of requests, of which `concurrency` are kept in flight, until all are answered.
+        """Events of what is due, until nothing is in flight and nothing will be due.
 
-        A request that cannot be served has one event, with the reason; the others go on.
+        A request that cannot be served has one event, with the reason; the others go on. Requests beyond the rows of
+        the table wait in the scheduler.
         tell: is called before each step with the requests that it is the first to see.
         """
-        concurrency = min(concurrency, self._loaded.table.rows)
         while True:
-            taken = []
-            while self.in_flight < concurrency and (request := next(requests, None)) is not None:
-                refusal = self._loaded.refusal(request)
-                if refusal is None:
+            taken = list[Request]()
+            for request in load.take(clock()):
+                why = self._loaded.refusal(request)
+                if why is None:
                     self.add(request)
                     taken.append(request)
                 else:
-                    yield TokenEvent(request.index, clock(), 0, True, self.scheduler.num_running, (), refusal)
+                    yield refuse(request, why, load, clock(), self.scheduler.num_running)
             if not self.in_flight:
-                return
+                if load.next_s is None:
+                    return
+                time.sleep(max(0.0, load.next_s - clock()))
+                continue
             if tell is not None:
                 tell(taken)
-            for request, token, is_last, at_s, running in self.advance(clock):
-                yield TokenEvent(request.index, at_s, 1, is_last, running, (token,))
+            for sequence, token, is_last, at_s, running in self.advance(clock):
+                index = sequence.request.index
+                if is_last:
+                    load.ended(index, at_s, sequence.output)
+                yield TokenEvent(index, at_s, 1, is_last, running, (token,))
 
     def add(self, request: Request) -> None:
         """Let a request take its turn; it must be one that is not refused."""
@@ -144,5 +149,5 @@ class Serving:
             if is_last:
                 self.scheduler.finish(sequence)
                 self.in_flight -= 1
-            outputs.append(Output(request, token, is_last, at_s, len(step.rows)))
+            outputs.append(Output(sequence, token, is_last, at_s, len(step.rows)))
         return outputs
