@@ -21,9 +21,9 @@ from tokenwatt.engines.openai_endpoint.address import Address
 from tokenwatt.engines.openai_endpoint.metrics_page import Look
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.errors import EngineError, UserError
-from tokenwatt.load import FollowUp, Listed, Load
+from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec
-from tokenwatt.workloads import Request, Sampling
+from tokenwatt.workloads import FollowUp, Request, Sampling
 
 EXTRAS = frozenset(Extra)
 

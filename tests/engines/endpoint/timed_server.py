@@ -185,6 +185,8 @@ def main(script: Script) -> None:
         return web.json_response({"error": {"message": message, "type": "error", "code": status}}, status=status)
 
     async def complete(request: web.Request) -> web.StreamResponse | web.Response:
+        if request.content_type != "application/json":
+            return error(415, f"a body of {request.content_type}")
         body = await request.json()
         came_s = came[request.protocol]
         own = replace(script, **body.get("script", {}))

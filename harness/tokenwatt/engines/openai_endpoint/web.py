@@ -21,7 +21,7 @@ class Page:
 
 
 def ask(address: Address, path: str, headers: Mapping[str, str], timeout_s: float, body: bytes | None = None) -> Page:
-    """GET a page, or POST `body`; redirections are not followed.
+    """GET a page, or POST `body`, which is JSON; redirections are not followed.
 
     Raises:
         OSError: no server, or no answer in time.
@@ -33,7 +33,8 @@ def ask(address: Address, path: str, headers: Mapping[str, str], timeout_s: floa
     else:
         connection = http.client.HTTPSConnection(address.host, address.port, timeout=timeout_s, context=tls)
     try:
-        connection.request("GET" if body is None else "POST", path, body, dict(headers))
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        connection.request("GET" if body is None else "POST", path, body, {**kind, **headers})
         response = connection.getresponse()
         return Page(response.status, response.read(MOST_BYTES))
     except http.client.HTTPException as error:
