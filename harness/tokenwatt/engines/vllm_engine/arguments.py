@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.usage.usage_lib import UsageContext
 
-from tokenwatt.engines.native.hub import CONFIG, fetch, find_weights
+from tokenwatt.architecture import Architecture
+from tokenwatt.engines.native.hub import CONFIG, fetch, find_architecture, find_weights
 from tokenwatt.engines.vllm_engine.options import VllmOptions
 from tokenwatt.engines.vllm_engine.worker import WORKER_EXTENSION
 from tokenwatt.errors import UserError, unknown_name
-from tokenwatt.model_config import locate
+from tokenwatt.model_config import load_architecture, locate
 from tokenwatt.spec import BenchSpec
 
 KNOWN = frozenset(field.name for field in fields(AsyncEngineArgs) if not field.name.startswith("_"))
@@ -56,7 +57,7 @@ class Arguments:
         """
         _check_names(options.engine_args)
         is_random = spec.weights == "random"
-        folder = _config_folder(spec, options) if is_random else None
+        folder = _random_model(spec, options) if is_random else None
         model = folder.name if folder else str(find_weights(spec.weights))
         named = {theirs: getattr(options, ours) for theirs, ours in _NAMED.items()}
         values = {
@@ -111,13 +112,43 @@ def _check_names(engine_args: dict[str, Any]) -> None:
             raise unknown_name("argument of vLLM in engine_args", name, KNOWN)
 
 
-def _config_folder(spec: BenchSpec, options: VllmOptions) -> tempfile.TemporaryDirectory[str]:
-    """A folder with the model's config.json; random weights are not quantised unless an option says so."""
-    assert spec.model is not None, "find_architecture refuses random weights without a model"
-    source = locate(spec.model) or fetch(spec.model, CONFIG, "give a model of the library, or a folder with its config.json")
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+def architecture_of(spec: BenchSpec) -> Architecture:
+    """The model's shape. How its weights are quantised is vLLM's affair, which knows more formats than tokenwatt.
+
+    Raises:
+        UserError: no such model, or one that tokenwatt does not know.
+    """
+    if (spec.model or spec.weights) == "random":
+        return find_architecture(spec.model, spec.weights, spec.engine)  # which says what is missing
+    config = _config(spec)
+    if config.pop("quantization_config", None) is None:
+        return find_architecture(spec.model, spec.weights, spec.engine)
+    with _folder_of(config) as folder:
+        return replace(load_architecture(folder), name=spec.model or spec.weights)
+
+
+def _random_model(spec: BenchSpec, options: VllmOptions) -> tempfile.TemporaryDirectory[str]:
+    """A folder with the model's config.json alone; random weights are not quantised unless an option says so."""
+    config = _config(spec)
     if options.quantization is None:
         config.pop("quantization_config", None)
+    return _folder_of(config)
+
+
+def _config(spec: BenchSpec) -> dict[str, Any]:
+    """What the model's config.json holds."""
+    if spec.model is None:
+        folder = find_weights(spec.weights)
+    else:
+        what_else = "give a model of the library, or a folder with its config.json"
+        folder = locate(spec.model) or fetch(spec.model, CONFIG, what_else)
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read as JSON ({error})") from None
+
+
+def _folder_of(config: dict[str, Any]) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="tokenwatt-vllm-")
     (Path(folder.name) / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

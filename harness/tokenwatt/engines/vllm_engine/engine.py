@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import torch
 import vllm
 from vllm.config import VllmConfig
@@ -22,9 +23,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from tokenwatt.clock import Clock
 from tokenwatt.engines.devices import version_of
 from tokenwatt.engines.limits import check_workload, refusal_of
-from tokenwatt.engines.native.hub import find_architecture
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
-from tokenwatt.engines.vllm_engine.arguments import Arguments
+from tokenwatt.engines.vllm_engine import processes
+from tokenwatt.engines.vllm_engine.arguments import Arguments, architecture_of
 from tokenwatt.engines.vllm_engine.log import vllm_log
 from tokenwatt.engines.vllm_engine.loop import Loop
 from tokenwatt.engines.vllm_engine.options import VllmOptions
@@ -51,7 +52,7 @@ class VllmEngine:
 
     def __init__(self, spec: BenchSpec) -> None:
         self._options = validate(spec.options, VllmOptions, where="options of engine 'vllm'")
-        self._architecture = find_architecture(spec.model, spec.weights, spec.engine)
+        self._architecture = architecture_of(spec)
         _check_device(spec.device)
         self._spec = spec
         self._arguments = Arguments.of(spec, self._options)
@@ -64,6 +65,7 @@ class VllmEngine:
         self._vllm: AsyncLLM | None = None
         self._listener = Listener()
         self._statistics: Statistics | None = None
+        self._processes: list[psutil.Process] = []
         self._longest_context = self._log_begin = 0
 
     @property
@@ -106,10 +108,13 @@ class VllmEngine:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # vLLM's processes want what this one has no use for
         self._log_begin = vllm_log().length()
-        self._loop = Loop()
+        self._loop, before = Loop(), processes.descendants()
         try:
-            with vllm_log().takes_processes():
-                self._vllm = self._loop.run(_start(config, self._listener))
+            try:
+                with vllm_log().takes_processes():
+                    self._vllm = self._loop.run(_start(config, self._listener))
+            finally:
+                self._processes = [*(processes.descendants() - before)]
             found = self._loop.run(self._vllm.collective_rpc("tokenwatt_attention_backends"))
         except (RuntimeError, ValueError, OSError, AssertionError, ImportError, VLLMError) as error:
             self.close()
@@ -177,6 +182,8 @@ class VllmEngine:
             engine.shutdown(END_WITHIN_S)
         if loop is not None:
             loop.close()
+        processes.end(self._processes, END_WITHIN_S)
+        self._processes = []
 
     def _refusal(self, request: Request) -> str | None:
         return refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
