@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -107,7 +107,7 @@ def answer_and_truth(case: Case) -> tuple[Tensor, Tensor]:
         sinks=sinks,
     )  # fmt: skip
     impl.process_weights_after_loading(case.dtype)
-    everything = Case(**{**vars(case), "counts": case.contexts})
+    everything = replace(case, counts=case.contexts)
     (cache,) = vllm_caches(case, 1 + common(case).block_table_tensor.numel())
     impl.do_kv_cache_update(layer, keys, values, cache, common(everything).slot_mapping)
     out = torch.full((len(q) + 3, case.heads, case.head_size), 7.0, dtype=case.dtype)  # three rows of padding

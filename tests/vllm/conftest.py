@@ -33,7 +33,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a Llama in float32 with random weights, and of a tokenizer whose every token is a word, `w0` to `w511`."""
+    """Folder of a Llama in float32 with random weights; its tokenizer has a word for each token, `w0` to `w511`."""
     folder = tmp_path_factory.mktemp("tiny")
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

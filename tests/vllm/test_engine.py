@@ -8,6 +8,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ HEAD = 256
 CONCURRENCY = 8
 
 
-def spec(**settings) -> BenchSpec:
+def spec(**settings: Any) -> BenchSpec:
     options = {"enforce_eager": True} | settings.pop("options", {})
-    chosen = {"dtype": "float32", "workloads": ("chat",), "concurrency": (CONCURRENCY,)} | settings
+    chosen: dict[str, Any] = {"dtype": "float32", "workloads": ("chat",), "concurrency": (CONCURRENCY,)} | settings
     return BenchSpec(engine="vllm", options=options, **chosen)
 
 
@@ -61,7 +62,7 @@ def answers(events: list[TokenEvent]) -> dict[int, list[int]]:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model: Path) -> Iterator[Engine]:
+def engine(tiny_model: Path) -> Iterator[Any]:
     engine = open_engine(spec(weights=str(tiny_model)))
     engine.load(CONCURRENCY, 512)
     yield engine
@@ -72,7 +73,9 @@ def test_requests_stream_in_order_and_spend_their_budgets(engine):
     asked = requests(20)
     events = served(engine, closed(asked))
     assert [event.at_s for event in events] == sorted(event.at_s for event in events)
-    assert {index: len(tokens) for index, tokens in answers(events).items()} == {index: 5 + index for index in range(20)}
+    assert {index: len(tokens) for index, tokens in answers(events).items()} == {
+        index: 5 + index for index in range(20)
+    }
     for request in asked:
         mine = [event for event in events if event.request_index == request.index]
         assert [event.is_last for event in mine] == [False] * (len(mine) - 1) + [True]
@@ -202,7 +205,10 @@ def test_a_core_that_cannot_start_says_why_in_one_line(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"options": {"engine_args": {"blok_size": 3}}}, r"unknown argument of vLLM .* 'blok_size' \(did you mean 'block_size'\?"),
+        (
+            {"options": {"engine_args": {"block_sizes": 3}}},
+            r"unknown argument of vLLM .* 'block_sizes' \(did you mean 'block_size'\?",
+        ),
         ({"options": {"engine_args": {"max_num_seqs": 3}}}, "it is the option 'max_num_seqs'; write it there"),
         ({"options": {"engine_args": {"model": "x"}}}, "cannot set 'model': the bench"),
         ({"options": {"attention_backend": "NOPE"}}, "cannot be started so: .*NOPE"),
@@ -219,7 +225,7 @@ def test_wrong_settings_are_one_line(tiny_model, settings, message):
 
 
 def test_a_context_that_is_too_long_is_refused_before_anything_is_loaded(tiny_model):
-    engine = open_engine(spec(weights=str(tiny_model), options={"engine_args": {"max_model_len": 256}}))
+    engine: Any = open_engine(spec(weights=str(tiny_model), options={"engine_args": {"max_model_len": 256}}))
     with pytest.raises(UserError, match="a request may reach 300 tokens, engine_args allow max_model_len = 256"):
         engine.check(300, VOCABULARY)
     with pytest.raises(EngineError, match=r"not loaded; call load\(\) first"):

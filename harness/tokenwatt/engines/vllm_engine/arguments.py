@@ -28,11 +28,7 @@ SEEDS = 2**32
 
 _NAMED = {
     "tensor_parallel_size": "tensor_parallel",
-    **{
-        name: name
-        for name in VllmOptions.model_fields
-        if name not in ("tensor_parallel", "engine_args")
-    },
+    **{name: name for name in VllmOptions.model_fields if name not in ("tensor_parallel", "engine_args")},
 }
 """Arguments of vLLM that have an option of their own."""
 _DECIDED = ("model", "dtype", "load_format", "seed", "tokenizer", "worker_extension_cls")
@@ -105,7 +101,9 @@ class Arguments:
 def _check_names(engine_args: dict[str, Any]) -> None:
     for name in engine_args:
         if name in _DECIDED:
-            raise UserError(f"engine_args cannot set {name!r}: the bench, or the engine itself, decides it; leave it out")
+            raise UserError(
+                f"engine_args cannot set {name!r}: the bench, or the engine itself, decides it; leave it out"
+            )
         if name in _NAMED:
             raise UserError(f"engine_args cannot set {name!r}: it is the option {_NAMED[name]!r}; write it there")
         if name not in KNOWN:

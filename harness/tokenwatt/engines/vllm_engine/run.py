@@ -115,15 +115,11 @@ class Run:
             self._fail(request, RequestStatus.SERVER_ERROR, f"vLLM ended it with {output.finish_reason!r}")
             return
         tokens = tuple(output.token_ids)
-        self._events.put(
-            TokenEvent(request.index, self.clock(), len(tokens), is_last, self.statistics.running, tokens)
-        )
+        self._events.put(TokenEvent(request.index, self.clock(), len(tokens), is_last, self.statistics.running, tokens))
 
     def _fail(self, request: Request, status: RequestStatus, why: str) -> None:
         failure = Failure(status, why)
-        self._events.put(
-            TokenEvent(request.index, self.clock(), 0, True, self.statistics.running, failure=failure)
-        )
+        self._events.put(TokenEvent(request.index, self.clock(), 0, True, self.statistics.running, failure=failure))
 
     async def _abandon(self) -> None:
         """Cancelled, a request is aborted by vLLM."""
