@@ -12,6 +12,7 @@ sampling    from a workload's sampling to vLLM's
 run         one run: requests go in, tokens come back in the order of their time
 processes   those that vLLM starts, and that end with it
 worker      what is asked of vLLM's workers: which attention they took
+scoring     log-probabilities of prompts, for a comparison of engines
 engine      all of it behind the protocol of engines
 attention   this project's attention kernels as a backend of vLLM, through its plug-in entry point
 """

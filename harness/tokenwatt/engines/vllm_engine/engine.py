@@ -13,8 +13,6 @@ import torch
 import vllm
 from vllm.config import VllmConfig
 from vllm.exceptions import VLLMError
-from vllm.inputs.engine import tokens_input
-from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -30,7 +28,8 @@ from tokenwatt.engines.vllm_engine.log import vllm_log
 from tokenwatt.engines.vllm_engine.loop import Loop
 from tokenwatt.engines.vllm_engine.options import VllmOptions
 from tokenwatt.engines.vllm_engine.run import Run
-from tokenwatt.engines.vllm_engine.sampling import scoring_params, unmapped
+from tokenwatt.engines.vllm_engine.sampling import unmapped
+from tokenwatt.engines.vllm_engine.scoring import score
 from tokenwatt.engines.vllm_engine.statistics import Listener, Statistics
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
@@ -162,7 +161,7 @@ class VllmEngine:
             if why is not None:
                 raise EngineError(f"prompt {place} cannot be scored: {why}")
         try:
-            return loop.run(_score(engine, prompts))
+            return loop.run(score(engine, prompts))
         except EngineDeadError:
             raise EngineError(f"vLLM's engine has ended: {vllm_log().cause(self._log_begin)}") from None
 
@@ -180,10 +179,11 @@ class VllmEngine:
         self._vllm = self._loop = None
         if engine is not None:
             engine.shutdown(END_WITHIN_S)
+        # If vLLM has not come up, the loop waits for processes that nobody needs.
+        processes.end(self._processes, 0.0 if engine is None else END_WITHIN_S)
+        self._processes = []
         if loop is not None:
             loop.close()
-        processes.end(self._processes, END_WITHIN_S)
-        self._processes = []
 
     def _refusal(self, request: Request) -> str | None:
         return refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
@@ -235,21 +235,3 @@ async def _empty_prefix_cache(engine: AsyncLLM) -> None:
         if time.monotonic() > end_s:
             raise EngineError(f"vLLM does not empty its prefix cache within {EMPTY_WITHIN_S:g} s")
         await asyncio.sleep(ASK_AGAIN_S)
-
-
-async def _score(engine: AsyncLLM, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    outputs = await asyncio.gather(*(_last_output(engine, place, prompt) for place, prompt in enumerate(prompts)))
-    return [_logprobs(output, prompt) for output, prompt in zip(outputs, prompts, strict=True)]
-
-
-async def _last_output(engine: AsyncLLM, place: int, prompt: np.ndarray) -> RequestOutput:
-    outputs = engine.generate(tokens_input(prompt.tolist()), scoring_params(), f"score-{place}")
-    last = [output async for output in outputs][-1]
-    assert last.prompt_logprobs is not None, "vLLM was asked for them"
-    return last
-
-
-def _logprobs(output: RequestOutput, prompt: np.ndarray) -> np.ndarray:
-    entries = output.prompt_logprobs or []
-    pairs = zip(entries[1:], prompt[1:].tolist(), strict=True)
-    return np.array([entry[token].logprob for entry, token in pairs if entry is not None], dtype=np.float64)

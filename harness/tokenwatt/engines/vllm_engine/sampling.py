@@ -37,8 +37,3 @@ def sampling_params(request: Request) -> SamplingParams:
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
-
-
-def scoring_params() -> SamplingParams:
-    """Log-probabilities of the prompt's own tokens, and the one token that vLLM always makes."""
-    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, ignore_eos=True, detokenize=False)

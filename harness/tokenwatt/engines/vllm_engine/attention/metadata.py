@@ -58,7 +58,7 @@ class StepMetadataBuilder(AttentionMetadataBuilder[StepMetadata]):
             raise NotImplementedError("attention backend TOKENWATT is causal; this model, or request, is not")
         sequences, chunks, tokens, _ = split_decodes_and_prefills(common)
         # Of a batch of decodes that a graph has padded, vLLM may count more sequences than tokens; the last are empty.
-        decodes = min(sequences, tokens)
+        decodes = sequences if chunks else tokens
         return StepMetadata(
             num_actual_tokens=common.num_actual_tokens,
             decodes=decodes,
