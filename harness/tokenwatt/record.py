@@ -426,7 +426,13 @@ class Measurement(MeteredWindow):
     """Same, 99.9th percentile."""
     client_lag_mean_s: Seconds | None = None
     """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
-    the engine look slow."""
+    the engine look slow. Null where a client in a process of its own stamps what comes."""
+    client_busy: Ratio | None = None
+    """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late."""
+    client_stamp_lag_s: Seconds | None = None
+    """The longest that bytes of a server can have waited in the window before they were stamped."""
+    server_output_tokens: MeanTokens | None = None
+    """Tokens that a server has generated since the run began, by its own counter, for whomever."""
 
     flop: Annotated[float, Unit("flop")] | None = None
     """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +51,8 @@ class Recording:
         return self.log.readings(start_s - MARGIN_S, end_s + MARGIN_S)
 
 
+MAX_CLIENT_BUSY = 0.8
+"""Share of its time that a client's process may be at work, before what it stamps waits for it."""
 MAX_SEND_LAG = 0.1
 """Share of the median time to first token that 1 in 100 requests may go out late, before latencies are the client's."""
 MAX_CLIENT_LAG = 0.1
@@ -91,11 +93,10 @@ def row_of(
     reasons = [*window.reasons]
     if Reason.POWER_DRIFTS in energy.reasons:
         reasons.append(Reason.POWER_DRIFTS)
-    lag_s = _client_lag_s(timeline, window)
-    if lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf):
-        reasons.append(Reason.CLIENT_BOUND)
+    told = report(window.start_s, window.end_s)
+    lag_s = _client_lag_s(timeline, window) if told.client_busy is None else None
     send_lag_s = _send_lag_s(timeline, window)
-    if timeline.load != "offline" and send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf):
+    if _is_client_bound(told, lag_s, send_lag_s, timeline, latencies):
         reasons.append(Reason.CLIENT_BOUND)
     if latencies["e2el_median_s"] is None and timeline.phase != "decode":
         reasons.append(Reason.NO_REQUEST_COMPLETED)
@@ -105,7 +106,7 @@ def row_of(
     lost = recording.meter_failure if Reason.METER_ERROR in energy.reasons else None
     numbers = {
         "status": Status.OK,
-        "reasons": tuple(dict.fromkeys(reasons)),
+        "reasons": tuple(reasons),
         "detail": lost or (f"{failed[0].status}: {failed[0].detail}" if failed else asked.get("detail")),
         "window_start_s": window.start_s,
         "window_s": window.length_s,
@@ -117,7 +118,7 @@ def row_of(
         **_judged(slo, timeline, window),
         "client_lag_mean_s": lag_s,
         "send_lag_p99_s": send_lag_s,
-        **asdict(report(window.start_s, window.end_s)),
+        **asdict(told),
         "requests_failed": timeline.failed,
         **energy_columns(energy),
     }
@@ -239,6 +240,19 @@ def _judged(slo: ServiceLevel | None, timeline: Timeline, window: Window) -> dic
     ended = [trace for trace in timeline.traces.values() if window.holds(trace.ended_s) and not trace.sent.is_ramp]
     good = [trace for trace in ended if trace.is_complete and slo.holds(ttft_s(trace), tpot_s(trace), e2el_s(trace))]
     return {"requests_judged": len(ended), "requests_within_slo": len(good)}
+
+
+def _is_client_bound(
+    told: EngineReport,
+    lag_s: float | None,
+    send_lag_s: float,
+    timeline: Timeline,
+    latencies: Mapping[str, float | None],
+) -> bool:
+    """Whether the speeds may be those of whoever listens and asks."""
+    listens_late = lag_s is not None and lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf)
+    is_late = send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf) and timeline.load != "offline"
+    return listens_late or is_late or (told.client_busy or 0.0) > MAX_CLIENT_BUSY
 
 
 def _client_lag_s(timeline: Timeline, window: Window) -> float:

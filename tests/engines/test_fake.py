@@ -60,7 +60,9 @@ def test_the_scripted_failure(monkeypatch):
 
 
 def test_wrong_names_and_options_are_answered():
-    answer = r"unknown engine 'natve' .did you mean 'native'..; known: fake, hf_transformers, native, openai_endpoint, v"
+    answer = (
+        r"unknown engine 'natve' .did you mean 'native'..; known: fake, hf_transformers, native, openai_endpoint, v"
+    )
     with pytest.raises(UserError, match=answer):
         open_engine(spec(engine="natve"))
     with pytest.raises(UserError, match="options of engine 'fake': unknown key 'speed'; allowed here: fail_after"):

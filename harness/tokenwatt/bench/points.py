@@ -111,7 +111,7 @@ class Point:
         """
         source, plan = self._source(self.workload.salted(salt)), self.plan
         timetable = self.workload.timetable() if plan.kind == "replay" else None
-        return plan.open(source, timetable, in_mid_life=self.decode is None and not self.workload.has_turns)
+        return plan.open(source, timetable, in_mid_life=self.decode is None and not self.workload.has_follow_ups)
 
     def _source(self, workload: Workload) -> Source:
         if self.phase == "prefill":

@@ -144,14 +144,9 @@ class Workload(Spec):
         return self.script.at_s.tolist()
 
     @property
-    def has_turns(self) -> bool:
-        """Whether conversations may go on after the first answer."""
-        return self.turns is not None or (self.sharegpt is not None and self.sharegpt.multi_turn)
-
-    @property
     def thinks(self) -> bool:
         """Whether people may take time between an answer and their next turn."""
-        return self.has_turns and any(
+        return self.has_follow_ups and any(
             table is not None and table.think != FixedTime(time_s=0.0) for table in (self.turns, self.sharegpt)
         )
 
