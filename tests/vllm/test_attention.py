@@ -22,7 +22,6 @@ from tokenwatt.engines import open_engine
 from tokenwatt.engines.vllm_engine.attention.backend import TokenwattBackend
 from tokenwatt.engines.vllm_engine.attention.cache import blocks, pages
 from tokenwatt.engines.vllm_engine.attention.layer import TokenwattAttention
-from tokenwatt.errors import EngineError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec
 from tokenwatt.workloads import Request
@@ -81,6 +80,34 @@ print(multiprocessing.reduction.ForkingPickler.dumps(entries).hex())
     assert run(f"import pickle; print([x.name for x in pickle.loads(bytes.fromhex({pickled!r}))])") == (
         "['TOKENWATT', 'FLASH_ATTN']"
     )
+
+
+def test_vllms_choice_for_gpus_takes_it_by_name():
+    # The module imports kernels that are not in a build for processors; the choice itself needs none of them.
+    code = """
+import sys, types
+import vllm, torch
+sys.modules["vllm._C_stable_libtorch"] = types.ModuleType("vllm._C_stable_libtorch")
+from vllm.platforms.cuda import CudaPlatformBase
+from vllm.platforms.interface import DeviceCapability
+from vllm.v1.attention.selector import AttentionSelectorConfig
+from tokenwatt.engines.vllm_engine.attention.registration import member
+
+class H100(CudaPlatformBase):
+    @classmethod
+    def get_device_capability(cls, device_id=0):
+        return DeviceCapability(9, 0)
+
+def choice(**asked):
+    config = AttentionSelectorConfig(128, torch.bfloat16, "auto", None, **asked)
+    try:
+        return H100.get_attn_backend_cls(member(), attn_selector_config=config).rpartition(".")[2]
+    except ValueError as error:
+        return str(error).rpartition("Reason: ")[2]
+
+print(choice(), choice(use_mla=True))
+"""
+    assert run(code) == "TokenwattBackend ['MLA not supported']"
 
 
 def reasons(**changes) -> list[str]:
@@ -203,7 +230,7 @@ def test_the_kernels_themselves_answer_so_too():
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout.splitlines()[-1])
-    assert found["launches"] == {"attention.decode": 4, "attention.prefill": 4}
+    assert found["launches"] == {"attention.decode": 3, "attention.prefill": 3}
     assert all(error < 1e-4 for name, error in found["errors"].items() if name != "float8")
     assert found["errors"]["float8"] < 2e-3  # weights and values are multiplied in fp16
 
@@ -255,9 +282,3 @@ def test_vllm_serves_with_it_and_the_tokens_are_those_of_transformers(tiny_model
     assert [found[request.index] for request in asked] == [reference.greedy(request.prompt, 8) for request in asked]
     assert hit_rate is not None
     assert hit_rate > 0
-
-
-def test_an_attention_that_vllm_does_not_take_here_is_an_error(tiny_model):
-    engine = open_engine(spec(tiny_model))
-    with pytest.raises(EngineError, match="'TOKENWATT' was asked for, vLLM took CPU_ATTN on this machine"):
-        engine.load(8, 512)

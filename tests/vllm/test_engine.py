@@ -196,7 +196,9 @@ def test_random_weights_need_a_config_alone_and_a_dead_engine_ends_the_run(tiny_
 def test_a_core_that_cannot_start_says_why_in_one_line(tiny_model):
     broken = open_engine(spec(weights=str(tiny_model), options={"engine_args": {"num_gpu_blocks_override": 1}}))
     before = set(offspring("VLLM"))
-    with pytest.raises(EngineError, match=r"^vLLM does not start: ValueError: .*KV cache.* \(log: .*\)$"):
+    with pytest.raises(
+        EngineError, match=r"^vLLM does not start: ValueError: No available memory for the cache blocks.* \(log: .*\)$"
+    ):
         broken.load(CONCURRENCY, 512)
     assert set(offspring("VLLM")) <= before
     broken.close()

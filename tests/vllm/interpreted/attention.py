@@ -23,8 +23,7 @@ from tokenwatt_kernels.families import part
 
 CASES = {
     "plain": Case(),
-    "window and sinks": Case(window=33, has_sinks=True),
-    "softcap": Case(softcap=2.0),
+    "window, softcap and sinks": Case(window=33, softcap=2.0, has_sinks=True),
     "float8": Case(cache_dtype="fp8"),
 }
 launches: Counter[str] = Counter()

@@ -83,6 +83,11 @@ class Arguments:
         except (ValidationError, ValueError, NotImplementedError, TypeError) as error:
             raise UserError(f"engine 'vllm' cannot be started so: {_first_line(error)}") from None
 
+    def close(self) -> None:
+        """Remove what was written for vLLM."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
     @property
     def gpus(self) -> int:
         """GPUs that vLLM takes, if it runs on such."""

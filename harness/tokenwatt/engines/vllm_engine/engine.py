@@ -26,7 +26,7 @@ from tokenwatt.engines.vllm_engine import processes
 from tokenwatt.engines.vllm_engine.arguments import Arguments, architecture_of
 from tokenwatt.engines.vllm_engine.log import vllm_log
 from tokenwatt.engines.vllm_engine.loop import Loop
-from tokenwatt.engines.vllm_engine.options import VllmOptions
+from tokenwatt.engines.vllm_engine.options import VllmOptions, other_attention
 from tokenwatt.engines.vllm_engine.run import Run
 from tokenwatt.engines.vllm_engine.sampling import unmapped
 from tokenwatt.engines.vllm_engine.scoring import score
@@ -59,7 +59,7 @@ class VllmEngine:
         self._quantization = config.model_config.quantization or "none"
         kv_cache_dtype = config.cache_config.cache_dtype
         self._kv_cache_dtype = spec.dtype if kv_cache_dtype == "auto" else kv_cache_dtype
-        self._attention = (self._options.attention_backend or "auto",)
+        self._attention: tuple[str, ...] = (self._options.attention_backend or "auto",)
         self._loop: Loop | None = None
         self._vllm: AsyncLLM | None = None
         self._listener = Listener()
@@ -102,24 +102,22 @@ class VllmEngine:
         Raises:
             EngineError: it does not start, by its own words, or takes another attention than the one asked for.
         """
-        config = self._arguments.config(longest_context)
-        self._longest_context = self._arguments.longest_context or longest_context
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # vLLM's processes want what this one has no use for
-        self._log_begin = vllm_log().length()
-        self._loop, before = Loop(), processes.descendants()
         try:
-            try:
-                with vllm_log().takes_processes():
-                    self._vllm = self._loop.run(_start(config, self._listener))
-            finally:
-                self._processes = [*(processes.descendants() - before)]
-            found = self._loop.run(self._vllm.collective_rpc("tokenwatt_attention_backends"))
+            config = self._arguments.config(longest_context)
+        except UserError as error:  # what vLLM took for the model's own context it does not take for this one
+            raise EngineError(str(error)) from None
+        self._longest_context = self._arguments.longest_context or longest_context
+        self._log_begin = vllm_log().length()
+        try:
+            found = self._start(config)
         except (RuntimeError, ValueError, OSError, AssertionError, ImportError, VLLMError) as error:
             self.close()
             raise EngineError(f"vLLM does not start: {self._cause_of(error)}") from None
         self._attention = tuple(sorted({name for names in found for name in names}))
-        self._check_attention()
+        why = other_attention(self._options.attention_backend, self._attention)
+        if why is not None:
+            self.close()
+            raise EngineError(why)
 
     def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens of each request."""
@@ -184,17 +182,22 @@ class VllmEngine:
         self._processes = []
         if loop is not None:
             loop.close()
+        self._arguments.close()
+
+    def _start(self, config: VllmConfig) -> list[list[str]]:
+        """Start vLLM's processes; the attention that each worker took."""
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # vLLM's processes want what this one has no use for
+        self._loop, before = Loop(), processes.descendants()
+        try:
+            with vllm_log().takes_processes():
+                self._vllm = self._loop.run(_started(config, self._listener))
+        finally:
+            self._processes = [*(processes.descendants() - before)]
+        return self._loop.run(self._vllm.collective_rpc("tokenwatt_attention_backends"))
 
     def _refusal(self, request: Request) -> str | None:
         return refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
-
-    def _check_attention(self) -> None:
-        wanted = self._options.attention_backend
-        if wanted is not None and wanted.upper() != "AUTO" and wanted.upper() not in self._attention:
-            self.close()
-            raise EngineError(
-                f"attention_backend = {wanted!r} was asked for, vLLM took {'+'.join(self._attention)} on this machine"
-            )
 
     def _cause_of(self, error: Exception) -> str:
         """An error of a process is in its log; this one only hears that there was one."""
@@ -219,7 +222,7 @@ def _check_device(wanted: str) -> None:
         raise UserError(f"device {wanted!r} was asked for, but this vLLM runs on {found!r}; allowed: auto, {found}")
 
 
-async def _start(config: VllmConfig, listener: Listener) -> AsyncLLM:
+async def _started(config: VllmConfig, listener: Listener) -> AsyncLLM:
     return AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
@@ -42,3 +43,16 @@ class VllmOptions(Spec):
         """
         named = self.model_dump(exclude={"attention_backend", "engine_args"}, exclude_defaults=True)
         return " ".join(f"{name}={value}" for name, value in (named | self.engine_args).items())
+
+
+def other_attention(wanted: str | None, found: Sequence[str]) -> str | None:
+    """Why vLLM's attention is not the one that was asked for; None if it is. On a processor vLLM takes only its own.
+
+    >>> other_attention("tokenwatt", ["TOKENWATT"]), other_attention(None, ["FLASH_ATTN"])
+    (None, None)
+    >>> other_attention("TOKENWATT", ["CPU_ATTN"])
+    "attention_backend = 'TOKENWATT' was asked for, vLLM took CPU_ATTN on this machine"
+    """
+    if wanted is None or wanted.upper() in ("AUTO", *found):
+        return None
+    return f"attention_backend = {wanted!r} was asked for, vLLM took {'+'.join(found)} on this machine"

@@ -16,7 +16,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import CompletionOutput
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.exceptions import EngineGenerateError
 
 from tokenwatt.clock import Clock
 from tokenwatt.engines.protocol import Failure, TokenEvent
@@ -42,7 +42,7 @@ class Run:
     statistics: Statistics
     refusal: Callable[[Request], str | None]
     """Why a request cannot be served; vLLM would end, or do something else, instead of saying so."""
-    _events: SimpleQueue[TokenEvent | EngineDeadError] = field(default_factory=SimpleQueue)
+    _events: SimpleQueue[TokenEvent | BaseException] = field(default_factory=SimpleQueue)
     _answers: dict[int, list[int]] = field(default_factory=dict)
     """Token ids so far of each request in flight."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -56,7 +56,7 @@ class Run:
         try:
             while self._take():
                 event = self._next()
-                if isinstance(event, EngineDeadError):
+                if isinstance(event, BaseException):
                     raise event
                 if event is not None:
                     self._answers[event.request_index].extend(event.token_ids)
@@ -74,7 +74,7 @@ class Run:
             self.loop.soon(self._begin, request)
         return bool(self._answers) or self.load.next_s is not None
 
-    def _next(self) -> TokenEvent | EngineDeadError | None:
+    def _next(self) -> TokenEvent | BaseException | None:
         """What happens next; None if another request is due before."""
         next_s = self.load.next_s
         within_s = None if next_s is None else max(0.0, next_s - self.clock())
@@ -93,7 +93,14 @@ class Run:
             return
         task = asyncio.ensure_future(self._serve(request))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """What a request did not survive ends the run."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._events.put(error)
 
     async def _serve(self, request: Request) -> None:
         prompt = tokens_input(request.prompt.tolist())
@@ -106,8 +113,6 @@ class Run:
             self._fail(request, RequestStatus.OVERLOADED, str(error))
         except EngineGenerateError as error:
             self._fail(request, RequestStatus.SERVER_ERROR, str(error.__cause__))
-        except EngineDeadError as error:
-            self._events.put(error)
 
     def _pass_on(self, request: Request, output: CompletionOutput, *, is_last: bool) -> None:
         """Tokens, stamped as they are handed over."""

@@ -80,21 +80,27 @@ class TokenwattAttention(AttentionImpl[StepMetadata]):
             raise NotImplementedError("attention backend TOKENWATT does not quantise its answers")
         if attn_metadata is None:
             return output.zero_()
-        step, options = attn_metadata, self._options(layer)
-        q, out = query[: step.num_actual_tokens], output[: step.num_actual_tokens]
+        tokens = attn_metadata.num_actual_tokens
         k_pages, v_pages = pages(self._typed(kv_cache), self.head_size)
+        self._attend(query[:tokens], k_pages, v_pages, attn_metadata, self._options(layer), output[:tokens])
+        return output
+
+    def _attend(
+        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, step: StepMetadata, options: Options, out: Tensor
+    ) -> None:
+        """Two launches: decodes, and chunks."""
+        table, contexts = step.block_table, step.context_lens
         if not self._is_checked:
-            keys = check_paged(q, k_pages, v_pages, step.block_table, step.context_lens, len(step.context_lens))
-            check_options(options, q, keys.heads, "attention backend TOKENWATT")
+            checked = check_paged(q, k_pages, v_pages, table, contexts, len(contexts))
+            check_options(options, q, checked.heads, "attention backend TOKENWATT")
             self._is_checked = True
         few, rest = slice(0, step.decodes), slice(step.decodes, None)
         if step.decodes:
-            keys = Keys(k_pages, v_pages, block_table=step.block_table[few], context_lens=step.context_lens[few])
+            keys = Keys(k_pages, v_pages, block_table=table[few], context_lens=contexts[few])
             attend_decodes(q[few], 1, keys, options, None, out[few])
         if step.longest_chunk:
-            keys = Keys(k_pages, v_pages, block_table=step.block_table[rest], context_lens=step.context_lens[rest])
+            keys = Keys(k_pages, v_pages, block_table=table[rest], context_lens=contexts[rest])
             attend_chunks(q[rest], keys, step.chunk_starts, step.longest_chunk, options, None, out[rest])
-        return output
 
     def do_kv_cache_update(
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
