@@ -426,7 +426,7 @@ class Measurement(MeteredWindow):
     """Same, 99.9th percentile."""
     client_lag_mean_s: Seconds | None = None
     """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
-    the engine look slow."""
+    the engine look slow. Of a server's answers, how long at most their bytes waited to be stamped."""
 
     flop: Annotated[float, Unit("flop")] | None = None
     """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""
@@ -439,8 +439,6 @@ class Measurement(MeteredWindow):
     client_busy: Ratio | None = None
     """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late; null
     for an engine in process."""
-    client_stamp_lag_s: Seconds | None = None
-    """The longest that bytes of an answer can have waited in the window before that process stamped them."""
     requests_failed: Requests | None = None
     """Requests since the run began that ended as anything but complete; the requests table says how."""
     send_lag_p99_s: Seconds | None = None

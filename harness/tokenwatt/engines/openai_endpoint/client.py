@@ -37,6 +37,8 @@ EPOLL_STEP_S = 0.001
 """epoll counts milliseconds, and rounds up ..."""
 EXACT_S = 2 * EPOLL_STEP_S
 """... so that what is left of a wait, once it is shorter than this, is timed by `select`."""
+SHORT_S = 0.0001
+"""A look at the sockets that took less did not wait: what it found may have been there since the look before."""
 MOST_READY = 4096
 PRECEDENCE = 5
 """Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed."""
@@ -146,7 +148,8 @@ class Client:
             elif fd == self._reporter.outbox.pipe.fileno():
                 self._reporter.outbox.check()
         if ready:
-            self._reporter.lagged(self._clock() - (looked_s if now_s - before_s < EXACT_S else now_s))
+            since_s = looked_s if now_s - before_s < SHORT_S else now_s
+            self._reporter.lagged(len(ready), self._clock() - since_s)
         elif self._ahead.has_work:
             self._ahead.render_one()
         return now_s

@@ -156,7 +156,7 @@ class EndpointEngine:
             prefix_cache_hit_rate=server.hit_rate if server else None,
             server_output_tokens=server.output if server else None,
             client_busy=busy,
-            client_stamp_lag_s=lag_s,
+            client_lag_mean_s=lag_s,
         )
 
     def probes(self, start_s: float, end_s: float) -> Probes:
