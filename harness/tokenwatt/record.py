@@ -435,10 +435,9 @@ class Measurement(MeteredWindow):
     prefix_cache_hit_rate: Ratio | None = None
     """Share of prompt tokens, since the run began, that were in the cache already; null without prefix caching."""
     server_output_tokens: MeanTokens | None = None
-    """Tokens that a server's own counter says it generated since the run began, for whomever; null where it has none."""
+    """Tokens that a server has generated since the run began, by its own counter and for whomever."""
     client_busy: Ratio | None = None
-    """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late; null
-    for an engine in process."""
+    """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late."""
     requests_failed: Requests | None = None
     """Requests since the run began that ended as anything but complete; the requests table says how."""
     send_lag_p99_s: Seconds | None = None

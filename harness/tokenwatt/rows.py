@@ -91,7 +91,8 @@ def row_of(
     reasons = [*window.reasons]
     if Reason.POWER_DRIFTS in energy.reasons:
         reasons.append(Reason.POWER_DRIFTS)
-    lag_s = _client_lag_s(timeline, window)
+    told = report(window.start_s, window.end_s)
+    lag_s = _client_lag_s(timeline, window) if told.client_lag_mean_s is None else told.client_lag_mean_s
     if lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf):
         reasons.append(Reason.CLIENT_BOUND)
     send_lag_s = _send_lag_s(timeline, window)
@@ -115,9 +116,9 @@ def row_of(
         **_tokens(timeline, window),
         **latencies,
         **_judged(slo, timeline, window),
+        **asdict(told),
         "client_lag_mean_s": lag_s,
         "send_lag_p99_s": send_lag_s,
-        **asdict(report(window.start_s, window.end_s)),
         "requests_failed": timeline.failed,
         **energy_columns(energy),
     }

@@ -74,8 +74,9 @@ class Reader:
         return events
 
     def effort(self, start_s: float, end_s: float) -> tuple[float | None, float | None]:
-        """Share of the time in (start_s, end_s] that the client's process was at work, and the mean lag of a stamp; None
-        where it said nothing."""
+        """Share of the time in (start_s, end_s] that the client's process was at work, and the mean lag of a stamp.
+
+        None where it said nothing."""
         efforts = [effort for effort in self.efforts if start_s < effort.at_s <= end_s]
         if not efforts:
             return None, None
