@@ -426,11 +426,9 @@ class Measurement(MeteredWindow):
     """Same, 99.9th percentile."""
     client_lag_mean_s: Seconds | None = None
     """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
-    the engine look slow. Null where a client in a process of its own stamps what comes."""
+    the engine look slow. Of a server's answers, how long at most their bytes waited to be stamped."""
     client_busy: Ratio | None = None
     """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late."""
-    client_stamp_lag_s: Seconds | None = None
-    """The longest that bytes of a server can have waited in the window before they were stamped."""
     server_output_tokens: MeanTokens | None = None
     """Tokens that a server has generated since the run began, by its own counter, for whomever."""
 
@@ -440,6 +438,10 @@ class Measurement(MeteredWindow):
     """Bytes to and from memory that they could not avoid. Experts are counted as touched where routing is uniform."""
     prefix_cache_hit_rate: Ratio | None = None
     """Share of prompt tokens, since the run began, that were in the cache already; null without prefix caching."""
+    server_output_tokens: MeanTokens | None = None
+    """Tokens that a server has generated since the run began, by its own counter and for whomever."""
+    client_busy: Ratio | None = None
+    """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late."""
     requests_failed: Requests | None = None
     """Requests since the run began that ended as anything but complete; the requests table says how."""
     send_lag_p99_s: Seconds | None = None

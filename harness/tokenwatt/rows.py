@@ -94,7 +94,7 @@ def row_of(
     if Reason.POWER_DRIFTS in energy.reasons:
         reasons.append(Reason.POWER_DRIFTS)
     told = report(window.start_s, window.end_s)
-    lag_s = _client_lag_s(timeline, window) if told.client_busy is None else None
+    lag_s = _client_lag_s(timeline, window) if told.client_lag_mean_s is None else told.client_lag_mean_s
     send_lag_s = _send_lag_s(timeline, window)
     if _is_client_bound(told, lag_s, send_lag_s, timeline, latencies):
         reasons.append(Reason.CLIENT_BOUND)
@@ -116,9 +116,9 @@ def row_of(
         **_tokens(timeline, window),
         **latencies,
         **_judged(slo, timeline, window),
+        **asdict(told),
         "client_lag_mean_s": lag_s,
         "send_lag_p99_s": send_lag_s,
-        **asdict(told),
         "requests_failed": timeline.failed,
         **energy_columns(energy),
     }
@@ -244,13 +244,13 @@ def _judged(slo: ServiceLevel | None, timeline: Timeline, window: Window) -> dic
 
 def _is_client_bound(
     told: EngineReport,
-    lag_s: float | None,
+    lag_s: float,
     send_lag_s: float,
     timeline: Timeline,
     latencies: Mapping[str, float | None],
 ) -> bool:
     """Whether the speeds may be those of whoever listens and asks."""
-    listens_late = lag_s is not None and lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf)
+    listens_late = lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf)
     is_late = send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf) and timeline.load != "offline"
     return listens_late or is_late or (told.client_busy or 0.0) > MAX_CLIENT_BUSY
 

@@ -50,8 +50,9 @@ class EngineReport:
     """Tokens since the run began by a server's own counter, which others may have asked for too."""
     client_busy: float | None = None
     """Share of the stretch in which the process that stamps a server's answers was at work: near 1, stamps are late."""
-    client_stamp_lag_s: float | None = None
-    """The longest that bytes can have waited in the stretch before they were stamped."""
+    client_lag_mean_s: float | None = None
+    """How long bytes can have waited in the stretch before that process stamped them, mean; None for an engine whose
+    events are stamped when they are taken note of."""
 
 
 def refuse(request: Request, why: str, load: Load, at_s: float, running: int = 0) -> TokenEvent:

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tests.engines.endpoint.driving import engine, requests
-from tests.engines.endpoint.timed_server import MODEL, Script, Served, serving
+from tests.engines.endpoint.timed_server import MODEL, Script, serving
 
 from tokenwatt.clock import RunClock
 from tokenwatt.load import Arrivals, Listed, Load, Sent
@@ -62,6 +62,8 @@ class Seen:
     ttft_median_s: float
     ttft_p99_s: float
     itl_median_s: float
+    stamps_s: dict[str, list[float]] = field(default_factory=dict)
+    """Of ours: each event of each request, on the clock that all processes share."""
 
 
 Client = Callable[[Case, str, Path], Seen]
@@ -90,7 +92,8 @@ def ours(case: Case, url: str) -> Seen:
     ttft_s = [times[0] - sent[index].due_s for index, times in at_s.items()]
     gaps_s = np.concatenate([np.diff(times) for times in at_s.values()])
     rate = tokens / (end_s - min(one.sent_s for one in sent.values()))
-    return Seen(rate, float(np.median(ttft_s)), float(np.percentile(ttft_s, 99)), float(np.median(gaps_s)))
+    stamps_s = {f"{index}": [clock._origin_s + one for one in times] for index, times in at_s.items()}
+    return Seen(rate, float(np.median(ttft_s)), float(np.percentile(ttft_s, 99)), float(np.median(gaps_s)), stamps_s)
 
 
 def ours_apart(case: Case, url: str, folder: Path) -> Seen:
@@ -150,12 +153,20 @@ def guidellm(program: str, case: Case, url: str, folder: Path) -> Seen:
     return Seen(rate, ttft["median"] / MS_PER_S, p99 / MS_PER_S, itl["median"] / MS_PER_S)
 
 
-def truth(served: Served) -> tuple[float, float, float]:
+def truth(answers: list[dict[str, Any]]) -> tuple[float, float, float]:
     """Median and p99 of the time to the first token, and median gap, as the server sent them."""
-    answers = served.truth()
     ttft_s = [answer["sent_s"][0] - answer["came_s"] for answer in answers if len(answer["sent_s"]) > 2]
     gaps_s = np.concatenate([np.diff(answer["sent_s"]) for answer in answers])
     return float(np.median(ttft_s)), float(np.percentile(ttft_s, 99)), float(np.median(gaps_s))
+
+
+def lateness(stamps_s: dict[str, list[float]], answers: list[dict[str, Any]]) -> str:
+    """How long after an event was sent it was stamped, which is all that a client can add to what a server does."""
+    sent_s = {f"{answer['prompt'][0]}": answer["sent_s"] for answer in answers if len(answer["sent_s"]) > 2}
+    first_s = [times[0] - sent_s[index][0] for index, times in stamps_s.items()]
+    all_s = np.concatenate([np.subtract(times, sent_s[index]) for index, times in stamps_s.items()])
+    words = [f"{np.percentile(times, part) * MS_PER_S:.2f}" for times in (first_s, all_s) for part in (50, 99)]
+    return "{} ms after the send (p99 {}), all events {} (p99 {})".format(*words)
 
 
 def _output(case: Case, command: list[str]) -> str:
@@ -219,10 +230,12 @@ def timed(clients: dict[str, Client], options: Any) -> None:
             for _ in range(options.repeats):
                 with tempfile.TemporaryDirectory() as folder, serving(script, options.server_cpu) as served:
                     write_tokenizer(Path(folder))
-                    seen, true = client(case, served.url, Path(folder)), truth(served)
-                pairs = zip((seen.ttft_median_s, seen.ttft_p99_s, seen.itl_median_s), true, strict=True)
+                    seen, answers = client(case, served.url, Path(folder)), served.truth()
+                pairs = zip((seen.ttft_median_s, seen.ttft_p99_s, seen.itl_median_s), truth(answers), strict=True)
                 cells = [f"{own * MS_PER_S:9.2f} ({one * MS_PER_S:.2f})" for own, one in pairs]
                 print(f"{name:10} {streams:7} {cells[0]:>22} {cells[1]:>18} {cells[2]:>20}", flush=True)
+                if seen.stamps_s:
+                    print(f"{'':18} first tokens stamped {lateness(seen.stamps_s, answers)}", flush=True)
 
 
 def fastest(clients: dict[str, Client], options: Any) -> None:

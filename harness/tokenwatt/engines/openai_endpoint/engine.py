@@ -13,8 +13,9 @@ from tokenwatt import __version__
 from tokenwatt.clock import Clock, RunClock
 from tokenwatt.engines.openai_endpoint import probe
 from tokenwatt.engines.openai_endpoint.address import Address, Target
-from tokenwatt.engines.openai_endpoint.client import Job, Timeouts, raise_file_limit
+from tokenwatt.engines.openai_endpoint.client import raise_file_limit
 from tokenwatt.engines.openai_endpoint.key import Key, refuse_keys_in_the_open
+from tokenwatt.engines.openai_endpoint.loop import Job, Timeouts
 from tokenwatt.engines.openai_endpoint.metrics_page import MetricsPage, Watcher, find_page
 from tokenwatt.engines.openai_endpoint.options import EndpointOptions
 from tokenwatt.engines.openai_endpoint.process import client_process
@@ -156,7 +157,7 @@ class EndpointEngine:
             prefix_cache_hit_rate=server.hit_rate if server else None,
             server_output_tokens=server.output if server else None,
             client_busy=busy,
-            client_stamp_lag_s=lag_s,
+            client_lag_mean_s=lag_s,
         )
 
     def probes(self, start_s: float, end_s: float) -> Probes:

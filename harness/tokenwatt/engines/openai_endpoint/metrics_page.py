@@ -141,13 +141,15 @@ class Watcher:
     def __init__(self, page: MetricsPage) -> None:
         self._page = page
         self.first = self.last = page.look()
+        self._has_begun = False
+        """Whether it was looked since the load began: before that nothing ran."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tokenwatt-metrics", daemon=True)
         self._thread.start()
 
     def running(self, in_flight: int) -> int:
         """Requests in the server's batch at the last look, of those in flight."""
-        return in_flight if self.last is None else min(in_flight, round(self.last.running))
+        return min(in_flight, round(self.last.running)) if self._has_begun and self.last is not None else in_flight
 
     def growth(self) -> Growth | None:
         """What was counted from the first look to the last."""
@@ -166,3 +168,4 @@ class Watcher:
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             self.last = self._page.look() or self.last
+            self._has_begun = True

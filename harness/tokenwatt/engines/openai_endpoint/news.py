@@ -46,8 +46,10 @@ class Effort(NamedTuple):
     at_s: float
     busy_s: float
     """Time that it was not waiting."""
+    ready: int
+    """Sockets that were ready, added up."""
     lag_s: float
-    """Longest time for which bytes can have waited to be stamped: since the sockets were looked at before."""
+    """For how long each of them can have waited until it was stamped, added up."""
 
 
 class Broken(NamedTuple):

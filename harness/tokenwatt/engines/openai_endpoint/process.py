@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tokenwatt.engines.openai_endpoint.client import Job, run
+from tokenwatt.engines.openai_endpoint.client import run
+from tokenwatt.engines.openai_endpoint.loop import Job
 from tokenwatt.engines.openai_endpoint.news import Inbox, Item
 from tokenwatt.errors import EngineError
 from tokenwatt.load import Sent

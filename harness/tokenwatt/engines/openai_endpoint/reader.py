@@ -74,13 +74,16 @@ class Reader:
         return events
 
     def effort(self, start_s: float, end_s: float) -> tuple[float | None, float | None]:
-        """Share of the time in (start_s, end_s] that the client's process was at work, and the longest lag of a stamp;
+        """Share of the time in (start_s, end_s] that the client's process was at work, and the mean lag of a stamp.
+
         None where it said nothing."""
         efforts = [effort for effort in self.efforts if start_s < effort.at_s <= end_s]
         if not efforts:
             return None, None
         busy_s = sum(effort.busy_s for effort in efforts)
-        return min(1.0, busy_s / (end_s - start_s)), max(effort.lag_s for effort in efforts)
+        ready = sum(effort.ready for effort in efforts)
+        lag_s = sum(effort.lag_s for effort in efforts) / ready if ready else None
+        return min(1.0, busy_s / (end_s - start_s)), lag_s
 
     def _read(self, piece: Piece, events: list[TokenEvent]) -> None:
         index, at_s, in_flight, data = piece

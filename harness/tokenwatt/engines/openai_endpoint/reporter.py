@@ -23,14 +23,16 @@ class Reporter:
         self.flush_s = self._began_s = clock()
         """When the parent shall hear the next of them."""
         self._waited_s = self._lag_s = 0.0
+        self._ready = 0
 
     def waited(self, since_s: float, until_s: float) -> None:
         """Nothing was to be done."""
         self._waited_s += until_s - since_s
 
-    def lagged(self, lag_s: float) -> None:
-        """Some bytes may have waited for so long."""
-        self._lag_s = max(self._lag_s, lag_s)
+    def lagged(self, ready: int, lag_s: float) -> None:
+        """So many sockets were ready, and their bytes have waited no longer than this."""
+        self._ready += ready
+        self._lag_s += ready * lag_s
 
     def flush_if_due(self, now_s: float) -> None:
         """Send what is there, if it is time, or much."""
@@ -39,10 +41,10 @@ class Reporter:
 
     def flush(self, now_s: float, *last: Item) -> None:
         """Send what is there."""
-        effort = Effort(now_s, now_s - self._began_s - self._waited_s, self._lag_s)
+        effort = Effort(now_s, now_s - self._began_s - self._waited_s, self._ready, self._lag_s)
         if self.news or last:
             self.outbox.put([*self.news, effort, *last])
         self.news.clear()
         self.bytes = 0
         self.flush_s, self._began_s = now_s + FLUSH_S, now_s
-        self._waited_s = self._lag_s = 0.0
+        self._waited_s, self._lag_s, self._ready = 0.0, 0.0, 0
