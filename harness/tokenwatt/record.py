@@ -427,10 +427,6 @@ class Measurement(MeteredWindow):
     client_lag_mean_s: Seconds | None = None
     """How long after its tokens appeared an event was taken note of, mean over the window: whoever listens slowly makes
     the engine look slow. Of a server's answers, how long at most their bytes waited to be stamped."""
-    client_busy: Ratio | None = None
-    """Share of the window in which the process that stamps a server's answers was at work: near 1, stamps are late."""
-    server_output_tokens: MeanTokens | None = None
-    """Tokens that a server has generated since the run began, by its own counter, for whomever."""
 
     flop: Annotated[float, Unit("flop")] | None = None
     """Operations that the window's steps could not avoid, by the kernels' count; null where the engine cannot say."""
