@@ -7,6 +7,7 @@ A process of its own (`serving` starts it). Send times are absolute, so that err
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import os
 import subprocess
@@ -21,6 +22,8 @@ from typing import Any
 
 MODEL = "timed"
 KEY = "sk-of-the-timed-server"
+AT_A_TIME = 32
+"""Events sent before the server looks for requests."""
 WRONG_USAGE = 3
 """Tokens by which the faults `more_usage` and `less_usage` are off."""
 
@@ -135,26 +138,58 @@ class Answer:
 
 
 class Sending:
-    """Sends events by the timetable, without a task that wakes for each: thousands are due each second."""
+    """Events of one answer, on their way."""
 
     def __init__(
         self, transport: asyncio.WriteTransport, events: list[bytes], script: Script, came_s: float, sent: list[float]
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.done = self.loop.create_future()
+        self.done = asyncio.get_running_loop().create_future()
         self.transport, self.events, self.gap_s, self.sent = transport, events, script.gap_s, sent
-        self.first_s = came_s + script.ttft_s + self.loop.time() - time.perf_counter()
-        self.loop.call_at(self.first_s, self.send)
+        self.first_s = came_s + script.ttft_s
 
-    def send(self) -> None:
-        """Send the next event."""
+    def send(self) -> float | None:
+        """Send the next event; when another one is due."""
         number = len(self.sent)
         self.sent.append(time.perf_counter())
         self.transport.write(self.events[number])
         if number + 1 == len(self.events) or self.transport.is_closing():
             self.done.set_result(None)
-        else:
-            self.loop.call_at(self.first_s + (number + 1) * self.gap_s, self.send)
+            return None
+        return self.first_s + (number + 1) * self.gap_s
+
+
+class Timetable:
+    """All that is to be sent, behind a single timer: tens of thousands of events are due each second."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, int, Sending]] = []
+        self.timer: asyncio.TimerHandle | None = None
+
+    def add(self, sending: Sending) -> None:
+        """Send these events when they are due."""
+        heapq.heappush(self.due, (sending.first_s, id(sending), sending))
+        self.wait()
+
+    def send(self) -> None:
+        """Send what is due, a little at a time, so that requests are read meanwhile."""
+        for _ in range(AT_A_TIME):
+            if not self.due or self.due[0][0] > time.perf_counter():
+                break
+            _, place, sending = self.due[0]
+            next_s = sending.send()
+            if next_s is None:
+                heapq.heappop(self.due)
+            else:
+                heapq.heapreplace(self.due, (next_s, place, sending))
+        self.wait()
+
+    def wait(self) -> None:
+        """Be woken when the first of them is due."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.due:
+            left_s = self.due[0][0] - time.perf_counter()
+            self.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self.send)
 
 
 EVENTS, WHOLE = cache(Answer.events), cache(Answer.whole)
@@ -171,6 +206,7 @@ def main(script: Script) -> None:
     from aiohttp import web
 
     truth: list[dict[str, Any]] = []
+    timetable = Timetable()
     came: dict[object, float] = {}
     receive = web.RequestHandler.data_received
 
@@ -238,7 +274,9 @@ def main(script: Script) -> None:
         if own.fault or own.cut:
             await send_with_faults(transport, answer, frame, came_s, sent)
         else:
-            await Sending(transport, list(map(frame, EVENTS(answer))), own, came_s, sent).done
+            sending = Sending(transport, list(map(frame, EVENTS(answer))), own, came_s, sent)
+            timetable.add(sending)
+            await sending.done
         if own.fault != "no_end":
             transport.write(b"".join(map(frame, answer.end())))
         if own.chunked:
