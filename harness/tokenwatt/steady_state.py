@@ -144,16 +144,18 @@ class Timeline:
             self.failed_in_a_row += 1
             self._ended += 1
             return
+        if event.is_last:
+            trace.is_complete, trace.ended_s = True, event.at_s
+            self._ended += 1
+            self.failed_in_a_row = 0
+        if not event.tokens:  # nothing but the end of an answer whose last token came before
+            return
         if trace.first_token_s is None:
             trace.first_token_s = event.at_s
             self._answered += 1
         self.contexts.append(trace.sent.isl + trace.output_tokens)
         trace.last_token_s = event.at_s
         trace.output_tokens += event.tokens
-        if event.is_last:
-            trace.is_complete, trace.ended_s = True, event.at_s
-            self._ended += 1
-            self.failed_in_a_row = 0
         self.token_times.append(event.at_s)
         self.token_counts.append(event.tokens)
         self.running.append(event.running)

@@ -224,6 +224,16 @@ def test_gaps_are_those_of_one_request():
     assert sorted(timeline.gaps_s(2.0, 4.0)) == [2.5]  # begun before the window, ended in it
 
 
+def test_an_end_without_a_token_moves_no_latency():
+    timeline = Timeline(1)
+    timeline.note_sent(sent(0, osl=2))
+    for at_s, tokens, is_last in ((1.0, 1, False), (2.0, 1, False), (2.5, 0, True)):
+        timeline.record(TokenEvent(0, at_s, tokens, is_last, 1))
+    (trace,) = timeline.traces.values()
+    assert (trace.is_complete, trace.last_token_s, trace.ended_s, trace.output_tokens) == (True, 2.0, 2.5, 2)
+    assert list(timeline.token_times) == [1.0, 2.0]
+
+
 def test_a_run_of_failures_is_one_of_requests_that_follow_each_other():
     timeline = Timeline(1)
     for index, failure in enumerate((FAILED, FAILED, None, FAILED)):

@@ -27,6 +27,7 @@ class TokenEvent(NamedTuple):
     request_index: int
     at_s: float
     tokens: int
+    """0 only where the end of an answer is seen after its last token."""
     is_last: bool
     running: int
     """Requests in the engine's running batch when the tokens appeared."""
