@@ -21,6 +21,10 @@ from tokenwatt.spec import SuiteSpec, validate
 from tokenwatt.store import read
 
 ISL, OSL, CONCURRENCY = 64, 32, 8
+AT_ONCE_S = 1e-3
+"""A ramp so short begins all slots with whole requests at once, as `vllm bench serve` does. Requests of one length
+then march in step: prompts come eight at a time, and wait for each other. Begun in mid-life, as is our habit, they come
+one by one, and TTFT is a fifth of that."""
 BENCH_SERVE = (
     "from vllm.benchmarks.serve import add_cli_args, main; "
     "from vllm.utils.argparse_utils import FlexibleArgumentParser; "
@@ -65,6 +69,7 @@ def by_tokenwatt(url: str, model: str, seconds: float) -> Medians:
             "engine": "openai_endpoint",
             "workloads": [str(folder / "w.toml")],
             "concurrency": [CONCURRENCY],
+            "ramp_s": AT_ONCE_S,
             "window_s": seconds,
             "min_window_s": seconds / 2,
             "interval_width": 0.0,
