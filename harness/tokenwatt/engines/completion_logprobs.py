@@ -1,9 +1,8 @@
-"""Log-probabilities of a prompt's tokens, out of what an OpenAI-compatible server answers to a completion with `echo`."""
+"""Log-probabilities of a prompt's tokens, from the answer of an OpenAI-compatible server to a completion with echo."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,23 +41,20 @@ def prompt_logprobs_of(answer: object, prompt_tokens: int) -> np.ndarray:
     return np.array([_number(value, place) for place, value in enumerate(numbers[1:prompt_tokens], 1)])
 
 
-def _token_logprobs(answer: object) -> Sequence[object]:
-    found = answer
-    for key in ("choices", 0, "logprobs", "token_logprobs"):
-        is_there = isinstance(found, list) and found if key == 0 else isinstance(found, dict) and key in found
-        if not is_there:
-            raise EngineError(f"the server's completion has no choices[0].logprobs.token_logprobs, got {_short(answer)}")
-        found = found[key]  # type: ignore[index]
+def _token_logprobs(answer: Any) -> list[object]:
+    try:
+        found = answer["choices"][0]["logprobs"]["token_logprobs"]
+    except (KeyError, IndexError, TypeError):  # not there, or something else in its place
+        found = None
     if not isinstance(found, list):
-        raise EngineError(f"the server's token_logprobs are no list, got {_short(found)}")
+        raise EngineError(f"no choices[0].logprobs.token_logprobs in the server's completion, got {_short(answer)}")
     return found
 
 
 def _number(value: object, place: int) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if not is_number:
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise EngineError(f"the server has no log-probability for prompt token {place}, got {_short(value)}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _short(value: object) -> str:

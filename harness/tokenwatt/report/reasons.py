@@ -40,6 +40,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.CLIENT_BOUND: "tokens were taken note of late, so the speeds may be those of the listener",
     Reason.REQUESTS_FAILED: "some requests failed: the requests table says how",
     Reason.QUEUE_GROWS: "requests come faster than they are answered",
+    Reason.ACCURACY: "the engine's answers are not those of the reference: its speed is that of another model",
 }
 
 

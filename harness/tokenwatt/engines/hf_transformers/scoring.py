@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: a plain forward pass, as anybody would write it, so that others can be held to it."""
+"""Log-probabilities of given tokens by a plain forward pass, as anybody would write it: others are held to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prompt_logprobs(
         why = refusal_of(architecture, architecture.max_position_embeddings, Request(place, prompt, 1))
         if why is not None:
             raise EngineError(f"prompt {place} cannot be scored: {why}")
-    own = model.config._attn_implementation
+    own = str(model.config._attn_implementation)
     if own != attention:
         model.set_attn_implementation(attention)
     try:
