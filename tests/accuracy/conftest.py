@@ -1,4 +1,4 @@
-"""One trained model for all tests, and one thread: two on a busy machine wait for each other longer than they compute."""
+"""One trained model for all tests, and one thread: two on a busy machine wait for each other most of the time."""
 
 from __future__ import annotations
 

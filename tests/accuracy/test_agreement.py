@@ -19,7 +19,7 @@ def test_differences_and_perplexities_of_given_numbers():
     found = [np.log([0.5, 0.25]), np.log([0.125])]
     reference = [np.log([0.25, 0.25]), np.log([0.5])]
     agreement = compare(found, reference)
-    # |ln 2|, 0, |ln 4|: 3 ln 2 / 3. Perplexities: (2 * 4 * 8) ** (1 / 3) = 4, and (4 * 4 * 2) ** (1 / 3) = 32 ** (1 / 3).
+    # |ln 2|, 0, |ln 4|: 3 ln 2 / 3. Perplexities: (2 * 4 * 8) ** (1 / 3) = 4, and (4 * 4 * 2) ** (1 / 3).
     assert agreement.tokens == 3
     assert agreement.mean_difference == pytest.approx(math.log(2))
     assert agreement.perplexity == pytest.approx(4.0)

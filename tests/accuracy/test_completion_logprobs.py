@@ -28,7 +28,10 @@ def test_a_server_that_generates_nothing_is_fine_too():
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        ({"choices": []}, "no choices\\[0\\].logprobs.token_logprobs in the server's completion, got {'choices': \\[\\]}"),
+        (
+            {"choices": []},
+            "no choices\\[0\\].logprobs.token_logprobs in the server's completion, got {'choices': \\[\\]}",
+        ),
         ({"choices": [{"logprobs": None}]}, "no choices\\[0\\].logprobs.token_logprobs"),
         ([1], "no choices\\[0\\].logprobs.token_logprobs"),
         (answer("many"), "no choices\\[0\\].logprobs.token_logprobs"),

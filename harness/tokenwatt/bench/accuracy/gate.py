@@ -24,8 +24,8 @@ from tokenwatt.spec import AccuracySpec, BenchSpec
 
 PLAIN_LIMIT = 0.03
 """Nats per token between a float32 reference and an engine whose numbers have 16 bits or more. Seen with a small model
-that knows a text well (tests/accuracy): float16 0.001, bfloat16 0.008. Wrong models of it, such as a rotary base of twice
-its size, or two heads swapped, are 0.14 and more off."""
+that knows a text well (tests/accuracy): float16 0.001, bfloat16 0.008. Wrong models of it, such as one with twice the
+rotary base, or with two heads swapped, are 0.14 and more off."""
 QUANTISED_LIMIT = 0.1
 """The same where weights or cache have fewer bits, or the engine does not say. Seen there: fp8 0.019, a float8 cache
 0.026, int4 0.033."""
