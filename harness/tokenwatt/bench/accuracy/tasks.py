@@ -65,7 +65,8 @@ def _load(asked: LmEvalTask) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     try:
-        tasks = TaskManager(include_path=asked.include_path).load([asked.task])["tasks"]
+        own = asked.include_path  # lm-eval's own thousands take seconds to list
+        tasks = TaskManager(include_path=own, include_defaults=own is None).load([asked.task])["tasks"]
     except (OSError, ValueError, KeyError) as error:  # no such task, or no data: what lm-eval and datasets raise
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"lm_eval task {asked.task!r} cannot be loaded: {why}") from None
