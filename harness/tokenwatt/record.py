@@ -455,7 +455,7 @@ class Measurement(MeteredWindow):
     `not_checked`: nobody asked, or the check failed; `not_applicable`: weights are random, so that each engine has
     others."""
     accuracy_reference: str | None = None
-    """Reference engine with its version and dtype."""
+    """Reference engine with its version and dtype, and its weights where the suite names others than the engine's."""
     accuracy_tokens: Tokens | None = None
     """Tokens whose probabilities were compared."""
     accuracy_mean_difference: Annotated[float, Unit("nat/token")] | None = None

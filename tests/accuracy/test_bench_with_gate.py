@@ -117,6 +117,7 @@ def test_a_red_gate_ends_with_code_1_and_nothing_is_warmed_up(wrong, tmp_path, m
     assert [row["accuracy_status"] for row in rows] == ["disagrees"]
 
 
+@pytest.mark.slow
 def test_in_a_comparison_the_side_that_disagrees_fails_alone(bench, wrong, tmp_path):
     run = compare_suite(suite_of(bench, wrong), tmp_path / "raw", Unwatched())
     assert [(row.variant, row.reasons) for row in run.measurements] == [("B", ("accuracy",))]

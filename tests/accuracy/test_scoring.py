@@ -82,8 +82,14 @@ def test_native_says_the_same_however_its_steps_are_cut(llama, monkeypatch):
     # last; the others come one by one, those of two prompts together: 0, 15 and 19 steps.
     assert [int(step.counts.sum()) for step in steps if step.chunks] == [1, 2, 10, 17, 20]
     assert sum(not step.chunks for step in steps) == 0 + 15 + 19
-    # Eight pages: a request may reach the 128 tokens of the context. Steps of five tokens.
-    cut = scored(spec_of(llama, options={"page_size": 16, "num_pages": 8, "max_step_tokens": 5}), prompts())
+    # Chunks of five tokens; and four pages of 16 hold no two of the longer prompts, which come one after the other.
+    steps.clear()
+    engine = loaded(spec_of(llama, options={"page_size": 16, "num_pages": 4, "max_step_tokens": 5}), 48)
+    scorer = scorer_of(engine)
+    assert scorer is not None
+    cut = scorer.prompt_logprobs(prompts())
+    assert [int(step.counts.sum()) for step in steps if step.chunks] == [1, 2, *[5] * 2, *[5] * 3, 2, *[5] * 4]
+    assert sum(not step.chunks for step in steps) == 0 + 9 + 15 + 19
     assert compare(cut, whole).mean_difference < 1e-6
 
 
@@ -125,3 +131,11 @@ def test_an_engine_that_serves_or_is_shared_scores_nothing(llama):
 def test_the_scripted_engine_tells_no_probabilities():
     fake = open_engine(spec_of(Path(), "fake", options={}))
     assert scorer_of(fake) is None
+
+
+@pytest.mark.gpu
+def test_native_on_a_gpu_says_what_transformers_say_on_a_processor(family):
+    ours = scored(spec_of(family, device="cuda", options={"page_size": 16}), prompts())
+    theirs = scored(spec_of(family, "hf_transformers"), prompts())
+    # A logit may differ by 1e-3 (test_native_parity). Graphs run the second halves.
+    assert max(np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True)) < 2e-3

@@ -22,7 +22,7 @@ def prompt_logprobs_of(answer: object, prompt_tokens: int) -> np.ndarray:
 
     answer: the parsed JSON of a completion of one prompt, asked with ECHO_FIELDS. Its
     `choices[0].logprobs.token_logprobs` has a number for each token of prompt and output, but null for the first, which
-    has nothing before it (OpenAI's API reference, completions).
+    has nothing before it (OpenAI's API reference, completions). vLLM has -9999 for a token that it holds impossible.
 
     Raises:
         EngineError: the server does not echo, or leaves a number out.

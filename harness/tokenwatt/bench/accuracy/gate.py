@@ -94,13 +94,14 @@ class Gate:
                 raise EngineError(f"reference engine {reference.identity.name}: {error}") from None
 
     def check(self, engine: Engine) -> Accuracy:
-        """Compare an engine, which is loaded, with what the reference said.
+        """Compare an engine, which is loaded, with what the reference said when it was asked (`refer`).
 
         Raises:
             EngineError: it cannot answer.
         """
-        if self.reference is None or self._expected is None:
+        if self.reference is None:
             return self.accuracy
+        assert self._expected is not None, "the reference was not asked"
         agreement = compare(_scored(engine, self.pieces), self._expected)
         most = self.spec.max_mean_difference or default_limit(engine.identity)
         objections = agreement.objections(most, self.spec.max_perplexity_ratio)
@@ -111,7 +112,7 @@ class Gate:
             objections += below
             told.append(scores)
         status: AccuracyStatus = "disagrees" if objections else "agrees"
-        return Accuracy(status, named(self.reference.identity), agreement, "; ".join(told))
+        return Accuracy(status, named(self.reference.identity, self.spec), agreement, "; ".join(told))
 
 
 def gate_of(spec: BenchSpec, engine: Engine, longest_context: int, vocabulary: int) -> Gate | None:
@@ -175,9 +176,10 @@ def default_limit(identity: EngineIdentity) -> float:
     return PLAIN_LIMIT if identity.quantization == "none" and not has_narrow_cache else QUANTISED_LIMIT
 
 
-def named(identity: EngineIdentity) -> str:
-    """A reference in words: engine, version, dtype."""
-    return f"{identity.name} {identity.version}, {identity.dtype}"
+def named(identity: EngineIdentity, asked: AccuracySpec) -> str:
+    """A reference in words: engine, version, dtype, and its weights where they are not the engine's."""
+    own = "" if asked.reference_weights is None else f", weights {asked.reference_weights}"
+    return f"{identity.name} {identity.version}, {identity.dtype}{own}"
 
 
 def _scorer(engine: Engine) -> Scorer:
