@@ -42,9 +42,9 @@ def objections(agreement: Agreement, limit: float) -> list[str]:
     [
         # Seen, nats per token: least and most are a third and three times of it.
         ("native", "float32", {}, 0.0, 2e-6),
-        ("native", "float16", {}, 0.0003, 0.003),
+        pytest.param("native", "float16", {}, 0.0003, 0.003, marks=pytest.mark.slow),
         ("native", "bfloat16", {}, 0.0025, 0.025),
-        ("hf_transformers", "bfloat16", {"mode": "generate"}, 0.0025, 0.025),
+        pytest.param("hf_transformers", "bfloat16", {"mode": "generate"}, 0.0025, 0.025, marks=pytest.mark.slow),
         ("native", "bfloat16", {"quantization": "fp8"}, 0.006, 0.06),
         ("native", "bfloat16", {"quantization": "int4"}, 0.01, 0.1),
         ("native", "bfloat16", {"kv_cache_dtype": "float8_e4m3fn"}, 0.008, 0.08),
@@ -61,7 +61,10 @@ def test_a_right_engine_agrees(trained, pieces, expected, engine, dtype, options
     assert least <= agreement.mean_difference <= most, agreement
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+@pytest.mark.parametrize(
+    "wrong",
+    [pytest.param(wrong, id=wrong.name, marks=() if wrong.is_subtle else pytest.mark.slow) for wrong in WRONG],
+)
 def test_a_wrong_model_is_rejected_even_by_the_larger_limit(trained, pieces, expected, wrong: WrongModel, tmp_path):
     agreement = compare(scored(spec_of(wrong.make(trained, tmp_path)), pieces), expected)
     assert objections(agreement, QUANTISED_LIMIT), agreement
