@@ -34,12 +34,13 @@ def _closed(table: pa.Table) -> pa.Table:
     )
 
 
-def _failures(table: pa.Table) -> pa.Table:
-    """Version 1 knew one way to fail: engines that would not serve a request."""
+def _measurements(table: pa.Table) -> pa.Table:
+    """Version 1 knew one way to fail, engines that would not serve a request, and checked no answers."""
     table = table.rename_columns({"requests_refused": "requests_failed"})
     old, new = "requests_refused", "requests_failed"
     reasons = [[new if reason == old else reason for reason in row] for row in table["reasons"].to_pylist()]
     place = table.column_names.index("reasons")
+    table = table.append_column("accuracy_status", pa.array(["not_checked"] * len(table), pa.string()))
     return _closed(table).set_column(place, table.field(place), pa.array(reasons, table.schema.field(place).type))
 
 
@@ -53,6 +54,6 @@ def _statuses(table: pa.Table) -> pa.Table:
 
 
 MIGRATIONS: dict[int, dict[str, Migration]] = {
-    1: {Measurement.grain: _failures, Result.grain: _closed, RequestRecord.grain: _statuses},
+    1: {Measurement.grain: _measurements, Result.grain: _closed, RequestRecord.grain: _statuses},
 }
 """Schema version -> what its tables need to become those of the next one, by grain."""

@@ -35,6 +35,9 @@ LOAD_WORDS: dict[LoadKind, str] = {
 }
 """The same in words."""
 
+AccuracyStatus = Literal["agrees", "disagrees", "not_checked", "not_applicable"]
+"""What is known of an engine's answers."""
+
 Seconds = Annotated[float, Unit("s")]
 Joules = Annotated[float, Unit("J")]
 Watts = Annotated[float, Unit("W")]
@@ -114,6 +117,7 @@ class Reason(StrEnum):
     REQUESTS_FAILED = "requests_failed"
     QUEUE_GROWS = "queue_grows"
     IMPORTED = "imported"
+    ACCURACY = "accuracy"
 
 
 class RequestStatus(StrEnum):
@@ -456,6 +460,23 @@ class Measurement(MeteredWindow):
     usd_per_gpu_h: Annotated[float, Unit("USD/h")] | None = None
     """Price of a GPU for an hour that the suite names."""
 
+    accuracy_status: AccuracyStatus = "not_checked"
+    """Whether the engine computes the model: `agrees` or `disagrees` with a reference engine, which is a failed row;
+    `not_checked`: nobody asked, or the check failed; `not_applicable`: weights are random, so that each engine has
+    others."""
+    accuracy_reference: str | None = None
+    """Reference engine with its version and dtype, and its weights where the suite names others than the engine's."""
+    accuracy_tokens: Tokens | None = None
+    """Tokens whose probabilities were compared."""
+    accuracy_mean_difference: Annotated[float, Unit("nat/token")] | None = None
+    """Mean over them of |log-probability by the engine - that by the reference|."""
+    accuracy_perplexity: Ratio | None = None
+    """exp(-mean log-probability) by the engine."""
+    accuracy_reference_perplexity: Ratio | None = None
+    """The same by the reference."""
+    accuracy_detail: str | None = None
+    """What was allowed, what exceeds it, why there is no check, and scores of lm-eval tasks."""
+
     imported_from: str | None = None
     """Tool and version whose result the row was made of; null for a row that tokenwatt measured."""
     import_losses: tuple[str, ...] = ()
@@ -474,6 +495,8 @@ class Measurement(MeteredWindow):
             raise ValueError(f"a row with status {self.status} cannot carry output_tokens")
         if self.status is Status.OK and (self.window_s is None or self.output_tokens is None):
             raise ValueError("a row with status ok needs window_s and output_tokens")
+        if self.status is Status.OK and self.accuracy_status == "disagrees":
+            raise ValueError("a row whose accuracy_status is disagrees cannot be ok")
         return self
 
 

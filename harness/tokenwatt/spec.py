@@ -91,6 +91,70 @@ class Sweep(Spec):
         return tuple(sorted({round(level) for level in self.levels()}))
 
 
+
+class LmEvalTask(Spec):
+    """A task of lm-evaluation-harness, multiple choice, that the engine must be good enough at."""
+
+    task: str
+    """Name, as lm-eval lists it."""
+    min_score: float = Field(ge=0, le=1)
+    """A lower score is a disagreement."""
+    metric: str = "acc"
+    """Which of the task's metrics is the score."""
+    limit: PositiveInt | None = None
+    """So many questions alone; by default all."""
+    include_path: str | None = None
+    """Folder with tasks of one's own, as YAML files."""
+
+
+class AccuracySpec(Spec):
+    """Whether the engine computes the model: its log-probabilities of some text beside those of a reference engine."""
+
+    reference: str = "hf_transformers"
+    """Engine that is right by definition."""
+    reference_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Its precision."""
+    reference_model: str | None = None
+    """Its model; by default that of the bench."""
+    reference_weights: str | None = None
+    """Its weights, such as those from which a quantised checkpoint was made; by default those of the bench."""
+    reference_device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where it runs; by default where the bench does."""
+    reference_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of that engine alone."""
+    tokens: Literal["text", "random"] = "text"
+    """What is asked: a text, or token ids drawn at random, for a model without a tokenizer."""
+    text: str | None = None
+    """Path of a UTF-8 text; by default one that comes with tokenwatt."""
+    tokenizer: str | None = None
+    """Folder or Hugging Face hub id; by default the weights of the reference."""
+    sequences: Annotated[PositiveInt, Field(le=4096)] = 16
+    """Pieces of the text at most."""
+    length: int = Field(default=512, ge=2, le=2**20)
+    """Tokens of a piece at most; never more than the engine is loaded for by its workloads."""
+    max_mean_difference: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Largest mean difference of log-probabilities, nats per token; by default 0.03, or 0.1 where the engine says that
+    its weights or its cache are quantised, or does not say."""
+    max_perplexity_ratio: float = Field(default=1.05, ge=1, allow_inf_nan=False)
+    """How many times as large one perplexity may be as the other."""
+    lm_eval: tuple[LmEvalTask, ...] = ()
+    """Tasks of lm-evaluation-harness, where that is installed."""
+
+    @field_validator("lm_eval", mode="before")
+    @classmethod
+    def _array(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _random_tokens_have_no_text(self) -> Self:
+        named = [key for key in ("text", "tokenizer") if getattr(self, key) is not None]
+        if self.tokens == "random" and named and not self.lm_eval:
+            raise ValueError(
+                f'tokens = "random" asks about no text; leave out {named[0]}, got {getattr(self, named[0])!r}'
+            )
+        return self
+
+
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 LOADS = ("concurrency", "rate", "replay_speed", "requests_at_once")
 """The keys of which a bench has exactly one: each is a kind of load."""
@@ -149,6 +213,8 @@ class BenchSpec(Spec):
     closure: bool = False
     """Whether the energy of each point's last window is explained, by metering its kernel families one by one; takes up
     to half a minute a point."""
+    accuracy: AccuracySpec | None = None
+    """How the engine's answers are checked before it is measured; without it they are not."""
     idle_s: float = Field(default=5.0, ge=0, le=3600)
     """How long power at rest is read: before the engine loads, after its warm-up and after its end, seconds; 0 skips
     all three."""

@@ -30,7 +30,7 @@ def test_defaults(tmp_path):
     [
         (
             GOOD + "windows_s = 3\n",
-            "unknown key 'bench.0.windows_s'; allowed here: budget_s, burstiness, closure, concurrency",
+            "unknown key 'bench.0.windows_s'; allowed here: accuracy, budget_s, burstiness, closure, concurrency",
         ),
         (GOOD.replace("[1]", "[0]"), "bench.0.concurrency.0: input should be greater than 0, got 0"),
         (GOOD.replace("[1]", '["1"]'), "bench.0.concurrency.0: input should be a valid integer, got '1'"),

@@ -1,8 +1,9 @@
 """One invocation of `tokenwatt bench`: suites measured point by point, each written before the next begins.
 
 `suite` runs the benches of a suite in order, `comparison` two of them in turns. Both drive `subject`, an engine with
-its meters, which measures one of the `points`: `watching` follows the tokens of a run through its windows, `stopping`
-says when there are enough. `decoding` plans the sequences of decode alone. `run` keeps the rows and writes them.
+its meters, which measures one of the `points`: `accuracy` checks its answers before, `watching` follows the tokens of a
+run through its windows, `stopping` says when there are enough. `decoding` plans the sequences of decode alone. `run`
+keeps the rows and writes them.
 """
 
 from tokenwatt.bench.comparison import compare_suite

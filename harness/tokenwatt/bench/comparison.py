@@ -58,7 +58,7 @@ def compare_suite(suite: SuiteSpec, results: Path, observer: Observer) -> Run:
             Subject(
                 run, suite.name, plan.spec, plan.engine,
                 meters.enter_context(power.open_meters(plan.engine.identity.gpu_uuids)), clock, observer, side,
-                node_meter,
+                node_meter, plan.gate,
             )
             for side, plan in zip(SIDES, plans, strict=True)
         ]  # fmt: skip
@@ -92,12 +92,14 @@ def check_comparable(suite: SuiteSpec) -> None:
 
 
 def _load(sides: list[Subject], plans: list[Plan]) -> None:
-    """Idle power of both before either is loaded."""
+    """Idle power of both, and what the references of both say, before either is loaded."""
     for subject in sides:
         subject.rest()
+    for subject in sides:
+        subject.refer()
     for subject, plan in zip(sides, plans, strict=True):
         subject.load(plan.points)
-        if subject.failure is not None:
+        if subject.failure is not None and subject.accuracy.status != "disagrees":
             subject.failure += (
                 f"; a comparison keeps both engines loaded, and this is side {subject.variant}: take smaller models, "
                 "a lower concurrency, or for engine native fewer num_pages"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tokenwatt import closure, power
 from tokenwatt.bench import decoding
+from tokenwatt.bench.accuracy import Accuracy, Gate
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context
 from tokenwatt.bench.resting import SETTLE_S, Resting, resting_power
@@ -47,8 +48,12 @@ class Subject:
     variant: Literal["A", "B"] | None = None
     node_meter: NodeMeter | None = None
     """Reads the whole machine meanwhile."""
+    gate: Gate | None = None
+    """Checks the engine's answers before it is measured."""
     failure: str | None = None
-    """Why the engine could not be loaded; every point then fails with it."""
+    """Why the engine could not be loaded, or may not be measured; every point then fails with it."""
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    """What the check found."""
     _instruments: power.Instruments = field(default_factory=dict)
     _shared: dict[str, Any] = field(default_factory=dict)
     """Columns that all rows have in common."""
@@ -73,19 +78,36 @@ class Subject:
         )
         self._shared |= environment.model_dump()
 
+    def refer(self) -> None:
+        """Ask the reference of the gate, which is gone again before the engine is loaded."""
+        if self.gate is None:
+            return
+        self.accuracy = self.gate.accuracy
+        self.observer.begin("reference engine", 0.0)
+        try:
+            self.gate.refer()
+        except EngineError as error:
+            self.failure = str(error)
+        finally:
+            self.observer.end(None)
+
     def load(self, points: Sequence[Point]) -> None:
-        """Load the engine for its largest point and warm it up for the first, then read its power at rest."""
+        """Load the engine for its largest point, check its answers, warm it up, then read its power at rest."""
+        if self.failure is not None:
+            return
         self.observer.begin(f"loading {self.engine.identity.model or self.engine.identity.name}", 0.0)
         try:
             self.engine.load(self._most_in_flight(points), self._longest_context(points))
-            self._warm_up(points[0])
+            self._check()
+            if self.failure is None:
+                self._warm_up(points[0])
         except EngineError as error:
             self.failure = str(error)
-            return
         finally:
             self.observer.end(None)
-        self._static = self._resting_power("static power", SETTLE_S)
-        self._shared["gpu_static_power_w"] = _watts(self._static)
+        if self.failure is None:
+            self._static = self._resting_power("static power", SETTLE_S)
+            self._shared["gpu_static_power_w"] = _watts(self._static)
 
     def measure(self, point: Point) -> list[Measurement]:
         """One point and, where they are asked for, what its energy went into, and its phases; returns its own rows."""
@@ -148,7 +170,8 @@ class Subject:
             self._record(point, recording, is_enough)
             ending = None
         except EngineError as error:
-            ending = (Status.FAILED, Reason.ENGINE_ERROR, str(error))
+            is_wrong = self.accuracy.status == "disagrees"
+            ending = (Status.FAILED, Reason.ACCURACY if is_wrong else Reason.ENGINE_ERROR, str(error))
         except KeyboardInterrupt:
             ending = (Status.INTERRUPTED, Reason.INTERRUPTED, None)
             raise
@@ -157,6 +180,17 @@ class Subject:
             rows += made
             self.run.keep(made, recording)
         return ending is None and recording.windows > 0
+
+    def _check(self) -> None:
+        """Whether the engine's answers are the reference's; if not, there is nothing to measure."""
+        if self.gate is None:
+            return
+        self.accuracy = self.gate.check(self.engine)
+        if self.accuracy.status == "disagrees":
+            identity = self.engine.identity
+            self.failure = (
+                f"{identity.name} does not compute the model as {self.accuracy.reference} does: {self.accuracy.figures}"
+            )
 
     def _record(self, point: Point, recording: Recording, is_enough: IsEnough) -> None:
         """Warm up, then serve until there are windows enough, with the meters read meanwhile."""
@@ -310,6 +344,7 @@ class Subject:
             **self._slo_columns(),
             "usd_per_gpu_h": self.spec.usd_per_gpu_h,
             "power_scope": self.meters.scope,
+            **self.accuracy.columns(),
         }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tokenwatt import power
+from tokenwatt.bench.accuracy import Gate, gate_of
 from tokenwatt.bench.max_rate import check_searchable, find_max_rate
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context, points_of
@@ -48,6 +49,8 @@ class Plan:
     spec: BenchSpec
     engine: Engine
     points: list[Point]
+    gate: Gate | None = None
+    """The check of its answers, if it asks for one."""
 
 
 def plans_of(suite: SuiteSpec, caps: tuple[float, ...] = ()) -> list[Plan]:
@@ -57,12 +60,17 @@ def plans_of(suite: SuiteSpec, caps: tuple[float, ...] = ()) -> list[Plan]:
         UserError: something in the suite cannot be run as written.
     """
     plans = [Plan(spec, open_engine(spec), points_of(spec, caps)) for spec in suite.bench]
-    for plan in plans:
-        for point in plan.points:
-            point.load()  # a replay needs a timetable, and files are read
-        longest = longest_context(plan.points, plan.spec, plan.engine.identity.longest_context)
-        plan.engine.check(longest, max(point.workload.vocabulary for point in plan.points))
-    return plans
+    return [_checked(plan) for plan in plans]
+
+
+def _checked(plan: Plan) -> Plan:
+    """A plan whose engine can serve its points, with the check of its answers."""
+    for point in plan.points:
+        point.load()  # a replay needs a timetable, and files are read
+    longest = longest_context(plan.points, plan.spec, plan.engine.identity.longest_context)
+    vocabulary = max(point.workload.vocabulary for point in plan.points)
+    plan.engine.check(longest, vocabulary)
+    return replace(plan, gate=gate_of(plan.spec, plan.engine, longest, vocabulary))
 
 
 def new_run(clock: RunClock, results: Path) -> Run:
@@ -104,9 +112,12 @@ def run_suite(
     for plan in plans:
         gpu_uuids = plan.engine.identity.gpu_uuids
         with power.open_meters(gpu_uuids) as meters, node_meter_of(suite, clock) as node_meter:
-            subject = Subject(run, suite.name, plan.spec, plan.engine, meters, clock, observer, node_meter=node_meter)
+            subject = Subject(
+                run, suite.name, plan.spec, plan.engine, meters, clock, observer, node_meter=node_meter, gate=plan.gate
+            )
             with closing(plan.engine), _opened(open_caps, gpu_uuids, caps) as set_cap:
                 subject.rest()
+                subject.refer()
                 subject.load(plan.points)
                 for point in plan.points:
                     if point.cap_w is not None:

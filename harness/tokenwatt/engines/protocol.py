@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from tokenwatt.clock import Clock
 from tokenwatt.load import Load
@@ -179,3 +181,27 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give memory back."""
         ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that also tells how probable given tokens are, so that what it computes can be compared."""
+
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Natural-log probability of each prompt token given those before it.
+
+        Called after `load` and never during `serve`. Sampling has no part in it: it is the softmax of the plain logits.
+
+        prompts: int32 [isl] each, shorter than the loaded context.
+
+        Returns float [isl - 1] for each: the first token has nothing before it.
+
+        Raises:
+            EngineError: a prompt that cannot be scored, or the engine cannot go on.
+        """
+        ...
+
+
+def scorer_of(engine: Engine) -> Scorer | None:
+    """The engine as a `Scorer`; None for one that does not tell probabilities."""
+    return engine if isinstance(engine, Scorer) else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.analysis.answers import answers_of
 from tokenwatt.analysis.points import groups, load_name, point_name
 from tokenwatt.analysis.results import DECIDING
 from tokenwatt.publish.markdown import table
@@ -77,7 +78,7 @@ def _point_cells(point: pd.DataFrame, means: Means) -> list[str]:
         row["run_id"],
         row["engine"],
         _word(row["model"]) + ("" if row["weights_source"] == "none" else f" ({row['weights_source']} weights)"),
-        ", ".join(_word(row[column]) for column in ("dtype", "quantization", "kv_cache_dtype")),
+        "; ".join(filter(None, (_formats(row), answers_of(row)))),
         row["workload"],
         load_name(row),
         " ".join(filter(None, (row["phase"], point_name(row, ("variant",)).replace(NOTHING, ""), _cap(row)))),
@@ -91,6 +92,10 @@ def _point_cells(point: pd.DataFrame, means: Means) -> list[str]:
         _windows(point, good),
         _verdict(point),
     ]
+
+
+def _formats(row: Mapping[Any, Any]) -> str:
+    return ", ".join(_word(row[column]) for column in ("dtype", "quantization", "kv_cache_dtype"))
 
 
 def _word(value: object) -> str:

@@ -41,6 +41,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.REQUESTS_FAILED: "some requests failed: the requests table says how",
     Reason.QUEUE_GROWS: "requests come faster than they are answered",
     Reason.IMPORTED: "another tool measured it: there are no readings here to judge it by",
+    Reason.ACCURACY: "the engine's answers are not those of the reference: its speed is that of another model",
 }
 
 

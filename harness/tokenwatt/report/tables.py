@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenwatt.analysis.answers import answers_of
 from tokenwatt.analysis.points import load_name
 from tokenwatt.economics.scenario import FleetStudy
 from tokenwatt.record import FleetEstimate
@@ -48,6 +49,7 @@ def _measurement_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "workload": row["workload"],
         "lengths": f"{number(row['isl'])} / {number(row['osl'])}",
         "asked": _asked(row),
+        "answers": answers_of(row),
         "load": load_name(row),
         "speed": number(row["output_tokens_per_s"]),
         "pace": number(row["output_tokens_per_s_per_user"]),

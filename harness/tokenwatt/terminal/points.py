@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tokenwatt.analysis.answers import answers_of
 from tokenwatt.analysis.points import load_name
 from tokenwatt.analysis.results import DECIDING, is_ratio
 from tokenwatt.record import LOAD_COLUMNS, ClosureTerm, EnergyStatus, Measurement, Reason, Result, Status
@@ -40,7 +41,7 @@ def print_measurements(rows: Sequence[Measurement], title: str, results: Sequenc
         lines.append("?: a suspect energy, or a window that is not stable, is in the mean")
     if any(point.first.phase == "prefill" for point in points):
         lines.append("prefill: tokens/s and J/token are those of prompt tokens")
-    for line in [*lines, *_comparisons(results)]:
+    for line in [*lines, *_answers(rows), *_comparisons(results)]:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -142,6 +143,16 @@ def _points(rows: Sequence[Measurement], results: Sequence[Result]) -> list[_Poi
 def _load(row: Measurement | Result) -> str:
     """How much of which load, in words."""
     return load_name(row.model_dump(include={"load", *LOAD_COLUMNS.values()}))
+
+
+def _answers(rows: Sequence[Measurement]) -> list[str]:
+    """What was found of each engine's answers, once; that they disagree stands with the failed rows."""
+    found = dict.fromkeys(
+        (f"{row.engine} {row.dtype} {row.model}", answers_of(row.model_dump()), row.accuracy_reference or "")
+        for row in rows
+        if row.accuracy_status in ("agrees", "not_applicable")
+    )
+    return [f"{engine}: {answers}{reference and f', reference {reference}'}" for engine, answers, reference in found]
 
 
 def _comparisons(results: Sequence[Result]) -> list[str]:

@@ -7,5 +7,6 @@ models      the model that transformers makes of the same config.json, its weigh
 sampling    from a workload's sampling to a generation config
 batches     mode `generate`: a batch runs until its last request is done, then the next one begins
 continuous  mode `continuous_batching`: transformers' own manager, to which requests are handed as others end
+scoring     one plain forward pass over tokens that are given, for whoever asks how probable they were
 engine      both behind the protocol of engines
 """

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -18,6 +19,7 @@ from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.models import ModelSource
 from tokenwatt.engines.hf_transformers.options import HfOptions
 from tokenwatt.engines.hf_transformers.sampling import unmapped
+from tokenwatt.engines.hf_transformers.scoring import prompt_logprobs
 from tokenwatt.engines.limits import check_workload, refusal_of
 from tokenwatt.engines.native.accounting import Accounting, StepLog, total
 from tokenwatt.engines.native.hub import find_architecture
@@ -123,6 +125,15 @@ class HfEngine:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         finally:
             self._is_serving = False
+
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One plain forward pass for each prompt, in either mode."""
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before prompts are scored")
+        try:
+            return prompt_logprobs(self._ready, self._architecture, prompts, self._options.attn_implementation)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What the steps had to do, counted as engine `native` counts; nothing for continuous batching, whose manager

@@ -7,6 +7,7 @@ scheduler   who runs next, in which pages; `pages` knows who holds them, `sequen
 batch       a step as tensors, in one copy to the device
 runner      launches steps and waits for none; `graphs` makes one launch of a step that only decodes
 model       the decoder, made of `attention`, `mlp`, `linear` and `rotary`; `kv_cache` is what it remembers
+scoring     the same steps over tokens that are given, for whoever asks how probable they were
 sampling    from logits to tokens; `sampling_batch` and `noise` are what it is told and what it draws from
 hub         finds models and weights by name
 loading     from a spec to a model on a device: `weights` names the tensors, `checkpoint` reads or makes them, `memory`

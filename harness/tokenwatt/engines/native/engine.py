@@ -22,6 +22,7 @@ from tokenwatt.engines.native.options import NativeOptions
 from tokenwatt.engines.native.parallel import share_of
 from tokenwatt.engines.native.probes import probes_of
 from tokenwatt.engines.native.requirements import check_runs
+from tokenwatt.engines.native.scoring import prompt_logprobs
 from tokenwatt.engines.native.serving import Loaded, Serving
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
@@ -142,6 +143,18 @@ class NativeEngine:
                 self._end(serving)
             else:  # the ranks may stand at different steps, and must not wait for each other
                 self._break()
+
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Half of each prompt in chunks, the other half token by token, as a run would compute them."""
+        if self._options.tensor_parallel > 1:
+            raise EngineError("engine 'native' scores no prompts with tensor_parallel > 1: its ranks only serve")
+        loaded = self._ready
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before prompts are scored")
+        try:
+            return prompt_logprobs(loaded, prompts)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """What the steps had to do whose tokens came in (start_s, end_s], and how many prompt tokens were shared."""

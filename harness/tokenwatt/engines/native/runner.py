@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenwatt.architecture import LatentAttention
+from tokenwatt.engines.logprobs import logprobs_of
 from tokenwatt.engines.native.batch import Batch, Stage, decode_batch, decode_parts, prepare
 from tokenwatt.engines.native.graphs import DecodeGraphs
 from tokenwatt.engines.native.kv_cache import KvCache
@@ -84,14 +85,20 @@ class Runner:
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
         """Start a step; nothing of it is waited for."""
-        self._stages.append(self._stages.pop(0))
-        stage = self._stages[-1]
-        if not step.chunks and self._graphs.hold(step.decodes):
-            batch, logits = self._graphs.replay(step, stage)
-        else:
-            batch = self._prepared(step, self._table, stage)
-            logits = self._forward(batch)
+        batch, logits = self._logits(step)
         return Launched(step, *self._to_host(self._sample(step, batch, logits)))
+
+    @torch.inference_mode()
+    def score(self, step: Step, newest: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """Natural-log probability, float32 [T], of the token that follows each of a step's T; waits for it.
+
+        newest: the input of each sequence that decodes. following: the tokens that follow [T].
+        """
+        if step.decodes:
+            rows = torch.from_numpy(step.rows[: step.decodes].astype(np.int64)).to(self._device)
+            self._newest.index_copy_(0, rows, torch.from_numpy(newest.astype(np.int64)).to(self._device))
+        _, logits = self._logits(step, wants_all=True)
+        return logprobs_of(logits, torch.from_numpy(following.astype(np.int64)).to(self._device)).cpu().numpy()
 
     @torch.inference_mode()
     def record(self, step: Step, table: Table, family: Family) -> Recording:
@@ -121,6 +128,17 @@ class Runner:
         for kept in self._cache.layers:
             for part in kept[:, :pages].split(PAGES_AT_ONCE, dim=1):
                 part.copy_(torch.randn(part.shape, dtype=self._decoder.embedding.dtype, device=self._device))
+
+    def _logits(self, step: Step, *, wants_all: bool = False) -> tuple[Batch, Tensor]:
+        """Launch a step without sampling; wants_all: with the logits after each token of its chunks."""
+        self._stages.append(self._stages.pop(0))
+        stage = self._stages[-1]
+        if not step.chunks and self._graphs.hold(step.decodes):
+            return self._graphs.replay(step, stage)
+        batch = self._prepared(step, self._table, stage)
+        if wants_all:
+            batch = replace(batch, last=torch.arange(step.tokens, dtype=torch.int32, device=self._device))
+        return batch, self._forward(batch)
 
     def _prepared(self, step: Step, table: Table, stage: Stage) -> Batch:
         is_latent = isinstance(self._decoder.architecture.attention, LatentAttention)

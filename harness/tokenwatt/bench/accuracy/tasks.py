@@ -1,0 +1,146 @@
+"""Tasks of lm-evaluation-harness, answered by the engine's own probabilities: each must reach its score.
+
+Multiple choice alone: the answer is the choice whose tokens are most probable, which is what a `Scorer` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenwatt.bench.accuracy.pieces import load_tokenizer
+from tokenwatt.engines.protocol import Scorer
+from tokenwatt.errors import EngineError, UserError
+from tokenwatt.spec import AccuracySpec, LmEvalTask
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import TemplateLM
+    from transformers import PreTrainedTokenizerBase
+
+AT_ONCE = 64
+"""Requests that are scored together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The tasks of one bench, loaded."""
+
+    asked: tuple[LmEvalTask, ...]
+    loaded: tuple[dict[str, Any], ...]
+    """Of each, what lm-eval's TaskManager loads: its task by name."""
+    tokenizer: PreTrainedTokenizerBase
+    longest: int
+    """Tokens that a context and a choice may have together; longer ones lose their beginning, as lm-eval's own do."""
+
+    @classmethod
+    def of(cls, spec: AccuracySpec, weights: str, longest_context: int) -> Tasks:
+        """Load the tasks of a table, which may fetch their data.
+
+        Raises:
+            UserError: no lm-eval, no such task, no data, or a task that is no multiple choice.
+        """
+        if find_spec("lm_eval") is None:
+            raise UserError("[[bench.accuracy.lm_eval]] needs lm-evaluation-harness: pip install lm-eval")
+        tokenizer = load_tokenizer(spec.tokenizer or weights)
+        return cls(spec.lm_eval, tuple(map(_load, spec.lm_eval)), tokenizer, longest_context - 1)
+
+    def run(self, scorer: Scorer) -> tuple[str, list[str]]:
+        """Scores in words, and which of them are too low.
+
+        Raises:
+            EngineError: the engine cannot answer, or a task has no such metric.
+        """
+        model = _as_model(scorer, self.tokenizer, self.longest)
+        scores = [(asked, _score(model, asked, loaded)) for asked, loaded in zip(self.asked, self.loaded, strict=True)]
+        told = [f"lm_eval {asked.task} {asked.metric} {score:.4g}" for asked, score in scores]
+        low = [f"{asked.task} {score:.4g} < {asked.min_score:g}" for asked, score in scores if score < asked.min_score]
+        return ", ".join([*told, *low]), low
+
+
+def _load(asked: LmEvalTask) -> dict[str, Any]:
+    from lm_eval.tasks import TaskManager
+
+    try:
+        own = asked.include_path  # lm-eval's own thousands take seconds to list
+        tasks = TaskManager(include_path=own, include_defaults=own is None).load([asked.task])["tasks"]
+    except (OSError, ValueError, KeyError) as error:  # no such task, or no data: what lm-eval and datasets raise
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"lm_eval task {asked.task!r} cannot be loaded: {why}") from None
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE != "multiple_choice":
+            raise UserError(f"lm_eval task {name!r} is {task.OUTPUT_TYPE}; the check runs multiple_choice alone")
+    if asked.task not in tasks:
+        raise UserError(f"lm_eval task {asked.task!r} is a group; name its tasks: {', '.join(list(tasks)[:5])} ...")
+    return tasks
+
+
+def _score(model: TemplateLM, asked: LmEvalTask, loaded: dict[str, Any]) -> float:
+    from lm_eval import simple_evaluate
+
+    answer = simple_evaluate(
+        model=model, tasks=list(loaded.values()), limit=asked.limit, bootstrap_iters=0, log_samples=False
+    )
+    results = {} if answer is None else answer["results"][asked.task]
+    score = results.get(f"{asked.metric},none")
+    if not isinstance(score, int | float):
+        known = sorted(name.removesuffix(",none") for name in results if name.endswith(",none"))
+        raise EngineError(f"lm_eval task {asked.task!r} has no metric {asked.metric!r}; known: {', '.join(known)}")
+    return float(score)
+
+
+def continuation_logprobs(scorer: Scorer, pairs: Sequence[tuple[list[int], list[int]]], longest: int) -> list[float]:
+    """Log-probability of each continuation after its context, both in tokens; contexts that are too long are cut.
+
+    Raises:
+        EngineError: a continuation that is longer than a context may be.
+    """
+    too_long = max((len(continuation) for _, continuation in pairs), default=0)
+    if too_long >= longest:
+        raise EngineError(f"a choice has {too_long} tokens, the engine is loaded for prompts of {longest}")
+    prompts = [np.array([*context, *continuation][-longest:], dtype=np.int32) for context, continuation in pairs]
+    found = list[np.ndarray]()
+    for start in range(0, len(prompts), AT_ONCE):
+        found += scorer.prompt_logprobs(prompts[start : start + AT_ONCE])
+    return [
+        float(logprobs[-len(continuation) :].sum(dtype=np.float64)) if continuation else 0.0
+        for logprobs, (_, continuation) in zip(found, pairs, strict=True)
+    ]
+
+
+def _as_model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) -> TemplateLM:
+    """What lm-eval calls a model: it makes tokens of texts, and sums of what the engine tells."""
+    from lm_eval.api.model import TemplateLM
+
+    class ScoredModel(TemplateLM):
+        """A `Scorer` for multiple choice."""
+
+        @property
+        def eot_token_id(self) -> int:
+            """Stands before a choice that has no context."""
+            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+            return 0 if first is None else first
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+            """Tokens, with those that the tokenizer puts around a text unless told otherwise."""
+            return tokenizer.encode(string, add_special_tokens=add_special_tokens is not False)
+
+        def _loglikelihood_tokens(
+            self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+        ) -> list[tuple[float, bool]]:
+            """Whether a choice is what the engine itself would say is not known, and multiple choice does not ask."""
+            pairs = [(context, continuation) for _, context, continuation in requests]
+            return [(logprob, False) for logprob in continuation_logprobs(scorer, pairs, longest)]
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            """Not of multiple choice."""
+            raise NotImplementedError
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            """Not of multiple choice."""
+            raise NotImplementedError
+
+    return ScoredModel()
