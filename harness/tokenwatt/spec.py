@@ -91,7 +91,6 @@ class Sweep(Spec):
         return tuple(sorted({round(level) for level in self.levels()}))
 
 
-
 class LmEvalTask(Spec):
     """A task of lm-evaluation-harness, multiple choice, that the engine must be good enough at."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tokenwatt.engines.completion_logprobs import prompt_logprobs_of
+from tokenwatt.engines.openai_endpoint.logprobs import prompt_logprobs_of
 from tokenwatt.errors import EngineError
 
 

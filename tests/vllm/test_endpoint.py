@@ -89,6 +89,15 @@ def test_a_server_of_a_command_is_started_asked_and_stopped(tmp_path: Path, tiny
     assert set(offspring("")) == before
 
 
+def test_its_answers_are_those_of_transformers(tmp_path: Path, vllm_server: Server, tiny_model: Path):
+    accuracy = {"reference_weights": str(tiny_model), "sequences": 4, "length": 48, "tokens": "random"}
+    run = measure(tmp_path, {"base_url": vllm_server.url}, concurrency=[2], accuracy=accuracy)
+    (row,) = run.measurements
+    assert (row.status, row.accuracy_status) == (Status.OK, "agrees")
+    assert row.accuracy_mean_difference is not None
+    assert row.accuracy_mean_difference < 1e-4
+
+
 def test_vllm_bench_serve_says_much_the_same(vllm_server: Server):
     # Much: a busy machine moves both. `agreement.py` takes turns and prints the ratios.
     theirs = by_vllm(vllm_server.url, vllm_server.model, requests=80)

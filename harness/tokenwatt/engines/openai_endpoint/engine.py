@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tokenwatt import __version__
 from tokenwatt.clock import Clock, RunClock
@@ -110,7 +112,7 @@ class EndpointEngine:
         if allowed is not None and longest_context > allowed:
             raise EngineError(f"a request may reach {longest_context} tokens, the server allows {allowed}")
 
-    def warm_up(self, requests: list[Request], concurrency: int, clock: Clock) -> None:
+    def warm_up(self, requests: Sequence[Request], concurrency: int, clock: Clock) -> None:
         """Serve a few tokens of each request.
 
         Raises:
@@ -159,6 +161,21 @@ class EndpointEngine:
             client_busy=busy,
             client_lag_mean_s=lag_s,
         )
+
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Natural-log probability of each prompt token given those before it, by completions with echo.
+
+        Raises:
+            EngineError: the server does not tell them; chat never does.
+        """
+        options = self._options
+        if options.api != "completions":
+            raise EngineError('log-probabilities of prompts need api = "completions", got "chat"')
+        server = probe.Server(self._address, {**self._key.headers, **options.headers})
+        try:
+            return [probe.score(server, self._ready.renderer, prompt, options.first_byte_s) for prompt in prompts]
+        except EngineError as error:
+            raise EngineError(self._key.hide(str(error))) from None
 
     def probes(self, start_s: float, end_s: float) -> Probes:
         """Its kernels are the server's own."""
