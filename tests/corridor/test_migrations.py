@@ -13,6 +13,7 @@ from tokenwatt.record import Measurement, Reason, Record, RequestRecord, Result
 from tokenwatt.store import read, to_table
 
 ROOT = Path(__file__).parents[2]
+V2 = ["load", "ramp_s", "import_losses", "itl_mean_s", "accuracy_status"]
 STUDY = ROOT / "results" / "published" / "h200-2026-11-26"
 
 
@@ -35,7 +36,7 @@ def test_requests_of_version_1_have_a_status_and_were_sent_when_due(tmp_path):
 
 def test_measurements_of_version_1_are_closed_loops_and_name_their_failures_anew(tmp_path):
     row = measurement(requests_failed=3, reasons=(Reason.REQUESTS_FAILED, Reason.TOO_FEW_TOKENS))
-    table = to_table([row], Measurement).drop_columns(["load", "ramp_s", "import_losses", "itl_mean_s"])
+    table = to_table([row], Measurement).drop_columns(V2)
     table = table.rename_columns({"requests_failed": "requests_refused"})
     place = table.column_names.index("reasons")
     old = pa.array([["requests_refused", "too_few_tokens"]], table.schema.field(place).type)
@@ -44,6 +45,7 @@ def test_measurements_of_version_1_are_closed_loops_and_name_their_failures_anew
     assert (found["load"], found["ramp_s"], found["requests_failed"]) == ("closed", 0.0, 3)
     assert list(found["reasons"]) == ["requests_failed", "too_few_tokens"]
     assert list(found["import_losses"]) == []
+    assert found["accuracy_status"] == "not_checked"
     assert found["itl_mean_s"] != found["itl_mean_s"]  # nobody knew
 
 
