@@ -21,6 +21,7 @@ TOGETHER = ("test_gate.py", "test_arrivals.py")
 """Files whose tests share what takes long to make."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers: tests by the clock go to one of them, where none runs beside another."""
     for item in items:

@@ -238,7 +238,13 @@ def _judged(slo: ServiceLevel | None, timeline: Timeline, window: Window) -> dic
     if slo is None:
         return {}
     ended = [trace for trace in timeline.traces.values() if window.holds(trace.ended_s) and not trace.sent.is_ramp]
-    good = [trace for trace in ended if trace.is_complete and slo.holds(ttft_s(trace), tpot_s(trace), e2el_s(trace))]
+    good = [
+        trace
+        for trace in ended
+        if trace.is_complete
+        and trace.first_token_s is not None  # an answer without a token is nothing that anybody waited for
+        and slo.holds(ttft_s(trace), tpot_s(trace), e2el_s(trace))
+    ]
     return {"requests_judged": len(ended), "requests_within_slo": len(good)}
 
 
@@ -251,8 +257,10 @@ def _is_client_bound(
 ) -> bool:
     """Whether the speeds may be those of whoever listens and asks."""
     listens_late = lag_s > MAX_CLIENT_LAG * (latencies["tpot_median_s"] or math.inf)
-    is_late = send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf) and timeline.load != "offline"
-    return listens_late or is_late or (told.client_busy or 0.0) > MAX_CLIENT_BUSY
+    if told.client_busy is None:  # no client: until an engine in this process looks, a request waits in its queue
+        return listens_late
+    asks_late = send_lag_s > MAX_SEND_LAG * (latencies["ttft_median_s"] or math.inf) and timeline.load != "offline"
+    return listens_late or asks_late or told.client_busy > MAX_CLIENT_BUSY
 
 
 def _client_lag_s(timeline: Timeline, window: Window) -> float:

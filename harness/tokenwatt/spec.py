@@ -242,6 +242,10 @@ class BenchSpec(Spec):
         found = [key for key in LOADS if getattr(self, key)]
         if len(found) != 1:
             raise ValueError(f"needs exactly one of {', '.join(LOADS)}, got {' and '.join(found) or 'none'}")
+        if self.ramp_s and not (self.concurrency or self.rate):
+            raise ValueError(f"ramp_s goes with concurrency or rate, got it with {found[0]}")
+        if self.burstiness != 1.0 and not self.rate:
+            raise ValueError(f"burstiness goes with rate, got it with {found[0]}")
         if self.phases and not self.concurrency:
             raise ValueError(f"phases = true needs concurrency, got {found[0]}: phases are of a closed loop")
         return self

@@ -7,12 +7,13 @@ lies on a token, and a window holds whole steps of the engine.
 
 Where requests come by a timetable, or users think between their turns, nobody knows how many are in flight. Then the
 first window starts at the first token after which more requests have ended than are in flight: everything that the
-engine had at the beginning is through by then. A window ends before the last request that was due, if the run came to
-its own end. Instead of the running batch, the queue is judged: it grows if the requests in flight gain more than a
-tenth of those that came, and more than three standard deviations of what a steady queue gains by chance (twice the
-variance of the number in flight, which is its mean if requests are independent). Then the rate is above what the engine
-can do, and a longer window would show longer latencies. A replay has the slopes of its trace, so its token rate is not
-tested for one.
+engine had at the beginning is through by then. Where they come much faster than they are answered that never is; then
+it starts when four times a window's length has passed. No window starts in a ramp, or ends after the last conversation
+of a load that has so many and no more was due. Instead of the running batch, the queue is judged: it grows if the
+requests in flight gain more than a tenth of those that came, and more than three standard deviations of what a steady
+queue gains by chance (of independent requests: the variance is twice the mean in flight, and no more than all that came
+and ended). Then the rate is above what the engine can do, and a longer window would show longer latencies. A replay has the slopes of
+its trace, so its token rate is not tested for one.
 
 All at once (`offline`) has one window: from when the requests were due to the last token of the last one. Ramp-up and
 ramp-down are part of the job.
@@ -100,13 +101,19 @@ def _ints() -> array[int]:
 class Timeline:
     """Everything that one run saw: requests as they were sent, tokens as they came.
 
-    Minutes at hundreds in flight are millions of tokens: 24 bytes each, in arrays that are searched, never walked.
+    Minutes at hundreds in flight are millions of tokens: 28 bytes each, in arrays that are searched, never walked.
     """
 
     concurrency: int | None
     """Requests kept in flight; None where their number is free: a timetable, all at once, users who think."""
     phase: Phase = "mixed"
     load: LoadKind = "closed"
+    ramp_s: float = 0.0
+    """Over how long the load rises: no window starts before."""
+    patience_s: float = math.inf
+    """Where the number in flight is free: how long after the ramp the first window starts at the latest."""
+    conversations: int | None = None
+    """Of the whole load; None where it has no end."""
     traces: dict[int, RequestTrace] = field(default_factory=dict)
     token_times: array[float] = field(default_factory=_doubles)
     """Of each event, in order, seconds on the run's clock."""
@@ -126,12 +133,21 @@ class Timeline:
     """Those since the last one that did not."""
     is_over: bool = False
     """Whether the run came to its own end: everything that was due is answered."""
+    last_due_s: float = math.inf
+    """When the last conversation of the load was due; infinite while it is not known."""
+    _first_due_s: float | None = None
+    _begun: int = 0
+    """Conversations."""
     _answered: int = 0
     _ended: int = 0
 
     def note_sent(self, sent: Sent) -> None:
         """A request goes out."""
         self.traces[sent.request_index] = RequestTrace(sent)
+        self._first_due_s = sent.due_s if self._first_due_s is None else self._first_due_s
+        self._begun += sent.turn == 0
+        if sent.turn == 0 and self._begun == self.conversations:
+            self.last_due_s = sent.due_s
         if self.load == "offline" and self.start_s is None:
             self.start_s = sent.due_s
 
@@ -161,14 +177,23 @@ class Timeline:
         self.running.append(event.running)
         self.requests.append(event.request_index)
         self.lags.append(0.0 if seen_s is None else seen_s - event.at_s)
-        if self.start_s is None and self._is_steady():
+        if self.start_s is None and self._is_steady(event.at_s):
             self.start_s = event.at_s
 
-    def _is_steady(self) -> bool:
+    @property
+    def in_flight_now(self) -> int:
+        """Requests that went out and are not over."""
+        return len(self.traces) - self._ended
+
+    def _is_steady(self, at_s: float) -> bool:
         """Whether the first window starts with the token that has just come."""
+        assert self._first_due_s is not None
+        since_ramp_s = at_s - self._first_due_s - self.ramp_s
+        if since_ramp_s < 0:
+            return False
         if self.concurrency is not None:
             return self._answered >= self.concurrency
-        return self._ended > len(self.traces) - self._ended
+        return self._ended > self.in_flight_now or since_ramp_s >= self.patience_s
 
     def edge_after(self, start_s: float, limit_s: float) -> float | None:
         """The last token in (start, limit], with which a window that starts there ends; None without any."""
@@ -291,17 +316,14 @@ def drifts(values: np.ndarray) -> bool:
 
 
 def _ramp_down_s(timeline: Timeline) -> float:
-    """The last moment before the load went down.
+    """The last moment before the load went down: when its last conversation was due, where it has a last one.
 
-    With C in flight: the earliest end of the last C, or infinity if none ended. Else, for a run that came to its own
-    end, when the last request was due.
+    With C in flight no later than the earliest end of the last C.
     """
     if timeline.load == "offline":
         return math.inf
     if timeline.concurrency is None:
-        return (
-            max((trace.sent.due_s for trace in timeline.traces.values()), default=0) if timeline.is_over else math.inf
-        )
+        return timeline.last_due_s
     ends = sorted(math.inf if trace.ended_s is None else trace.ended_s for trace in timeline.traces.values())
     return ends[-timeline.concurrency] if len(ends) >= timeline.concurrency else -math.inf
 
@@ -311,7 +333,9 @@ def _queue_grows(timeline: Timeline, start_s: float, end_s: float) -> bool:
     came = len(timeline.due_in(start_s, end_s))
     bins = timeline.in_flight(np.linspace(start_s, end_s, 10 * DRIFT_BINS + 1))
     gained = int(bins[-1] - bins[0])
-    return gained > QUEUE_SHARE * came and gained > QUEUE_SIGMAS * math.sqrt(2 * bins.mean())
+    ended = came - gained
+    by_chance = math.sqrt(min(2 * bins.mean(), came + ended))
+    return gained > QUEUE_SHARE * came and gained > QUEUE_SIGMAS * by_chance
 
 
 def _mean_running(times: np.ndarray, running: np.ndarray, start_s: float) -> float:

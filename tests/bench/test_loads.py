@@ -8,7 +8,7 @@ from tests.bench.instant_bench import Listener, suite_of, use_jumping_clock, wri
 from tokenwatt.analysis.results import results_of
 from tokenwatt.bench import Run, run_suite
 from tokenwatt.errors import UserError
-from tokenwatt.record import Reason, RequestRecord, Result
+from tokenwatt.record import Reason, RequestRecord, Result, Status
 from tokenwatt.store import read
 
 # Requests of 16 tokens: 0.05 + 15 x 0.01 = 0.2 s each. Two slots answer 10 a second.
@@ -53,6 +53,22 @@ def test_above_its_capacity_the_queue_grows(measure):
     assert row.output_tokens == pytest.approx(10.0 * 16 * 20.0, rel=0.02)
 
 
+@pytest.mark.parametrize("rate", [25.0, 100.0])
+def test_far_above_its_capacity_there_is_a_window_all_the_same(measure, rate):
+    (row,) = measure(**{**OPEN, "window_s": 5.0}, rate=[rate]).measurements
+    assert Reason.QUEUE_GROWS in row.reasons
+    assert row.window_start_s is not None
+    assert row.window_start_s >= 4 * 5.0  # never more ended than were in flight
+    assert row.output_tokens == pytest.approx(10.0 * 16 * 5.0, rel=0.05)
+
+
+def test_no_window_starts_in_a_ramp(measure):
+    (row,) = measure(**OPEN, rate=[5.0], ramp_s=30.0).measurements
+    assert row.window_start_s is not None
+    assert row.window_start_s >= 30.0
+    assert row.in_flight == pytest.approx(1.0, rel=0.02)
+
+
 def test_poisson_arrivals_that_an_engine_can_answer_are_no_growing_queue(measure):
     rows = [measure(**{**OPEN, "burstiness": 1.0, "seed": seed}, rate=[6.0]).measurements[0] for seed in range(20)]
     assert not any(Reason.QUEUE_GROWS in row.reasons for row in rows)
@@ -72,6 +88,10 @@ def test_all_at_once_is_one_window_from_the_first_to_the_last(measure):
 
 def test_a_closed_loop_may_begin_slowly(measure):
     run = measure(**SLOTS, concurrency=[2], ramp_s=4.0, interval_width=0.0)
+    (row,) = run.measurements
+    assert row.window_start_s is not None
+    assert row.window_start_s >= 4.0
+    assert row.running == pytest.approx(2.0)
     table = read(run.folder, RequestRecord)
     assert sorted(table["due_s"])[:2] == [0.0, pytest.approx(0.2)]
     assert 2.0 in table["due_s"].round(9).tolist()  # the second slot, half of the ramp later
@@ -130,8 +150,26 @@ def test_a_replay_keeps_the_times_of_its_trace(measure, tmp_path):
     assert (table["sent_s"] == table["due_s"]).all()
     (row, *_) = run.measurements
     assert (row.load, row.replay_speed) == ("replay", 4.0)
-    # The first window starts when the first request has ended, and is over when the last one is due.
-    assert row.window_start_s == pytest.approx(0.2)
+    assert row.window_start_s == pytest.approx(0.2)  # when the first request has ended
+
+
+def test_no_window_of_a_replay_ends_after_its_last_arrival(measure, tmp_path):
+    (tmp_path / "trace.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(f"2024-05-10 00:00:{second:02d}.000000,8,2000\n" for second in range(0, 60, 2))
+    )
+    (tmp_path / "replay.toml").write_text(
+        'name = "replay"\ndescription = "by hand"\n[trace]\nformat = "azure"\npath = "trace.csv"\n'
+    )
+    # 2000 tokens take 20 s: answers go on for 20 s after the last arrival, at 58 s.
+    asked = {"replay_speed": [1.0], "workloads": [str(tmp_path / "replay.toml")], "window_s": 7.0, "budget_s": 28.0}
+    run = measure(concurrency=[], options={"ttft_s": 0.05, "tpot_s": 0.01}, **asked)
+    assert run.measurements
+    for row in run.measurements:
+        assert row.status is Status.OK
+        assert row.window_s is not None
+        assert row.window_start_s is not None
+        assert row.window_start_s + row.window_s <= 58.0
 
 
 def test_results_tell_the_loads_apart(measure):

@@ -104,6 +104,18 @@ class Point:
         """Requests kept in flight; None where their number is free: unless the loop is closed, or if users think."""
         return None if self.workload.thinks else self.plan.concurrency
 
+    @property
+    def conversations(self) -> int | None:
+        """How many begin in all; None for a load without an end, and for decode alone, whose all begin at once."""
+        known = self.workload.script.conversations if self.decode is None else None
+        if self.plan.kind == "offline":
+            return int(self.plan.level) if known is None else min(known, int(self.plan.level))
+        return known
+
+    def most_at_once(self, most: int) -> int:
+        """Requests that may be in flight together, `most` at most."""
+        return most if self.conversations is None else min(most, self.conversations)
+
     def load(self, salt: int = 0) -> Load:
         """What one run sends: the workload's conversations, their prompts alone, or C sequences of one length.
 

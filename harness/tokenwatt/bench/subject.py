@@ -30,6 +30,10 @@ from tokenwatt.rows import MARGIN_S, Recording, row_of, row_without_numbers
 from tokenwatt.spec import BenchSpec
 from tokenwatt.steady_state import Timeline
 
+PATIENCE = 4
+"""Windows' lengths after which the first window starts, even if requests come faster than they are answered."""
+WARM_UP_REQUESTS = 32
+"""Of a load that does not say how many are in flight."""
 Ending = tuple[Status, Reason, str | None]
 """Why a run of an engine has no further window."""
 
@@ -60,7 +64,8 @@ class Subject:
     _static: Resting | None = None
     """The engine loaded and nothing running."""
     _first_row: int = 0
-    _warm: Point | None = None
+    _warm: tuple[Any, ...] | None = None
+    """What the engine was warmed up for."""
 
     def rest(self) -> None:
         """Before anything is loaded: what its meters are like, idle power, and what this machine is and can do."""
@@ -265,10 +270,11 @@ class Subject:
         self.run.save()
 
     def _warm_up(self, point: Point) -> None:
-        if self._warm is not point:
-            count = self._most_in_flight([point])
+        count = point.plan.concurrency or min(self._most_in_flight([point]), WARM_UP_REQUESTS)
+        asked = (point.workload.name, point.phase, point.decode, count)
+        if self._warm != asked:
             self.engine.warm_up(point.warm_up_requests(count), count, self.clock)
-            self._warm = point
+            self._warm = asked
 
     def _decode_point(self, point: Point, rows: Sequence[Measurement]) -> Point:
         """Decode alone at the mean context of a mixed point's rows, its pace found in a short run."""
@@ -288,13 +294,16 @@ class Subject:
 
     def _recording(self, point: Point) -> Recording:
         """An empty one, to be filled by a run of a point."""
-        timeline = Timeline(point.in_flight, point.phase, point.plan.kind)
+        timeline = Timeline(
+            point.in_flight, point.phase, point.plan.kind, point.plan.ramp_s, PATIENCE * point.window_s,
+            point.conversations,
+        )  # fmt: skip
         margin_s = MARGIN_S if self.meters.meters else 0.0
         return Recording(timeline, point.window_s, self._instruments, point.cap_w, margin_s)
 
     def _most_in_flight(self, points: Sequence[Point]) -> int:
         """Requests that the engine must be able to run together, as far as the loads say."""
-        return max(point.plan.concurrency or self.spec.max_in_flight for point in points)
+        return max(point.plan.concurrency or point.most_at_once(self.spec.max_in_flight) for point in points)
 
     def _slo_columns(self) -> dict[str, float | None]:
         slo = self.spec.slo

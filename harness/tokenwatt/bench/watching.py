@@ -12,7 +12,7 @@ from tokenwatt.errors import EngineError
 from tokenwatt.rows import Recording
 
 MOST_FAILURES = 16
-"""Requests that may fail one after the other, if no more than that are in flight: then the run is given up."""
+"""Requests that may fail one after the other, or as many as are in flight: after more the run is given up."""
 IsEnough = Callable[[Recording, float, float], bool]
 """Is asked once for each full window (start_s, end_s), as soon as the readings after it are there."""
 
@@ -36,17 +36,18 @@ def watch(
     """
     timeline = recording.timeline
     wanted_s = math.inf if timeline.load == "offline" else recording.wanted_s
-    most_failures = max(MOST_FAILURES, timeline.concurrency or 0)
     window_began_s, shown_s = None, 0.0
     for event in events:
         timeline.record(event, clock())
-        if event.failure is not None and timeline.failed_in_a_row > most_failures:
+        if event.failure is not None and timeline.failed_in_a_row > max(MOST_FAILURES, timeline.in_flight_now):
             raise EngineError(f"request after request fails: {event.failure.status}, {event.failure.detail}")
         if timeline.start_s is None:
             continue
         if window_began_s is None:
             window_began_s = timeline.start_s
         if event.at_s > window_began_s + wanted_s + recording.margin_s:
+            if window_began_s + wanted_s > timeline.last_due_s:  # what follows is the end of the load
+                return
             end_s = timeline.edge_after(window_began_s, window_began_s + wanted_s)
             if end_s is None:  # silent for a whole window: there is none
                 return

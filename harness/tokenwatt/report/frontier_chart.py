@@ -22,8 +22,7 @@ def frontier_figure(frontiers: Sequence[Frontier]) -> dict[str, Any] | None:
     if not frontiers:
         return None
     has_energy = any(point.joules is not None for each in frontiers for point in each.points)
-    per = "per second and GPU" if all(each.is_per_gpu for each in frontiers) else "per second"
-    titles = [f"Output tokens {per}"] + (["Board joules per output token"] if has_energy else [])
+    titles = [f"Output tokens {unit(frontiers)}"] + (["Board joules per output token"] if has_energy else [])
     figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.09)
     for position, each in enumerate(frontiers):
         colour = PALETTE[position % len(PALETTE)]
@@ -41,6 +40,14 @@ def frontier_figure(frontiers: Sequence[Frontier]) -> dict[str, Any] | None:
     figure.update_layout(**plain_layout(), showlegend=True)
     figure.update_layout(height=PANEL_HEIGHT_PX + 20 * len(frontiers))
     return json.loads(str(figure.to_json()))
+
+
+def unit(frontiers: Sequence[Frontier]) -> str:
+    """What speeds are counted per."""
+    kinds = {each.is_per_gpu for each in frontiers}
+    if kinds == {True, False}:
+        return "per second, per GPU where there is one"
+    return "per second and GPU" if True in kinds else "per second"
 
 
 def frontier_rows(frontiers: Sequence[Frontier]) -> list[dict[str, Any]]:

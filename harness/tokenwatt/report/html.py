@@ -18,7 +18,7 @@ from tokenwatt.perf_model.limits import add_limits
 from tokenwatt.report.cap_table import cap_sections
 from tokenwatt.report.closure_table import TERMS, closure_points, closure_rows
 from tokenwatt.report.comparison_table import comparison_rows, variants
-from tokenwatt.report.frontier_chart import frontier_figure, frontier_rows
+from tokenwatt.report.frontier_chart import frontier_figure, frontier_rows, unit
 from tokenwatt.report.imported_table import imported_tools
 from tokenwatt.report.latency_table import WORDS, latency_rows
 from tokenwatt.report.reasons import meanings
@@ -96,6 +96,7 @@ def _load(tables: RunTables) -> dict[str, Any]:
     return {
         "charts": _drawn({"frontier-chart": frontier_figure(found)}),
         "frontiers": frontier_rows(found),
+        "unit": unit(found),
         "latencies": latency_rows(tables.measurements),
         "words": [word.replace("_", ".") for word in WORDS],
     }

@@ -37,7 +37,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.CAP_CHANGED: "the power limit changed in the window",
     Reason.THROTTLED: "heat, or hardware that protects itself, held the clocks back",
     Reason.HOST_BOUND: "the host may have kept the device waiting",
-    Reason.CLIENT_BOUND: "tokens were taken note of late, so the speeds may be those of the listener",
+    Reason.CLIENT_BOUND: "tokens were taken note of late, or requests went out late: the speeds may be the client's",
     Reason.REQUESTS_FAILED: "some requests failed: the requests table says how",
     Reason.QUEUE_GROWS: "requests come faster than they are answered",
     Reason.IMPORTED: "another tool measured it: there are no readings here to judge it by",
