@@ -104,6 +104,17 @@ def same_lengths(lists: Mapping[str, list[Any] | None], where: str) -> None:
         raise UserError(f"{where}: lists of requests have different lengths ({found}), expected one entry a request")
 
 
+def at_most_sent(completed: int, failed: int | None, sent: int, where: str) -> None:
+    """Whether no more requests ended than `$.num_prompts` were sent; `failed` is None where a file does not tell it.
+
+    Raises:
+        UserError: more ended.
+    """
+    if completed + (failed or 0) > sent:
+        beside = "" if failed is None else f" and {failed} in $.failed"
+        raise UserError(f"{where}: $.completed: found {completed}{beside}, expected at most {sent}, its $.num_prompts")
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
