@@ -83,6 +83,14 @@ def test_a_benchmark_without_answers_has_no_zeros(changed):
     [
         (lambda d: d["metadata"].update(version=1), r"\$\.metadata\.version: found 1, expected 2"),
         (lambda d: d["benchmarks"][0].pop("duration"), r"\$\.benchmarks\[0\]\.duration: is missing"),
+        (
+            lambda d: d["benchmarks"][0].update(start_time=1795740078568.9),
+            r"\$\.benchmarks\[0\]\.start_time: found 1795740078568\.9, expected seconds since 1970",
+        ),
+        (
+            lambda d: d["benchmarks"][0]["metrics"]["time_to_first_token_ms"]["successful"].update(median=-1.0),
+            r"time_to_first_token_ms\.successful\.median: found -1\.0, expected greater than or equal to 0",
+        ),
         (lambda d: d.update(benchmarks=[]), r"\$\.benchmarks: found a list of 0"),
         (lambda d: d["benchmarks"][0]["config"]["strategy"].update(type_="odd"), "found type_ 'odd', expected"),
         (

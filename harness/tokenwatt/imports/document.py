@@ -56,7 +56,7 @@ def json_value(content: bytes, where: str) -> Any:
     """The JSON value in `content`.
 
     Raises:
-        UserError: half-written, or not JSON in UTF-8.
+        UserError: half-written, not JSON in UTF-8, or beyond what Python reads.
     """
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -67,6 +67,8 @@ def json_value(content: bytes, where: str) -> Any:
             f"{where}: not complete JSON (line {error.lineno}, column {error.colno}: {error.msg.lower()});"
             " was it cut while it was written?"
         ) from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{where}: no JSON that can be read: a number is too long or its lists too deep") from None
 
 
 def parse(kind: type[PartT], content: Any, where: str, place: str = "$") -> PartT:

@@ -52,7 +52,7 @@ def read(source: Source, given: Given) -> Imported:
 def _row(benchmark: Benchmark, tool: str, index: int, source: Source, given: Given) -> Measurement:
     metrics, totals = benchmark.metrics, benchmark.metrics.request_totals
     inputs, outputs = metrics.prompt_token_count.successful, metrics.output_token_count.successful
-    began_at = columns.epoch(benchmark.start_time)
+    began_at = columns.epoch(benchmark.start_time, source, f"$.benchmarks[{index}].start_time")
     found = {
         "imported_from": tool,
         "model": benchmark.config.backend.model or None,

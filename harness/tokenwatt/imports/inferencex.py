@@ -162,6 +162,7 @@ def _window(point: Aggregate, gpus: int) -> Window:
         return Window({"window_s": energy_j / power_w, **counts, **means}, is_measured=True)
     total_rate, output_rate = _rates_per_s(point, gpus)
     counts = {
+        # Equal rates may differ by their rounding.
         "input_tokens": round(max(total_rate - output_rate, 0.0) * NOMINAL_WINDOW_S),
         "output_tokens": round(output_rate * NOMINAL_WINDOW_S),
     }
