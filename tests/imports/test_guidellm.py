@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
@@ -61,6 +62,22 @@ def test_each_benchmark_of_a_report_is_a_row_of_its_own(changed):
     rows = imports.read(changed(CONCURRENT, double)).measurements
     assert [row.measurement_id.rpartition("/")[2] for row in rows] == ["0", "1"]
     assert len({row.point_id for row in rows}) == 2
+
+
+def test_requests_in_flight_at_the_end_are_cut_and_not_failed(changed):
+    def cut_two(document):
+        benchmark = document["benchmarks"][0]
+        answered = benchmark["requests"]["successful"]
+        benchmark["requests"]["incomplete"] = [answered.pop(), answered.pop()]
+        benchmark["requests"]["errored"] = [answered.pop()]
+        benchmark["metrics"]["request_totals"].update(successful=9, errored=1, incomplete=2)
+
+    imported = imports.read(changed(CONCURRENT, cut_two))
+    (row,) = imported.measurements
+    assert (row.requests_completed, row.requests_failed) == (9, 1)
+    assert "2 requests were in flight at its end, neither complete nor failed" in row.import_losses
+    statuses = Counter(request.status.value for request in imported.requests)
+    assert statuses == {"complete": 9, "failed": 1, "cut": 2}
 
 
 def test_a_benchmark_without_answers_has_no_zeros(changed):
