@@ -249,6 +249,10 @@ GOOD = "2023-11-16 18:15:46.6805900,374,44"
             jsonl([{**MOONCAKE[0], "hash_ids": [1, -2, 3]}]),
             "line 1: hash_ids: not an array of whole numbers",
         ),
+        ("mooncake", jsonl([{**MOONCAKE[2], "hash_ids": [True]}]), "hash_ids: not an array of whole numbers from 0"),
+        ("mooncake", jsonl([{**MOONCAKE[0], "timestamp": 10**400}]), "line 1: timestamp: is beyond 1.79769e+308"),
+        ("mooncake", '{"timestamp": ' + "1" * 5000 + "}\n", "line 1: not valid JSON (a number is too long or"),
+        ("mooncake", "[" * 100_000 + "\n", "line 1: not valid JSON (a number is too long or its lists too deep)"),
         ("mooncake", jsonl([MOONCAKE[1], MOONCAKE[0]]), "line 2: time goes back by 3.053 s"),
     ],
 )

@@ -91,6 +91,11 @@ def test_a_request_that_failed_has_the_status_of_its_code(changed):
         (lambda d: d.pop("benchmark_duration"), r"\$\.benchmark_duration: is missing"),
         (lambda d: d["request_latency"].update(unit="h"), r"\$\.request_latency\.unit: found 'h', expected 'ns', 'us'"),
         (lambda d: d["time_to_first_token"].update(p50="x"), r"\$\.time_to_first_token\.p50: found 'x'"),
+        (
+            lambda d: d["request_latency"].update(avg=-1.0),
+            r"\$\.request_latency\.avg: found -1\.0, expected greater than",
+        ),
+        (lambda d: d.update(start_time="0001-01-01T00:00+14:00"), r"\$\.start_time: found '0001-.*', expected an ISO"),
         (lambda d: d["input_config"]["phases"][0].update(type="user_centric"), "found type 'user_centric', expected"),
         (lambda d: d["input_config"]["models"].update(items=[]), r"\$\.input_config\.models\.items: found a list of 0"),
     ],

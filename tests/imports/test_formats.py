@@ -77,6 +77,8 @@ def test_a_value_of_another_kind_is_refused_by_every_format(tmp_path, form):
         (b'{"date": "2026', r"not complete JSON \(line 1, column 10: unterminated string"),
         (b'{"ttfts": [0.1, ', "not complete JSON"),
         (b"\xff\xfe{}", "not JSON in UTF-8"),
+        (b'{"duration": ' + b"1" * 5000 + b"}", "half.json: no JSON that can be read: a number is too long"),
+        (b"[" * 100_000, "half.json: no JSON that can be read: a number is too long or its lists too deep"),
     ],
 )
 def test_half_a_file_is_one_line(tmp_path, content, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
@@ -63,6 +64,22 @@ def test_each_benchmark_of_a_report_is_a_row_of_its_own(changed):
     assert len({row.point_id for row in rows}) == 2
 
 
+def test_requests_in_flight_at_the_end_are_cut_and_not_failed(changed):
+    def cut_two(document):
+        benchmark = document["benchmarks"][0]
+        answered = benchmark["requests"]["successful"]
+        benchmark["requests"]["incomplete"] = [answered.pop(), answered.pop()]
+        benchmark["requests"]["errored"] = [answered.pop()]
+        benchmark["metrics"]["request_totals"].update(successful=9, errored=1, incomplete=2)
+
+    imported = imports.read(changed(CONCURRENT, cut_two))
+    (row,) = imported.measurements
+    assert (row.requests_completed, row.requests_failed) == (9, 1)
+    assert "2 requests were in flight at its end, neither complete nor failed" in row.import_losses
+    statuses = Counter(request.status.value for request in imported.requests)
+    assert statuses == {"complete": 9, "failed": 1, "cut": 2}
+
+
 def test_a_benchmark_without_answers_has_no_zeros(changed):
     def fail_all(document):
         benchmark = document["benchmarks"][0]
@@ -83,6 +100,14 @@ def test_a_benchmark_without_answers_has_no_zeros(changed):
     [
         (lambda d: d["metadata"].update(version=1), r"\$\.metadata\.version: found 1, expected 2"),
         (lambda d: d["benchmarks"][0].pop("duration"), r"\$\.benchmarks\[0\]\.duration: is missing"),
+        (
+            lambda d: d["benchmarks"][0].update(start_time=1795740078568.9),
+            r"\$\.benchmarks\[0\]\.start_time: found 1795740078568\.9, expected seconds since 1970",
+        ),
+        (
+            lambda d: d["benchmarks"][0]["metrics"]["time_to_first_token_ms"]["successful"].update(median=-1.0),
+            r"time_to_first_token_ms\.successful\.median: found -1\.0, expected greater than or equal to 0",
+        ),
         (lambda d: d.update(benchmarks=[]), r"\$\.benchmarks: found a list of 0"),
         (lambda d: d["benchmarks"][0]["config"]["strategy"].update(type_="odd"), "found type_ 'odd', expected"),
         (

@@ -54,6 +54,11 @@ def test_output_of_separate_decoding_gpus_is_counted_per_decoding_gpu(files):
     assert any("speculative decoding 'mtp' has no column" in loss for loss in row.import_losses)
 
 
+def test_all_tokens_may_be_generated_ones(changed):
+    row = imports.read(changed(POWER, lambda d: d[1].update(output_tput_per_gpu=500.0))).measurements[1]
+    assert (row.output_tokens, row.input_tokens) == (1_000_000, 0)
+
+
 def test_a_plain_mean_of_watts_is_no_energy(changed):
     def make_old(document):
         for key in ("power_valid", "avg_total_gpu_power_w", "total_gpu_energy_j"):
@@ -69,6 +74,11 @@ def test_a_plain_mean_of_watts_is_no_energy(changed):
     [
         (lambda d: d[1].pop("framework"), r"\$\[1\]\.framework: is missing"),
         (lambda d: d[0].update(median_ttft="0.2"), r"\$\[0\]\.median_ttft: found '0.2', expected a valid number"),
+        (lambda d: d[0].update(median_ttft=-1.0), r"\$\[0\]\.median_ttft: found -1\.0, expected greater than or equal"),
+        (
+            lambda d: d[1].update(output_tput_per_gpu=501.0),
+            r"\$\[1\]\.output_tput_per_gpu: found 501, which are 1002 tokens/s in all, expected at most 1000, those of",
+        ),
         (lambda d: d[0].update(conc=0), r"\$\[0\]\.conc: found 0, expected greater than 0"),
         (lambda d: d[1].pop("tp"), r"\$\[1\]\.tp: is missing, and so are num_prefill_gpu and num_decode_gpu"),
     ],

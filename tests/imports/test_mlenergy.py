@@ -51,6 +51,8 @@ def test_an_older_file_has_lists_instead(changed):
     ("do", "message"),
     [
         (lambda d: d.update(steady_state_energy=5000.0), r"found 5000, expected 6000, the sum of"),
+        (lambda d: d.update(completed=9), r"\$\.completed: found 9, expected at most 4, its \$\.num_prompts"),
+        (lambda d: d["results"][1].update(ttft=-1.0), r"\$\.results\[1\]\.ttft: found -1\.0, expected greater than"),
         (lambda d: d.pop("completed"), r"\$\.completed: is missing"),
         (
             lambda d: d["steady_state_measurement"]["gpu_energy"].update({"0": "much"}),

@@ -129,6 +129,13 @@ def test_zeros_of_a_run_without_answers_are_no_figures(changed):
     assert (row.output_tokens, row.window_s, row.ttft_median_s) == (None, None, None)
 
 
+def test_all_of_a_data_set_has_no_number_of_prompts(changed):
+    (row,) = imports.read(changed(RATE, lambda d: d.update(num_prompts=0))).measurements
+    assert (row.requests_completed, row.requests_failed) == (12, 0)
+    older = imports.read(changed(RATE, lambda d: (d.update(num_prompts=0), d.pop("failed"))))
+    assert older.measurements[0].requests_failed is None
+
+
 def test_a_server_that_does_not_stream_has_no_ttft(changed):
     (row,) = imports.read(changed(RATE, lambda d: d.update(mean_ttft_ms=0.0, median_ttft_ms=0.0))).measurements
     assert (row.ttft_mean_s, row.ttft_median_s, row.ttft_p99_9_s) == (None, None, None)
@@ -148,6 +155,18 @@ def test_a_median_of_zero_is_kept_where_the_mean_is_not_zero(changed):
         (lambda d: d.update(duration="12 s"), r"\$\.duration: found '12 s', expected a valid number"),
         (lambda d: d.update(median_ttft_ms="fast"), r"\$\.median_ttft_ms: found 'fast', expected a valid number"),
         (lambda d: d.update(mean_ttft_ms=float("nan")), r"\$\.mean_ttft_ms: found nan, expected a finite number"),
+        (
+            lambda d: d.update(median_ttft_ms=-1.0),
+            r"\$\.median_ttft_ms: found -1\.0, expected greater than or equal to 0",
+        ),
+        (lambda d: d.update(p99_ttft_ms=float("inf")), r"\$\.p99_ttft_ms: found inf, expected a finite number"),
+        (
+            lambda d: d["ttfts"].__setitem__(3, -0.5),
+            r"\$\.ttfts\[3\]: found -0\.5, expected greater than or equal to 0",
+        ),
+        (lambda d: d.update(completed=999), r"\$\.completed: found 999 and 0 in \$\.failed, expected at most 20"),
+        (lambda d: d.update(failed=1), r"\$\.completed: found 20 and 1 in \$\.failed, expected at most 20"),
+        (lambda d: (d.pop("failed"), d.update(completed=21)), r"\$\.completed: found 21, expected at most 20"),
         (lambda d: d["ttfts"].__setitem__(3, None), r"\$\.ttfts\[3\]: found None, expected a valid number"),
         (lambda d: d["itls"].pop(), "lists of requests have different lengths .*itls 19"),
         (lambda d: d.update(date="yesterday"), r"\$\.date: found 'yesterday', expected a time such as 20260131-235900"),

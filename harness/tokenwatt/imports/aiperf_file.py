@@ -21,11 +21,11 @@ class Duration(Part):
     """A metric of time; of a distribution it has more than the mean."""
 
     unit: Literal["ns", "us", "ms", "sec"]
-    avg: Number
-    p50: Number | None = None
-    p90: Number | None = None
-    p95: Number | None = None
-    p99: Number | None = None
+    avg: NonNegativeNumber
+    p50: NonNegativeNumber | None = None
+    p90: NonNegativeNumber | None = None
+    p95: NonNegativeNumber | None = None
+    p99: NonNegativeNumber | None = None
 
 
 class Counted(Part):

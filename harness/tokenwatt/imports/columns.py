@@ -41,6 +41,9 @@ NOBODY_KNOWS = (
 )
 """Columns of the machine, the engine and the load that are null unless a file fills them."""
 
+LAST_S = 253_402_300_799
+"""The last second of the year 9999, since 1970."""
+
 NO_MACHINE = "the file does not say on what host, system and versions it was measured"
 WHOLE_RUN = "the window is the whole run, with its ramp-up and ramp-down; nobody tested whether it is steady"
 FROM_SEND = "latencies begin when a request was sent, not when it was due"
@@ -162,13 +165,26 @@ def moment(text: str, form: str | None, source: Source, place: str) -> datetime:
     """
     try:
         found = datetime.fromisoformat(text) if form is None else datetime.strptime(text, form)  # noqa: DTZ007
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # A zone can carry the first and the last day out of all years.
         example = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
         expected = "an ISO 8601 time" if form is None else f"a time such as {example.strftime(form)}"
         raise UserError(f"{source.where}: {place}: found {text!r}, expected {expected}") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
-def epoch(seconds: float) -> datetime:
-    """A moment from seconds since 1970."""
+def epoch(seconds: float, source: Source, place: str) -> datetime:
+    """A moment from seconds since 1970.
+
+    Args:
+        seconds: what the file says.
+        source: the file.
+        place: JSON path of the seconds.
+
+    Raises:
+        UserError: it lies outside of the years that a date can have, as milliseconds do.
+    """
+    if not 0 <= seconds <= LAST_S:
+        raise UserError(
+            f"{source.where}: {place}: found {seconds:.15g}, expected seconds since 1970, from 0 to {LAST_S}"
+        )
     return datetime.fromtimestamp(seconds, UTC)

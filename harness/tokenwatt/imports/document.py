@@ -56,7 +56,7 @@ def json_value(content: bytes, where: str) -> Any:
     """The JSON value in `content`.
 
     Raises:
-        UserError: half-written, or not JSON in UTF-8.
+        UserError: half-written, not JSON in UTF-8, or beyond what Python reads.
     """
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -67,6 +67,8 @@ def json_value(content: bytes, where: str) -> Any:
             f"{where}: not complete JSON (line {error.lineno}, column {error.colno}: {error.msg.lower()});"
             " was it cut while it was written?"
         ) from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{where}: no JSON that can be read: a number is too long or its lists too deep") from None
 
 
 def parse(kind: type[PartT], content: Any, where: str, place: str = "$") -> PartT:
@@ -102,6 +104,17 @@ def same_lengths(lists: Mapping[str, list[Any] | None], where: str) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise UserError(f"{where}: lists of requests have different lengths ({found}), expected one entry a request")
+
+
+def at_most_sent(completed: int, failed: int | None, sent: int, where: str) -> None:
+    """Whether no more requests ended than `$.num_prompts` were sent; `failed` is None where a file does not tell it.
+
+    Raises:
+        UserError: more ended.
+    """
+    if completed + (failed or 0) > sent:
+        beside = "" if failed is None else f" and {failed} in $.failed"
+        raise UserError(f"{where}: $.completed: found {completed}{beside}, expected at most {sent}, its $.num_prompts")
 
 
 def _shown(value: Any) -> str:

@@ -52,7 +52,7 @@ def read(source: Source, given: Given) -> Imported:
 def _row(benchmark: Benchmark, tool: str, index: int, source: Source, given: Given) -> Measurement:
     metrics, totals = benchmark.metrics, benchmark.metrics.request_totals
     inputs, outputs = metrics.prompt_token_count.successful, metrics.output_token_count.successful
-    began_at = columns.epoch(benchmark.start_time)
+    began_at = columns.epoch(benchmark.start_time, source, f"$.benchmarks[{index}].start_time")
     found = {
         "imported_from": tool,
         "model": benchmark.config.backend.model or None,
@@ -62,7 +62,7 @@ def _row(benchmark: Benchmark, tool: str, index: int, source: Source, given: Giv
         **_load(benchmark, f"$.benchmarks[{index}].config.strategy", source),
         "window_s": benchmark.duration,
         "requests_completed": totals.successful,
-        "requests_failed": totals.errored + totals.incomplete,
+        "requests_failed": totals.errored,
         "input_tokens": round(inputs.total_sum),
         "output_tokens": round(outputs.total_sum),
         "isl": inputs.mean if inputs.count else None,
@@ -148,6 +148,9 @@ def _losses(benchmark: Benchmark) -> list[str]:
             "tpot is its inter_token_latency, which counts a request as often as it has tokens; the file holds a"
             " sample of the requests"
         )
+    cut = benchmark.metrics.request_totals.incomplete
+    if cut:
+        losses.append(f"{cut} requests were in flight at its end, neither complete nor failed")
     if benchmark.config.strategy.type_ == "throughput" and benchmark.config.strategy.max_concurrency is not None:
         losses.append(f"at most {benchmark.config.strategy.max_concurrency} requests were in flight at a time")
     return losses

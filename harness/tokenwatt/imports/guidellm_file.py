@@ -10,19 +10,19 @@ from tokenwatt.imports.document import Count, NonNegativeNumber, Number, Part, P
 class Percentiles(Part):
     """Of a distribution."""
 
-    p90: Number
-    p95: Number
-    p99: Number
-    p999: Number
+    p90: NonNegativeNumber
+    p95: NonNegativeNumber
+    p99: NonNegativeNumber
+    p999: NonNegativeNumber
 
 
 class Distribution(Part):
     """Zeros where it counts nothing."""
 
-    mean: Number
-    median: Number
+    mean: NonNegativeNumber
+    median: NonNegativeNumber
     count: Count
-    total_sum: Number
+    total_sum: NonNegativeNumber
     percentiles: Percentiles
 
 
@@ -98,7 +98,7 @@ class Request(Part):
     info: Info
     prompt_tokens: Count | None = None
     output_tokens: Count | None = None
-    inter_token_latency_ms: Number | None = None
+    inter_token_latency_ms: NonNegativeNumber | None = None
 
 
 class Requests(Part):

@@ -22,6 +22,8 @@ MARKS = frozenset({"hw", "conc", "tput_per_gpu"})
 NOMINAL_WINDOW_S = 1000.0
 """Window of a row whose file tells rates alone: so long that rounding tokens to whole ones changes no rate of 5
 tokens/s or more by more than 1e-4 of it."""
+ROUNDING = 1e-6
+"""Share by which two rates that are equal may differ: each is a float divided by its GPUs."""
 
 Summary = latencies.summary_model(lambda metric, statistic: f"{statistic.replace('_', '.')}_{metric}")
 """Keys such as `median_ttft` and `p99.9_itl`, in seconds."""
@@ -88,6 +90,7 @@ def read(source: Source, given: Given) -> Imported:
 def _row(document: Any, place: str, index: int, source: Source, given: Given) -> Measurement:
     point = parse(Aggregate, document, source.where, place)
     gpus = _gpus(point, place, source)
+    _check_rates(point, gpus, place, source)
     window = _window(point, gpus)
     found = {
         "imported_from": "InferenceX",
@@ -119,6 +122,26 @@ def _gpus(point: Aggregate, place: str, source: Source) -> int:
     return gpus
 
 
+def _rates_per_s(point: Aggregate, gpus: int) -> tuple[float, float]:
+    """Tokens/s of the deployment: all, and generated ones."""
+    # Output tokens are counted per decoding GPU where prompts have GPUs of their own.
+    return point.tput_per_gpu * gpus, point.output_tput_per_gpu * (point.num_decode_gpu or gpus)
+
+
+def _check_rates(point: Aggregate, gpus: int, place: str, source: Source) -> None:
+    """Whether generated tokens are no more than all tokens.
+
+    Raises:
+        UserError: they are more.
+    """
+    total_rate, output_rate = _rates_per_s(point, gpus)
+    if output_rate > total_rate * (1 + ROUNDING):
+        raise UserError(
+            f"{source.where}: {place}.output_tput_per_gpu: found {point.output_tput_per_gpu:g}, which are"
+            f" {output_rate:g} tokens/s in all, expected at most {total_rate:g}, those of {place}.tput_per_gpu"
+        )
+
+
 def _window(point: Aggregate, gpus: int) -> Window:
     """Energy over power is the benchmark's length, energy over energy per token its tokens; else a nominal window."""
     energy_j, power_w, per_output_j = (
@@ -137,11 +160,10 @@ def _window(point: Aggregate, gpus: int) -> Window:
             "osl": outputs / completed if completed else _float(point.osl),
         }
         return Window({"window_s": energy_j / power_w, **counts, **means}, is_measured=True)
-    # Output tokens are counted per decoding GPU where prompts have GPUs of their own.
-    output_rate = point.output_tput_per_gpu * (point.num_decode_gpu or gpus)
-    total_rate = point.tput_per_gpu * gpus
+    total_rate, output_rate = _rates_per_s(point, gpus)
     counts = {
-        "input_tokens": max(round((total_rate - output_rate) * NOMINAL_WINDOW_S), 0),
+        # Equal rates may differ by their rounding.
+        "input_tokens": round(max(total_rate - output_rate, 0.0) * NOMINAL_WINDOW_S),
         "output_tokens": round(output_rate * NOMINAL_WINDOW_S),
     }
     lengths = {"isl": _float(point.isl), "osl": _float(point.osl)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, create_model
 
-from tokenwatt.imports.document import Number, Part
+from tokenwatt.imports.document import NonNegativeNumber, Part
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 """Latencies that a row has."""
@@ -40,7 +40,7 @@ def summary_model(key: Callable[[str, str], str]) -> type[Part]:
     Each is optional; tools leave out what nobody asked for.
     """
     fields: dict[str, Any] = {
-        column(metric, statistic): (Number | None, Field(default=None, alias=key(metric, statistic)))
+        column(metric, statistic): (NonNegativeNumber | None, Field(default=None, alias=key(metric, statistic)))
         for metric in METRICS
         for statistic in STATISTICS
     }

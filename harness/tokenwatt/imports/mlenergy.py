@@ -17,10 +17,10 @@ from tokenwatt.imports import columns, latencies
 from tokenwatt.imports.document import (
     Count,
     NonNegativeNumber,
-    Number,
     Part,
     PositiveCount,
     PositiveNumber,
+    at_most_sent,
     parse,
     same_lengths,
 )
@@ -47,9 +47,9 @@ class Answer(Part):
 
     input_len: Count
     output_len: Count
-    latency: Number
-    ttft: Number
-    itl: list[Number]
+    latency: NonNegativeNumber
+    ttft: NonNegativeNumber
+    itl: list[NonNegativeNumber]
     error: str = ""
 
 
@@ -69,8 +69,8 @@ class Result(Part):
     total_input_tokens: Count
     total_output_tokens: Count
     results: list[Answer] | None = None
-    ttfts: list[Number] | None = None
-    itls: list[list[Number]] | None = None
+    ttfts: list[NonNegativeNumber] | None = None
+    itls: list[list[NonNegativeNumber]] | None = None
     output_lens: list[Count] | None = None
     errors: list[str] | None = None
 
@@ -87,6 +87,7 @@ def read(source: Source, given: Given) -> Imported:
         UserError: a key is missing, mistyped or contradicts another.
     """
     result = parse(Result, source.document, source.where)
+    at_most_sent(result.completed, None, result.num_prompts, source.where)
     _check_energy(result, source)
     found = {**_columns(result, source), **_energy(result)}
     return Imported([columns.measurement(source, given, 0, _losses(result), found)], [])

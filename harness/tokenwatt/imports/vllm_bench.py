@@ -19,6 +19,7 @@ from tokenwatt.imports.document import (
     Part,
     PositiveCount,
     PositiveNumber,
+    at_most_sent,
     parse,
     same_lengths,
 )
@@ -38,6 +39,7 @@ class Bench(Part):
     date: str
     model_id: str
     num_prompts: Count
+    """Requests asked for; with 0 some data sets send all that they have."""
     request_rate: PositiveNumber | Literal["inf"]
     burstiness: PositiveNumber | None = None
     max_concurrency: PositiveCount | None
@@ -49,12 +51,12 @@ class Bench(Part):
     failed: Count | None = None
     total_input_tokens: Count
     total_output_tokens: Count
-    request_goodput: Number | None = None
+    request_goodput: NonNegativeNumber | None = None
     input_lens: list[Count] | None = None
     output_lens: list[Count] | None = None
-    ttfts: list[Number] | None = None
-    itls: list[list[Number]] | None = None
-    latencies: list[Number] | None = None
+    ttfts: list[NonNegativeNumber] | None = None
+    itls: list[list[NonNegativeNumber]] | None = None
+    latencies: list[NonNegativeNumber] | None = None
     start_times: list[Number] | None = None
     queue_times: list[Number] | None = None
     errors: list[str] | None = None
@@ -72,6 +74,8 @@ def read(source: Source, given: Given) -> Imported:
         UserError: a key is missing, mistyped or contradicts another.
     """
     bench = parse(Bench, source.document, source.where)
+    if bench.num_prompts:
+        at_most_sent(bench.completed, bench.failed, bench.num_prompts, source.where)
     lists = {name: getattr(bench, name) for name in ("input_lens", "output_lens", "ttfts", "itls", "errors")}
     if bench.errors is not None:
         lists |= {name: getattr(bench, name) for name in ("latencies", "start_times", "queue_times")}
@@ -86,7 +90,6 @@ def read(source: Source, given: Given) -> Imported:
 
 
 def _columns(bench: Bench, source: Source) -> dict[str, Any]:
-    failed = bench.num_prompts - bench.completed if bench.failed is None else bench.failed
     return {
         "imported_from": "vllm bench",
         "model": bench.model_id,
@@ -94,13 +97,20 @@ def _columns(bench: Bench, source: Source) -> dict[str, Any]:
         **_load(bench),
         "window_s": bench.duration,
         "requests_completed": bench.completed,
-        "requests_failed": failed,
+        "requests_failed": _failed(bench),
         "input_tokens": bench.total_input_tokens,
         "output_tokens": bench.total_output_tokens,
         "isl": bench.total_input_tokens / max(bench.completed, 1),
         "osl": bench.total_output_tokens / max(bench.completed, 1),
         **_latencies(bench, source),
     }
+
+
+def _failed(bench: Bench) -> int | None:
+    """Older files do not count failed requests; without a number of prompts nobody knows it."""
+    if bench.failed is None and bench.num_prompts:
+        return bench.num_prompts - bench.completed
+    return bench.failed
 
 
 def _load(bench: Bench) -> dict[str, Any]:

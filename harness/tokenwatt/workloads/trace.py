@@ -6,7 +6,7 @@ import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -64,11 +64,8 @@ class _Picked:
     """Takes rows, and counts those that it does not take."""
 
     trace: Trace
-    left_out: Counter[str]
-    clipped: int = 0
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace, self.left_out, self.clipped = trace, Counter(), 0
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
+    clipped: int = field(default=0, init=False)
 
     def rows(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Rows to ask, up to the end of the part."""

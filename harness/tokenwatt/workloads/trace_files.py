@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,13 +121,15 @@ def _mooncake_row(line: int, text: str, block_tokens: int) -> Row:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise _Wrong(f"not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise _Wrong("not valid JSON (a number is too long or its lists too deep)") from None
     if not isinstance(values, dict):
         raise _Wrong(f"not a JSON object, found {text.strip()[:40]!r}")
     at_s = _named("timestamp", lambda value: _seconds(value, _number) / 1000, _value(values, "timestamp"))
     names = ("input_length", "output_length")
     isl, osl = _lengths(names, *(_value(values, name) for name in names))
     blocks = _value(values, "hash_ids")
-    if not isinstance(blocks, list) or not all(isinstance(block, int) and 0 <= block < 2**63 for block in blocks):
+    if not isinstance(blocks, list) or not all(map(_is_block, blocks)):
         raise _Wrong(f"hash_ids: not an array of whole numbers from 0, found {str(blocks)[:40]}")
     wanted = math.ceil(isl / block_tokens)
     if len(blocks) != wanted:
@@ -135,6 +138,11 @@ def _mooncake_row(line: int, text: str, block_tokens: int) -> Row:
             "if its blocks have another size, set block_tokens"
         )
     return Row(line, at_s, isl, osl, tuple(blocks))
+
+
+def _is_block(value: Any) -> bool:
+    """Whether a JSON value is the number of a block; it has to fit an int64."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:
@@ -148,7 +156,7 @@ def _named(name: str, read: Callable[[Any], Any], value: Any) -> Any:
     try:
         return read(value)
     except ValueError as error:
-        raise _Wrong(f"{name}: {error}, found {value!r}") from None
+        raise _Wrong(f"{name}: {error}, found {repr(value)[:40]}") from None
 
 
 def _lengths(names: tuple[str, ...], isl: Any, osl: Any) -> tuple[int, int]:
@@ -169,6 +177,8 @@ def _seconds(value: Any, read: Callable[[Any], float]) -> float:
         time = read(value)
     except ValueError:
         raise ValueError("not a number") from None
+    except OverflowError:
+        raise ValueError(f"is beyond {sys.float_info.max:g}") from None
     if not math.isfinite(time):
         raise ValueError("not a finite number")
     if time < 0:
