@@ -102,9 +102,9 @@ def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
         outcome = run(subject, Load.closed(Listed(requests(2)), 1))
         assert [outcome.tokens(index) for index in range(2)] == [8, 8]
     with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("return_token_ids",))) as served:
-        with pytest.raises(UserError, match="counting = 'token_ids' needs return_token_ids, and the server refuses: "):
+        with pytest.raises(EngineError, match="counting = 'token_ids' needs return_token_ids, and the server refuses"):
             engine(served.url, counting="token_ids").load(1, 64)
-        with pytest.raises(UserError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
+        with pytest.raises(EngineError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
             engine(served.url, extra_body={"return_token_ids": True}).load(1, 64)
 
 

@@ -58,7 +58,7 @@ class EndpointEngine:
         where = "options of engine 'openai_endpoint'"
         refuse_keys_in_the_open(spec.options)
         self._options = validate(spec.options, EndpointOptions, where=where)
-        self._key = Key.from_environment(self._options.api_key_env)
+        self._key = Key.of(self._options.api_key_env, self._options.headers)
         self._address = Address.of(self._options.base_url, self._options.ca_file)
         self._decoder = Decoder.of(self._options.tokenizer or "") if self._options.sends_text else None
         self._model = spec.model
@@ -92,8 +92,8 @@ class EndpointEngine:
         """Start the server if there is a command, and find out which model it has and which fields it takes.
 
         Raises:
-            UserError: another model, a key that it does not know, or a request form that it does not take.
-            EngineError: no server, contexts beyond its own, or fewer open files allowed than connections needed.
+            EngineError: no server, or one that has another model, does not know the key, does not take the request's
+                form or allows no contexts so long; or fewer open files allowed than connections needed.
         """
         files = raise_file_limit()
         if files < max_concurrency + FILES_BESIDE:
@@ -106,8 +106,7 @@ class EndpointEngine:
             self._loaded = self._find()
         except (TokenwattError, OSError) as error:
             self.close()
-            kind = type(error) if isinstance(error, TokenwattError) else EngineError
-            raise kind(self._key.hide(str(error))) from None
+            raise EngineError(self._key.hide(str(error))) from None
         allowed = self._loaded.longest_context
         if allowed is not None and longest_context > allowed:
             raise EngineError(f"a request may reach {longest_context} tokens, the server allows {allowed}")
@@ -134,9 +133,9 @@ class EndpointEngine:
         if self._is_serving:
             raise EngineError("a run is under way; close it before the next begins")
         self._is_serving = True
-        self._reader = reader = Reader(load.on_sent, self._key.hide)
-        job = self._job(load, clock)
         try:
+            self._reader = reader = Reader(load.on_sent, self._key.tell)
+            job = self._job(load, clock)
             with ExitStack() as stack:
                 if self._ready.metrics is not None:
                     self._watcher = watcher = Watcher(self._ready.metrics)
@@ -171,11 +170,11 @@ class EndpointEngine:
         options = self._options
         if options.api != "completions":
             raise EngineError('log-probabilities of prompts need api = "completions", got "chat"')
-        server = probe.Server(self._address, {**self._key.headers, **options.headers})
+        server = probe.Server(self._address, {**self._key.headers, **options.headers}, self._key.tell)
         try:
             return [probe.score(server, self._ready.renderer, prompt, options.first_byte_s) for prompt in prompts]
         except EngineError as error:
-            raise EngineError(self._key.hide(str(error))) from None
+            raise EngineError(self._key.tell(str(error))) from None
 
     def probes(self, start_s: float, end_s: float) -> Probes:
         """Its kernels are the server's own."""
@@ -208,7 +207,7 @@ class EndpointEngine:
         """Ask the server everything that is asked only once."""
         options = self._options
         headers = {**self._key.headers, **options.headers}
-        server = probe.Server(self._address, headers)
+        server = probe.Server(self._address, headers, self._key.tell)
         try:
             target = self._address.find(options.connect_s)
         except OSError as error:
@@ -219,7 +218,7 @@ class EndpointEngine:
         )  # fmt: skip
         renderer = replace(renderer, extras=probe.find_extras(server, renderer, options))
         return _Loaded(
-            target, renderer, probe.describe(server), probe.longest_context(server, model),
+            target, renderer, self._key.hide(probe.describe(server)), probe.longest_context(server, model),
             find_page(self._address, options.metrics_url, headers),
         )  # fmt: skip
 
