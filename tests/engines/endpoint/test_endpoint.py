@@ -197,6 +197,17 @@ def test_it_is_opened_by_name():
     assert (identity.device, identity.gpu_uuids, identity.tp) == ("cuda", ("GPU-1", "GPU-2"), 2)
 
 
+def test_only_a_server_on_this_machine_is_metered_by_its_boards():
+    elsewhere = "http://192.0.2.7:8000"  # TEST-NET-1, RFC 5737: nobody's
+    assert engine("http://127.0.0.1:8000").identity.gpu_uuids is None
+    assert engine(elsewhere).identity.gpu_uuids == ()
+    assert engine("http://unknown.invalid").identity.gpu_uuids == ()  # RFC 2606: no name ends so
+    assert engine(elsewhere, command=["serve"]).identity.gpu_uuids is None
+    assert engine(elsewhere, command=["serve"], gpu_uuids=["GPU-1"]).identity.gpu_uuids == ("GPU-1",)
+    with pytest.raises(UserError, match=r"and http://192\.0\.2\.7:8000 is none of its addresses; leave gpu_uuids out"):
+        engine(elsewhere, gpu_uuids=["GPU-1"])
+
+
 def test_an_https_server_whose_certificate_is_named(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(

@@ -25,9 +25,10 @@ from tokenwatt.engines.openai_endpoint.reader import Reader
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.engines.openai_endpoint.text import Decoder
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Failure, Probes, TokenEvent
-from tokenwatt.errors import EngineError, TokenwattError
+from tokenwatt.errors import EngineError, TokenwattError, UserError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
+from tokenwatt.this_machine import is_this_machine
 from tokenwatt.workloads import Request
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class EndpointEngine:
         self._key = Key.of(self._options.api_key_env, self._options.headers)
         self._address = Address.of(self._options.base_url, self._options.ca_file)
         self._decoder = Decoder.of(self._options.tokenizer or "") if self._options.sends_text else None
+        self._gpu_uuids = _gpu_uuids(self._options)
         self._model = spec.model
         self._command: ServedCommand | None = None
         self._loaded: _Loaded | None = None
@@ -78,10 +80,10 @@ class EndpointEngine:
             model=self._model or (loaded.renderer.model if loaded else options.served_model),
             dtype=options.dtype,
             weights_source="none",
-            device="cuda" if options.gpu_uuids else "none",
-            gpu_uuids=options.gpu_uuids,
+            device="cuda" if self._gpu_uuids else "none",
+            gpu_uuids=self._gpu_uuids,
             quantization=options.quantization,
-            tp=max(1, len(options.gpu_uuids or ())),
+            tp=max(1, len(self._gpu_uuids or ())),
             longest_context=loaded.longest_context if loaded else None,
         )
 
@@ -250,6 +252,29 @@ class EndpointEngine:
         if self._loaded is None:
             raise EngineError("the engine is not loaded; call load() first")
         return self._loaded
+
+
+def _gpu_uuids(options: EndpointOptions) -> tuple[str, ...] | None:
+    """The GPUs to meter; None for every board, which may be a server's only if it runs here.
+
+    Raises:
+        UserError: GPUs of this machine for a server on another.
+    """
+    if options.command or _is_here(options.base_url):
+        return options.gpu_uuids
+    if options.gpu_uuids:
+        raise UserError(
+            f"gpu_uuids are GPUs of this machine, and {options.base_url} is none of its addresses; leave gpu_uuids out,"
+            " or reach the server by localhost"
+        )
+    return ()
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return is_this_machine(url)
+    except OSError:  # an unknown name is nobody's yet; load() says so
+        return False
 
 
 def _words(failure: Failure) -> str:

@@ -48,7 +48,7 @@ class EndpointOptions(Spec):
     ca_file: str | None = None
     """Certificates to trust, of an https server that no public authority vouches for."""
     gpu_uuids: tuple[str, ...] | None = None
-    """NVML UUIDs of the server's GPUs, on this machine; by default every board of it is metered."""
+    """NVML UUIDs of the server's GPUs, on this machine; by default every board, or none of a server elsewhere."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision, for the record."""
     quantization: str | None = None
