@@ -185,7 +185,9 @@ def test_options_that_hold_a_key_in_a_wrong_place_are_refused_without_repeating_
     assert KEY not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["http://h:99999", "http://h:x", "http://h:0", "http://[bad", "http://:80"])
+@pytest.mark.parametrize(
+    "url", ["http://h:99999", "http://h:x", "http://h:0", "http://[bad", "http://:80", "http://a..b"]
+)
 def test_a_bad_port_or_host_is_one_line(url):
     for options in ({"url": url}, {"url": "http://localhost", "metrics_url": url}):
         with pytest.raises(UserError, match="_url: must be an address .*, got one without a host, or with a port that"):

@@ -21,8 +21,8 @@ def why_unfit(url: str) -> str | None:
             return WITH_USER
     try:
         parts = urlsplit(url)
-        has_place = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number or beyond 65535, or brackets around no IPv6 address
+        has_place = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # a port that is no number or beyond 65535, brackets around no IPv6 address, or an empty label
         has_place = False
     else:
         if parts.query or parts.fragment:
