@@ -14,8 +14,8 @@ import pytest
 from tests.end_to_end.meter_process import Row, meter, row_in, start, undisturbed
 from tests.web import Web, serving
 
-from tokenwatt.metering.server import is_this_machine
 from tokenwatt.power import virtual
+from tokenwatt.this_machine import is_this_machine
 
 
 def dcgm(at_s: float) -> str:

@@ -7,7 +7,6 @@ window's edges: tokens and joules belong to the same stretch, and no counter nee
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from tokenwatt.orderly_end import signal_of
 from tokenwatt.power.external.http import HttpError, get, is_address
 from tokenwatt.power.external.prometheus import Labels, Samples, parse_metrics
 from tokenwatt.record import Reason, Status
+from tokenwatt.this_machine import is_this_machine
 
 PATHS = ("/metrics", "/prometheus/metrics")
 """Where servers have their page; the second is TensorRT-LLM's."""
@@ -68,18 +68,6 @@ def meter_server(url: str, seconds: float, choice: Choice, results: Path) -> Met
         return Stretch(first.at_s, last.at_s, columns, ended_by)
 
     return meter_stretch(url, replace(choice, idle_s=0.0, subject="present"), results, work)
-
-
-def is_this_machine(url: str) -> bool:
-    """Whether the server's address is one of this machine's, which is one that a socket can be bound to."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(urlsplit(url).hostname, 0, type=socket.SOCK_DGRAM):
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.bind(address)
-            except OSError:
-                continue
-            return True
-    return False
 
 
 @dataclass(frozen=True, slots=True)

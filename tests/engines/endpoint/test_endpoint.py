@@ -102,9 +102,9 @@ def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
         outcome = run(subject, Load.closed(Listed(requests(2)), 1))
         assert [outcome.tokens(index) for index in range(2)] == [8, 8]
     with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("return_token_ids",))) as served:
-        with pytest.raises(UserError, match="counting = 'token_ids' needs return_token_ids, and the server refuses: "):
+        with pytest.raises(EngineError, match="counting = 'token_ids' needs return_token_ids, and the server refuses"):
             engine(served.url, counting="token_ids").load(1, 64)
-        with pytest.raises(UserError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
+        with pytest.raises(EngineError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
             engine(served.url, extra_body={"return_token_ids": True}).load(1, 64)
 
 
@@ -195,6 +195,17 @@ def test_it_is_opened_by_name():
         open_engine(spec)
     identity = engine("http://localhost:1/v1", gpu_uuids=["GPU-1", "GPU-2"], dtype="bfloat16").identity
     assert (identity.device, identity.gpu_uuids, identity.tp) == ("cuda", ("GPU-1", "GPU-2"), 2)
+
+
+def test_only_a_server_on_this_machine_is_metered_by_its_boards():
+    elsewhere = "http://192.0.2.7:8000"  # TEST-NET-1, RFC 5737: nobody's
+    assert engine("http://127.0.0.1:8000").identity.gpu_uuids is None
+    assert engine(elsewhere).identity.gpu_uuids == ()
+    assert engine("http://unknown.invalid").identity.gpu_uuids == ()  # RFC 2606: no name ends so
+    assert engine(elsewhere, command=["serve"]).identity.gpu_uuids is None
+    assert engine(elsewhere, command=["serve"], gpu_uuids=["GPU-1"]).identity.gpu_uuids == ("GPU-1",)
+    with pytest.raises(UserError, match=r"and http://192\.0\.2\.7:8000 is none of its addresses; leave gpu_uuids out"):
+        engine(elsewhere, gpu_uuids=["GPU-1"])
 
 
 def test_an_https_server_whose_certificate_is_named(tmp_path):

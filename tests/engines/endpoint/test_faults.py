@@ -1,5 +1,6 @@
 """Every fault of a server ends its request with a status, and no other request's."""
 
+import json
 import multiprocessing
 import socket
 from pathlib import Path
@@ -9,6 +10,11 @@ from tests.engines.endpoint.driving import Run, engine, requests, run, run_reque
 from tests.engines.endpoint.timed_server import KEY, Script, Served, serving
 
 from tokenwatt.clock import RunClock
+from tokenwatt.engines.openai_endpoint.answers import MalformedError, parse_head
+from tokenwatt.engines.openai_endpoint.chunks import Dechunker
+from tokenwatt.engines.openai_endpoint.key import Key
+from tokenwatt.engines.openai_endpoint.outcome import Fault, of_fault, of_http
+from tokenwatt.engines.openai_endpoint.tokens import Answer
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
 
@@ -98,9 +104,64 @@ def test_the_key_is_shown_nowhere(monkeypatch):
         assert outcome.detail(2) == "HTTP 400: scripted 400, Bearer <key>"
         assert KEY not in repr([outcome, subject.identity, vars(subject)])
         monkeypatch.setenv("THE_KEY", "sk-another-one")
-        with pytest.raises(UserError, match="refuses: HTTP 401: wrong key: Bearer <key>") as refused:
+        with pytest.raises(EngineError, match="refuses: HTTP 401: wrong key: Bearer <key>") as refused:
             engine(served.url, api_key_env="THE_KEY").load(1, 64)
     assert refused.value.__cause__ is None
+
+
+def test_headers_are_hidden_like_the_key():
+    with serving(in_turn("", "", "400", needs_key=True)) as served:
+        subject = engine(served.url, headers={"Authorization": f"Bearer {KEY}"})
+        subject.load(1, 64)
+        outcome = run(subject, Load.closed(Listed(requests(3)), 1))
+        assert outcome.detail(2) == "HTTP 400: scripted 400, <key>"
+        assert KEY not in repr([outcome, subject.identity, subject._key])
+    key = Key.of(None, {"Authorization": f"Bearer {KEY}", "X-Key": "it's\\8 more", "X-Team": "blue"})
+    assert key.hide(f"{KEY} of blue") == "<key> of blue"
+    assert key.hide(repr(b"it's\\8 more") + json.dumps("it's\\8 more")) == 'b"<key>""<key>"'
+
+
+def test_options_without_a_tokenizer_are_refused_without_repeating_their_headers():
+    with pytest.raises(UserError, match=r"the model's folder or hub id, got no tokenizer$"):
+        engine("http://localhost", api="chat", headers={"Authorization": f"Bearer {KEY}"})
+
+
+LONG_KEY = "sk-" + "0123456789" * 30
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x" * 70 + LONG_KEY.encode() + b"\n\n",
+        b"data: " + b"x" * 70 + LONG_KEY.encode() + b"\n\n",
+        b"data: [" + b"5," * 35 + b'"' + LONG_KEY.encode() + b'"]\n\n',
+        b'data: {"error": "' + b"x" * 280 + LONG_KEY.encode() + b'"}\n\n',
+        b"data: half of " + LONG_KEY[:50].encode(),
+    ],
+)
+def test_a_key_is_hidden_before_words_are_shortened(body):
+    told = Key.of(None, {"X-Key": LONG_KEY}).tell
+    with pytest.raises(Fault) as fault:
+        read_stream(body)
+    words = told(of_fault(fault.value).detail)
+    assert "<key>" in words
+    assert LONG_KEY[:8] not in words
+    assert len(words) <= 300
+
+
+def read_stream(body: bytes) -> int:
+    answer = Answer()
+    answer.feed(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + body)
+    return answer.conclude()
+
+
+def test_a_key_in_a_wrong_head_or_chunk_is_hidden_before_words_are_shortened():
+    told = Key.of(None, {"X-Key": LONG_KEY}).tell
+    for read in (parse_head, Dechunker().feed):
+        with pytest.raises(MalformedError) as fault:
+            read(b"no size " + b"x" * 25 + LONG_KEY.encode() + b"\r\n")
+        assert told(str(fault.value)).count("<key>") == 1
+    assert told(of_http(400, b"x" * 280 + LONG_KEY.encode()).detail) == "HTTP 400: " + "x" * 280 + "<key>"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +169,12 @@ def test_the_key_is_shown_nowhere(monkeypatch):
     [
         {"api_key_env": KEY},
         {"base_url": f"http://user:{KEY}@localhost"},
+        {"base_url": f"http://user:{KEY}@localhost:x"},
+        {"base_url": f"user:{KEY}@localhost"},
+        {"base_url": f"http://localhost?key={KEY}"},
+        {"base_url": f"http://localhost#{KEY}"},
+        {"metrics_url": f"http://user:{KEY}@localhost/metrics"},
+        {"metrics_url": f"http://localhost/metrics?key={KEY}"},
         {"headers": {"Authorization": [KEY]}},
         {"headers": {"Authorization": f"{KEY}\r\nX: y"}},
     ],
@@ -118,6 +185,15 @@ def test_options_that_hold_a_key_in_a_wrong_place_are_refused_without_repeating_
     assert KEY not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://h:99999", "http://h:x", "http://h:0", "http://[bad", "http://:80", "http://a..b"]
+)
+def test_a_bad_port_or_host_is_one_line(url):
+    for options in ({"url": url}, {"url": "http://localhost", "metrics_url": url}):
+        with pytest.raises(UserError, match="_url: must be an address .*, got one without a host, or with a port that"):
+            engine(**options)
+
+
 def test_a_variable_without_a_key_is_named(monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(UserError, match="api_key_env names NO_KEY, which is not set"):
@@ -125,7 +201,7 @@ def test_a_variable_without_a_key_is_named(monkeypatch):
 
 
 def test_a_wrong_model_is_answered_with_the_right_one(served):
-    with pytest.raises(UserError, match=r"unknown served_model 'timd' \(did you mean 'timed'\?\); known: timed"):
+    with pytest.raises(EngineError, match=r"unknown served_model 'timd' \(did you mean 'timed'\?\); known: timed"):
         engine(served.url, served_model="timd").load(1, 64)
 
 
@@ -142,6 +218,13 @@ def test_the_clock_must_be_one_that_another_process_can_share(served):
     subject.load(1, 64)
     with pytest.raises(EngineError, match="it needs a RunClock"):
         list(subject.serve(Load.closed(Listed(requests(1)), 1), lambda: 0.0))
+
+
+def test_a_run_that_cannot_begin_is_not_under_way(served):
+    subject = engine(served.url)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="the engine is not loaded"):
+            list(subject.serve(Load.closed(Listed(requests(1)), 1), RunClock()))
 
 
 def test_the_death_of_the_client_is_an_engine_error(served):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -9,6 +10,26 @@ from typing import Self
 from urllib.parse import urlsplit
 
 PORTS = {"http": 80, "https": 443}
+WITH_USER = "one with a user or a password"
+
+
+def why_unfit(url: str) -> str | None:
+    """What is wrong with an address, in words that repeat nothing that may be a key; None for a good one."""
+    if "@" in url:
+        without_path = re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0]
+        if "@" in without_path or "//" not in url:
+            return WITH_USER
+    try:
+        parts = urlsplit(url)
+        has_place = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # a port that is no number or beyond 65535, brackets around no IPv6 address, or an empty label
+        has_place = False
+    else:
+        if parts.query or parts.fragment:
+            return "one with a query" if parts.query else "one with a fragment"
+        if parts.scheme not in PORTS:
+            return f"one whose scheme is {parts.scheme!r}" if parts.scheme and parts.netloc else "one without http://"
+    return None if has_place else "one without a host, or with a port that is none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 HEAD_END = b"\r\n\r\n"
 LONGEST_HEAD = 65536
 """Bytes; what is longer is no HTTP."""
+MOST_TOLD = 16384
+"""Bytes of what came that a fault repeats: it is shortened where it is shown, once the key is hidden in it."""
 
 
 class MalformedError(Exception):
@@ -39,12 +41,12 @@ def parse_head(raw: bytes) -> Head:
     version, _, rest = first.partition(" ")
     code = rest[:3]
     if not version.startswith("HTTP/1.") or not code.isdigit():
-        raise MalformedError(f"no HTTP status line: {first[:80]!r}")
+        raise MalformedError(f"no HTTP status line: {first[:MOST_TOLD]!r}")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     is_chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
     length = headers.get("content-length")
     if length is not None and not length.isdigit():
-        raise MalformedError(f"content-length is {length[:80]!r}")
+        raise MalformedError(f"content-length is {length[:MOST_TOLD]!r}")
     has_end = is_chunked or length is not None
     connection = headers.get("connection", "keep-alive" if version != "HTTP/1.0" else "close").lower()
     return Head(

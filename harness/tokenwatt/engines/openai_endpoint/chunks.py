@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from tokenwatt.engines.openai_endpoint.answers import MalformedError
+from tokenwatt.engines.openai_endpoint.answers import MOST_TOLD, MalformedError
 
 LINE_END = b"\r\n"
 _LONGEST_LINE = 4096
@@ -84,10 +84,10 @@ class Dechunker:
             raise MalformedError("bytes after the last chunk")
         end = data.find(LINE_END, place)
         if self._at is _At.CHUNK_END and not LINE_END.startswith(data[place : place + 2]):
-            raise MalformedError(f"a chunk is longer than its size says: {data[place : place + 40]!r}")
+            raise MalformedError(f"a chunk is longer than its size says: {data[place : place + MOST_TOLD]!r}")
         if end < 0:
             if len(data) - place > _LONGEST_LINE:
-                raise MalformedError(f"no chunk size: {data[place : place + 40]!r}")
+                raise MalformedError(f"no chunk size: {data[place : place + MOST_TOLD]!r}")
             return None
         line = data[place:end]
         if self._at is _At.CHUNK_END:
@@ -106,9 +106,9 @@ def _size(line: bytes) -> int:
     try:
         size = int(digits, 16)
     except ValueError:
-        raise MalformedError(f"no chunk size: {line[:40]!r}") from None
+        raise MalformedError(f"no chunk size: {line[:MOST_TOLD]!r}") from None
     if size < 0 or not digits.isalnum():
-        raise MalformedError(f"no chunk size: {line[:40]!r}")
+        raise MalformedError(f"no chunk size: {line[:MOST_TOLD]!r}")
     return size
 
 

@@ -25,9 +25,10 @@ from tokenwatt.engines.openai_endpoint.reader import Reader
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.engines.openai_endpoint.text import Decoder
 from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Failure, Probes, TokenEvent
-from tokenwatt.errors import EngineError, TokenwattError
+from tokenwatt.errors import EngineError, TokenwattError, UserError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
+from tokenwatt.this_machine import is_this_machine
 from tokenwatt.workloads import Request
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class EndpointEngine:
         where = "options of engine 'openai_endpoint'"
         refuse_keys_in_the_open(spec.options)
         self._options = validate(spec.options, EndpointOptions, where=where)
-        self._key = Key.from_environment(self._options.api_key_env)
+        self._key = Key.of(self._options.api_key_env, self._options.headers)
         self._address = Address.of(self._options.base_url, self._options.ca_file)
         self._decoder = Decoder.of(self._options.tokenizer or "") if self._options.sends_text else None
+        self._gpu_uuids = _gpu_uuids(self._options)
         self._model = spec.model
         self._command: ServedCommand | None = None
         self._loaded: _Loaded | None = None
@@ -78,10 +80,10 @@ class EndpointEngine:
             model=self._model or (loaded.renderer.model if loaded else options.served_model),
             dtype=options.dtype,
             weights_source="none",
-            device="cuda" if options.gpu_uuids else "none",
-            gpu_uuids=options.gpu_uuids,
+            device="cuda" if self._gpu_uuids else "none",
+            gpu_uuids=self._gpu_uuids,
             quantization=options.quantization,
-            tp=max(1, len(options.gpu_uuids or ())),
+            tp=max(1, len(self._gpu_uuids or ())),
             longest_context=loaded.longest_context if loaded else None,
         )
 
@@ -92,8 +94,8 @@ class EndpointEngine:
         """Start the server if there is a command, and find out which model it has and which fields it takes.
 
         Raises:
-            UserError: another model, a key that it does not know, or a request form that it does not take.
-            EngineError: no server, contexts beyond its own, or fewer open files allowed than connections needed.
+            EngineError: no server, or one that has another model, does not know the key, does not take the request's
+                form or allows no contexts so long; or fewer open files allowed than connections needed.
         """
         files = raise_file_limit()
         if files < max_concurrency + FILES_BESIDE:
@@ -106,8 +108,7 @@ class EndpointEngine:
             self._loaded = self._find()
         except (TokenwattError, OSError) as error:
             self.close()
-            kind = type(error) if isinstance(error, TokenwattError) else EngineError
-            raise kind(self._key.hide(str(error))) from None
+            raise EngineError(self._key.hide(str(error))) from None
         allowed = self._loaded.longest_context
         if allowed is not None and longest_context > allowed:
             raise EngineError(f"a request may reach {longest_context} tokens, the server allows {allowed}")
@@ -134,9 +135,9 @@ class EndpointEngine:
         if self._is_serving:
             raise EngineError("a run is under way; close it before the next begins")
         self._is_serving = True
-        self._reader = reader = Reader(load.on_sent, self._key.hide)
-        job = self._job(load, clock)
         try:
+            self._reader = reader = Reader(load.on_sent, self._key.tell)
+            job = self._job(load, clock)
             with ExitStack() as stack:
                 if self._ready.metrics is not None:
                     self._watcher = watcher = Watcher(self._ready.metrics)
@@ -171,11 +172,11 @@ class EndpointEngine:
         options = self._options
         if options.api != "completions":
             raise EngineError('log-probabilities of prompts need api = "completions", got "chat"')
-        server = probe.Server(self._address, {**self._key.headers, **options.headers})
+        server = probe.Server(self._address, {**self._key.headers, **options.headers}, self._key.tell)
         try:
             return [probe.score(server, self._ready.renderer, prompt, options.first_byte_s) for prompt in prompts]
         except EngineError as error:
-            raise EngineError(self._key.hide(str(error))) from None
+            raise EngineError(self._key.tell(str(error))) from None
 
     def probes(self, start_s: float, end_s: float) -> Probes:
         """Its kernels are the server's own."""
@@ -208,7 +209,7 @@ class EndpointEngine:
         """Ask the server everything that is asked only once."""
         options = self._options
         headers = {**self._key.headers, **options.headers}
-        server = probe.Server(self._address, headers)
+        server = probe.Server(self._address, headers, self._key.tell)
         try:
             target = self._address.find(options.connect_s)
         except OSError as error:
@@ -219,7 +220,7 @@ class EndpointEngine:
         )  # fmt: skip
         renderer = replace(renderer, extras=probe.find_extras(server, renderer, options))
         return _Loaded(
-            target, renderer, probe.describe(server), probe.longest_context(server, model),
+            target, renderer, self._key.hide(probe.describe(server)), probe.longest_context(server, model),
             find_page(self._address, options.metrics_url, headers),
         )  # fmt: skip
 
@@ -251,6 +252,29 @@ class EndpointEngine:
         if self._loaded is None:
             raise EngineError("the engine is not loaded; call load() first")
         return self._loaded
+
+
+def _gpu_uuids(options: EndpointOptions) -> tuple[str, ...] | None:
+    """The GPUs to meter; None for every board, which may be a server's only if it runs here.
+
+    Raises:
+        UserError: GPUs of this machine for a server on another.
+    """
+    if options.command or _is_here(options.base_url):
+        return options.gpu_uuids
+    if options.gpu_uuids:
+        raise UserError(
+            f"gpu_uuids are GPUs of this machine, and {options.base_url} is none of its addresses; leave gpu_uuids out,"
+            " or reach the server by localhost"
+        )
+    return ()
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return is_this_machine(url)
+    except OSError:  # an unknown name is nobody's yet; load() says so
+        return False
 
 
 def _words(failure: Failure) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenwatt.engines.openai_endpoint.answers import MOST_TOLD
 from tokenwatt.errors import EngineError
 
 ECHO_FIELDS: dict[str, Any] = {"echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0.0, "stream": False}
@@ -58,5 +59,4 @@ def _number(value: object, place: int) -> float:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return repr(value)[:MOST_TOLD]

@@ -13,7 +13,7 @@ from tokenwatt.engines.openai_endpoint.answers import MalformedError
 from tokenwatt.engines.openai_endpoint.options import LOOK_FOR_METRICS
 from tokenwatt.engines.openai_endpoint.tokens import OK
 from tokenwatt.engines.openai_endpoint.web import ask
-from tokenwatt.errors import UserError
+from tokenwatt.errors import EngineError
 
 LOOK_EVERY_S = 1.0
 TIMEOUT_S = 5.0
@@ -111,7 +111,7 @@ def find_page(address: Address, url: str | None, headers: Mapping[str, str]) -> 
     """The page at `url`, or at the server's `/metrics` if that has counters that are known; None if there is none.
 
     Raises:
-        UserError: a page that was asked for by its address has none.
+        EngineError: a page that was asked for by its address has none.
     """
     if url is None:
         return None
@@ -121,7 +121,7 @@ def find_page(address: Address, url: str | None, headers: Mapping[str, str]) -> 
     # The key is the server's; whoever else has the page gets none.
     page = MetricsPage(Address.of(url, address.ca_file), urlsplit(url).path or "/metrics", {})
     if page.look() is None:
-        raise UserError(f"metrics_url: no page with counters of vLLM, SGLang or llama.cpp at {url}")
+        raise EngineError(f"metrics_url: no page with counters of vLLM, SGLang or llama.cpp at {url}")
     return page
 
 

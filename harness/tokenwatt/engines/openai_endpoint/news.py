@@ -68,7 +68,7 @@ _SIZE = struct.Struct("<Q")
 
 @dataclass(slots=True)
 class Outbox:
-    """The child's end: it never waits for the parent."""
+    """The child's end: `put` and `send` never wait for the parent; `wait` and `drain` do, and say so."""
 
     pipe: socket.socket
     _waiting: deque[memoryview] = field(default_factory=deque)

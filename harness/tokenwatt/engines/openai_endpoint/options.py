@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
+from tokenwatt.engines.openai_endpoint.address import why_unfit
 from tokenwatt.spec import Spec
 
 Api = Literal["completions", "chat"]
@@ -48,7 +48,7 @@ class EndpointOptions(Spec):
     ca_file: str | None = None
     """Certificates to trust, of an https server that no public authority vouches for."""
     gpu_uuids: tuple[str, ...] | None = None
-    """NVML UUIDs of the server's GPUs, on this machine; by default every board of it is metered."""
+    """NVML UUIDs of the server's GPUs, on this machine; by default every board, or none of a server elsewhere."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision, for the record."""
     quantization: str | None = None
@@ -67,18 +67,23 @@ class EndpointOptions(Spec):
     def _array(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("base_url", "metrics_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        problem = why_unfit(value) if value not in (None, LOOK_FOR_METRICS) else None
+        if problem is not None:
+            raise ValueError(f"must be an address like http://localhost:8000, got {problem}")
+        return value
+
     @field_validator("base_url")
     @classmethod
-    def _address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("must be an address like http://localhost:8000")
+    def _ahead_of_v1(cls, value: str) -> str:
         return value.rstrip("/").removesuffix("/v1")
 
     @model_validator(mode="after")
     def _text_needs_a_tokenizer(self) -> Self:
         if self.tokenizer is None and (self.api == "chat" or self.prompt_as == "text"):
-            raise ValueError("prompts as text need a tokenizer: the model's folder or hub id")
+            raise ValueError("prompts as text need a tokenizer: the model's folder or hub id, got no tokenizer")
         return self
 
     @property

@@ -1,4 +1,7 @@
-"""How a request ended: from the exchange's end, the HTTP status and what was read, to a `RequestStatus` with words."""
+"""How a request ended: from the exchange's end, the HTTP status and what was read, to a `RequestStatus` with words.
+
+The words are as the server put them: whoever shows them lets `Key.tell` do it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from tokenwatt.record import RequestStatus
 
 Fault = (MalformedError, ServerError, MiscountedError)
 """What reading an answer raises."""
-LONGEST_DETAIL = 300
-"""Characters of a server's words."""
 _OVERLOADED = (429, 503)
 _STATUS_OF_FAULT: dict[type[Exception], RequestStatus] = {
     MalformedError: RequestStatus.MALFORMED,
@@ -30,7 +31,7 @@ _STATUS_OF_ENDING = {
 
 def of_fault(fault: Exception) -> Failure:
     """Why a request ends with what has just been read."""
-    return Failure(_STATUS_OF_FAULT[type(fault)], shortened(str(fault)))
+    return Failure(_STATUS_OF_FAULT[type(fault)], str(fault))
 
 
 def at_end(answer: Answer, ended: Ended) -> Failure | int:
@@ -51,7 +52,7 @@ def at_end(answer: Answer, ended: Ended) -> Failure | int:
 
 def of_http(status: int, body: bytes) -> Failure:
     """What an HTTP status other than 200 means, with the server's own words."""
-    detail = shortened(f"HTTP {status}: {_words(body)}".rstrip(": "))
+    detail = f"HTTP {status}: {_words(body)}".rstrip(": ")
     if status in _OVERLOADED:
         return Failure(RequestStatus.OVERLOADED, detail)
     return Failure(RequestStatus.SERVER_ERROR if status >= 500 else RequestStatus.REJECTED, detail)
@@ -66,12 +67,6 @@ def output_of(pieces: Iterable[bytes], ended: Ended) -> tuple[list[int], bool]:
     except Fault:
         return [], True
     return answer.token_ids, isinstance(at_end(answer, ended), Failure)
-
-
-def shortened(words: str) -> str:
-    """In one line, and not too long."""
-    line = " ".join(words.split())
-    return line if len(line) <= LONGEST_DETAIL else line[: LONGEST_DETAIL - 3] + "..."
 
 
 def _words(body: bytes) -> str:

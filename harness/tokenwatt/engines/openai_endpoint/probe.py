@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenwatt.engines.openai_endpoint.outcome import of_http
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.engines.openai_endpoint.tokens import OK
 from tokenwatt.engines.openai_endpoint.web import Page, ask
-from tokenwatt.errors import EngineError, UserError, unknown_name
+from tokenwatt.errors import EngineError, unknown_name
 from tokenwatt.workloads import Request
 
 MODELS = "/v1/models"
@@ -35,6 +35,8 @@ class Server:
 
     address: Address
     headers: Mapping[str, str] = field(repr=False)
+    tell: Callable[[str], str]
+    """Makes its words fit to be shown."""
 
     def ask(self, path: str, timeout_s: float, body: bytes | None = None) -> Page:
         """One question.
@@ -45,28 +47,31 @@ class Server:
         try:
             return ask(self.address, path, self.headers, timeout_s, body)
         except (OSError, MalformedError) as error:
-            raise EngineError(f"no answer from {self.address.host_header}{path}: {error}") from None
+            raise EngineError(f"no answer from {self.address.host_header}{path}: {self.tell(str(error))}") from None
+
+    def why(self, page: Page) -> str:
+        """What an answer says that is none."""
+        return self.tell(of_http(page.status, page.body).detail)
 
 
 def find_model(server: Server, wanted: str | None) -> str:
     """The name under which the server has the model.
 
     Raises:
-        UserError: it has another one, or several, or does not say; or it does not know the key.
-        EngineError: no answer.
+        EngineError: it has another one, or several, or does not say; it does not know the key; or no answer.
     """
     page = server.ask(server.address.prefix + MODELS, SHORT_TIMEOUT_S)
     names = _names(page) if page.status == OK else None
     if names is None:
         if page.status not in (OK, *_NO_SUCH_PAGE):
-            raise UserError(f"{server.address.host_header} refuses: {of_http(page.status, page.body).detail}")
+            raise EngineError(f"{server.address.host_header} refuses: {server.why(page)}")
         if wanted is None:
-            raise UserError(f"{server.address.host_header} does not list its models; name one by served_model")
+            raise EngineError(f"{server.address.host_header} does not list its models; name one by served_model")
         return wanted
     if wanted is None and len(names) != 1:
-        raise UserError(f"served_model must name one of the server's models: {', '.join(names) or 'it has none'}")
+        raise EngineError(f"served_model must name one of the server's models: {', '.join(names) or 'it has none'}")
     if wanted is not None and wanted not in names:
-        raise unknown_name("served_model", wanted, names)
+        raise EngineError(str(unknown_name("served_model", wanted, names)))
     return wanted or names[0]
 
 
@@ -82,22 +87,21 @@ def find_extras(server: Server, renderer: Renderer, options: EndpointOptions) ->
     """The fields that this server takes, of those that would be sent: asked together, then one by one.
 
     Raises:
-        UserError: it takes no request at all, or not what the options insist on.
-        EngineError: no answer.
+        EngineError: it takes no request at all, or not what the options insist on; or no answer.
     """
     wanted = wanted_extras(options)
     if _refusal(server, replace(renderer, extras=wanted), options) is None:
         return wanted
     bare = _refusal(server, replace(renderer, extras=frozenset()), options)
     if bare is not None:
-        raise UserError(f"{server.address.host_header} refuses the plainest request: {bare}")
+        raise EngineError(f"{server.address.host_header} refuses the plainest request: {bare}")
     accepted: frozenset[Extra] = frozenset()
     for extra in sorted(wanted):
         refusal = _refusal(server, replace(renderer, extras=accepted | {extra}), options)
         if refusal is None:
             accepted |= {extra}
         elif options.counting != "auto" and extra in (Extra.TOKEN_IDS, Extra.USAGE):
-            raise UserError(f"counting = {options.counting!r} needs {extra}, and the server refuses: {refusal}")
+            raise EngineError(f"counting = {options.counting!r} needs {extra}, and the server refuses: {refusal}")
     return accepted
 
 
@@ -117,16 +121,15 @@ def _refusal(server: Server, renderer: Renderer, options: EndpointOptions) -> st
     """Why the server does not take a request of this form; None if it does.
 
     Raises:
-        UserError: the server refuses for another reason than its form, or has failed.
-        EngineError: no answer.
+        EngineError: the server refuses for another reason than its form, or has failed; or no answer.
     """
     request = Request(0, PROMPT, max_tokens=2)
     page = server.ask(renderer.path, options.first_byte_s, renderer.body(request))
     if page.status == OK:
         return None
-    why = of_http(page.status, page.body).detail
+    why = server.why(page)
     if page.status not in _UNKNOWN_FIELD:
-        raise UserError(f"{server.address.host_header}{renderer.path} refuses: {why}")
+        raise EngineError(f"{server.address.host_header}{renderer.path} refuses: {why}")
     return why
 
 
@@ -139,7 +142,7 @@ def score(server: Server, renderer: Renderer, prompt: np.ndarray, timeout_s: flo
     asked = {"model": renderer.model, "prompt": prompt.tolist(), **ECHO_FIELDS}
     page = server.ask(renderer.path, timeout_s, json.dumps(asked).encode())
     if page.status != OK:
-        raise EngineError(f"the server tells no log-probabilities: {of_http(page.status, page.body).detail}")
+        raise EngineError(f"the server tells no log-probabilities: {server.why(page)}")
     try:
         answer = json.loads(page.body)
     except ValueError as error:

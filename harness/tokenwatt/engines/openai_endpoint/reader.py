@@ -33,9 +33,9 @@ class _Reading:
 class Reader:
     """Makes events of batches, in the order of time."""
 
-    def __init__(self, on_sent: Callable[[Sent], None], hide: Callable[[str], str]) -> None:
-        """on_sent: hears of each request as it went out; hide: takes the key out of a server's words."""
-        self._on_sent, self._hide = on_sent, hide
+    def __init__(self, on_sent: Callable[[Sent], None], tell: Callable[[str], str]) -> None:
+        """on_sent: hears of each request as it went out; tell: makes a server's words fit to be shown."""
+        self._on_sent, self._tell = on_sent, tell
         self._readings: dict[int, _Reading] = {}
         self._batches = 0
         self._unreachable_since_s: float | None = None
@@ -66,7 +66,7 @@ class Reader:
             elif isinstance(item, Effort):
                 self.efforts.append(item)
             elif isinstance(item, Broken):
-                raise EngineError(f"the load client cannot go on: {self._hide(item.why)}")
+                raise EngineError(f"the load client cannot go on: {self._tell(item.why)}")
             elif isinstance(item, Finished):
                 self.has_finished = True
             else:
@@ -123,7 +123,7 @@ class Reader:
             events.append(TokenEvent(index, at_s, end, True, running))
 
     def _failed(self, index: int, at_s: float, in_flight: int, why: Failure) -> TokenEvent:
-        failure = Failure(why.status, self._hide(why.detail))
+        failure = Failure(why.status, self._tell(why.detail))
         return TokenEvent(index, at_s, 0, True, self.running(in_flight), (), failure)
 
     def _count_unreachable(self, ended: Ended) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenwatt.engines.openai_endpoint.answers import MalformedError
+from tokenwatt.engines.openai_endpoint.answers import MOST_TOLD, MalformedError
 
 BLOCK_END = b"\n\n"
 PREFIX = b"data: "
@@ -68,7 +68,7 @@ def _joined(block: bytes) -> bytes | None:
     for line in block.strip(b"\n").split(b"\n"):
         name, colon, value = line.partition(b":")
         if name not in _FIELDS or not colon:
-            raise MalformedError(f"no line of an event stream: {line[:80]!r}")
+            raise MalformedError(f"no line of an event stream: {line[:MOST_TOLD]!r}")
         if name == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines) if lines else None

@@ -12,7 +12,14 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from tokenwatt.engines.openai_endpoint.answers import HEAD_END, LONGEST_HEAD, Head, MalformedError, parse_head
+from tokenwatt.engines.openai_endpoint.answers import (
+    HEAD_END,
+    LONGEST_HEAD,
+    MOST_TOLD,
+    Head,
+    MalformedError,
+    parse_head,
+)
 from tokenwatt.engines.openai_endpoint.chunks import Dechunker
 from tokenwatt.engines.openai_endpoint.shape import Shape
 from tokenwatt.engines.openai_endpoint.sse import BLOCK_END, Blocks, data_of
@@ -97,7 +104,7 @@ class Answer:
             MiscountedError: usage and what came disagree.
         """
         if self._blocks.rest:
-            raise MalformedError(f"the answer ends within an event: {self._blocks.rest[:80]!r}")
+            raise MalformedError(f"the answer ends within an event: {self._blocks.rest[:MOST_TOLD]!r}")
         if self.usage is None or self.usage == self.counted:
             return 0
         if self._has_ids or self.usage < self.counted:
@@ -125,7 +132,7 @@ class Answer:
                 return piece
         self._raw_head = raw
         if len(raw) > LONGEST_HEAD:
-            raise MalformedError(f"no HTTP: {raw[:80]!r}")
+            raise MalformedError(f"no HTTP: {raw[:MOST_TOLD]!r}")
         return b""
 
     def _begin_body(self, head: Head) -> None:
@@ -171,9 +178,9 @@ class Answer:
         try:
             event = json.loads(data)
         except ValueError:
-            raise MalformedError(f"an event is no JSON: {data[:80]!r}") from None
+            raise MalformedError(f"an event is no JSON: {data[:MOST_TOLD]!r}") from None
         if not isinstance(event, dict):
-            raise MalformedError(f"an event is no JSON object: {data[:80]!r}")
+            raise MalformedError(f"an event is no JSON object: {data[:MOST_TOLD]!r}")
         if event.get("error"):
             raise ServerError(words_of(event["error"]))
         choices, usage = event.get("choices") or [], _completion_tokens(event.get("usage"))
@@ -187,7 +194,7 @@ class Answer:
 
     def _choice(self, choice: Any, usage: int | None, data: bytes) -> Found:
         if not isinstance(choice, dict):
-            raise MalformedError(f"a choice is no JSON object: {data[:80]!r}")
+            raise MalformedError(f"a choice is no JSON object: {data[:MOST_TOLD]!r}")
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         ids = choice.get("token_ids")
         if isinstance(ids, list):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tokenwatt.engines.openai_endpoint.answers import HEAD_END, LONGEST_HEAD, Head, MalformedError, parse_head
+from tokenwatt.engines.openai_endpoint.answers import (
+    HEAD_END,
+    LONGEST_HEAD,
+    MOST_TOLD,
+    Head,
+    MalformedError,
+    parse_head,
+)
 
 _LAST_CHUNK = b"\r\n0\r\n"
 _KEPT = 256
@@ -51,7 +58,7 @@ class Watch:
             if head.status >= FIRST_FINAL_STATUS:
                 return self._begin_body(head, self._tail)
         if len(self._tail) > LONGEST_HEAD:
-            raise MalformedError(f"no HTTP: {self._tail[:80]!r}")
+            raise MalformedError(f"no HTTP: {self._tail[:MOST_TOLD]!r}")
         return False
 
     def _begin_body(self, head: Head, body: bytes) -> bool:
