@@ -12,8 +12,8 @@ it starts when four times a window's length has passed. No window starts in a ra
 of a load that has so many and no more was due. Instead of the running batch, the queue is judged: it grows if the
 requests in flight gain more than a tenth of those that came, and more than three standard deviations of what a steady
 queue gains by chance (of independent requests: the variance is twice the mean in flight, and no more than all that came
-and ended). Then the rate is above what the engine can do, and a longer window would show longer latencies. A replay has the slopes of
-its trace, so its token rate is not tested for one.
+and ended). Then the rate is above what the engine can do, and a longer window would show longer latencies. A replay has
+the slopes of its trace, so its token rate is not tested for one.
 
 All at once (`offline`) has one window: from when the requests were due to the last token of the last one. Ramp-up and
 ramp-down are part of the job.
