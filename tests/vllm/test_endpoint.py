@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from tests.vllm.agreement import by_tokenwatt, by_vllm
 from tests.vllm.conftest import Server, offspring
 
 from tokenwatt.analysis.frontier import frontiers
 from tokenwatt.bench import Run, run_suite
 from tokenwatt.bench.observer import Unwatched
+from tokenwatt.errors import UserError
 from tokenwatt.record import Measurement, Reason, RequestRecord, Result, Status
 from tokenwatt.spec import SuiteSpec, validate
 from tokenwatt.store import read
@@ -106,9 +108,15 @@ def test_vllm_bench_serve_says_much_the_same(vllm_server: Server):
     assert 0.2 < ours.output_tokens_per_s / theirs.output_tokens_per_s < 5.0
 
 
-def test_a_wrong_model_and_a_dead_server_are_rows_without_numbers(tmp_path: Path, vllm_server: Server):
+def test_a_dead_server_is_a_row_without_numbers(tmp_path: Path):
     run = measure(tmp_path, {"base_url": "http://127.0.0.1:9", "connect_s": 1.0}, concurrency=[2])
     (row,) = run.measurements
     assert (row.status, row.reasons) == (Status.FAILED, (Reason.ENGINE_ERROR,))
     assert "no server at http://127.0.0.1:9" in str(row.detail)
     assert run.has_failed
+
+
+def test_a_wrong_model_is_wrong_input_that_names_the_right_one(tmp_path: Path, vllm_server: Server):
+    with pytest.raises(UserError, match="unknown served_model 'other'") as raised:
+        measure(tmp_path, {"base_url": vllm_server.url, "served_model": "other"}, concurrency=[2])
+    assert vllm_server.model in str(raised.value)
