@@ -245,8 +245,8 @@ def test_a_server_of_a_command_is_judged_by_the_certificate_and_its_log_is_kept_
     assert [path.name for path in tmp_path.glob("tokenwatt-server-*/*")] == ["server.log"]
     subject.close()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(EngineError, match=r"is not healthy after 2 s: .*certificate verify failed") as raised:
-        engine(f"https://localhost:{port}", start_timeout_s=2.0, **options).load(1, 64)
+    with pytest.raises(EngineError, match=r"is not healthy after 3 s: .*certificate verify failed") as raised:
+        engine(f"https://localhost:{port}", start_timeout_s=3.0, **options).load(1, 64)
     (log,) = tmp_path.glob("tokenwatt-server-*/server.log")
     assert str(log) in str(raised.value)
 
