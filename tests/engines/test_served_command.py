@@ -154,7 +154,7 @@ def test_a_signal_as_it_is_started_leaves_nobody_behind(tmp_path, port, monkeypa
     begun = []
     popen = subprocess.Popen
 
-    def interrupted(*arguments: Any, **settings: Any) -> subprocess.Popen[bytes]:
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
         begun.append(popen(*arguments, **settings))
         signal.raise_signal(signal.SIGINT)
         return begun[0]

@@ -213,8 +213,8 @@ def key_and_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def test_an_https_server_whose_certificate_is_named(key_and_certificate):
-    certificate = str(key_and_certificate[1])
-    server = https_server(*map(str, key_and_certificate))
+    key, certificate = map(str, key_and_certificate)
+    server = https_server(key, certificate)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
