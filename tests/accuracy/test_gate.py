@@ -123,8 +123,18 @@ def test_the_reference_is_closed_before_the_engine_is_loaded(trained):
     assert found.status == "agrees"
     assert found.reference.startswith("hf_transformers.generate ")
     assert found.reference.endswith(" sdpa, float32")
-    assert found.detail == "allowed 0.03 nats, ratio 1.05"
+    assert found.detail == "allowed 0.03 nats, ratio 1.05; contexts to 64 tokens"
     assert found.agreement.tokens == 2 * 63
+
+
+def test_weights_that_nobody_trained_are_no_ground_for_a_verdict(tmp_path):
+    train(tmp_path, steps=0)
+    gate, engine = gate_for(spec_of(tmp_path, dtype="bfloat16", accuracy=AccuracySpec(sequences=2)))
+    gate.refer()
+    engine.load(2, 65)
+    found = gate.check(engine)
+    assert found.status == "not_applicable"
+    assert "its weights are untrained, and wrong models would agree with it" in found.detail
 
 
 def test_limits_of_one_s_own_decide(trained):

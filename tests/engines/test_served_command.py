@@ -11,9 +11,11 @@ import textwrap
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from tokenwatt.engines import served_command
 from tokenwatt.engines.served_command import ServedCommand
 from tokenwatt.errors import EngineError, UserError
 
@@ -78,6 +80,7 @@ def test_it_serves_between_start_and_stop(tmp_path, port):
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(server.health_url)
     assert "serving" in server.log.read_text()
+    assert not server.is_log_named
 
 
 def test_it_may_be_stopped_twice_and_started_again(tmp_path, port):
@@ -108,11 +111,18 @@ def test_a_server_that_dies_later_is_seen_by_check(tmp_path, port):
             server.check()
 
 
-@pytest.mark.parametrize("script", [good(status=503), "import time\ntime.sleep(60)"], ids=["503", "no port"])
-def test_a_server_that_is_never_healthy_is_stopped_when_its_time_is_up(tmp_path, port, script):
-    server = served(tmp_path, port, "import os\nopen('pid', 'w').write(f'{os.getpid()}\\n')\n" + script, timeout_s=1.0)
-    with pytest.raises(EngineError, match=r"is not healthy after 1 s: http://127.0.0.1:\d+/health does not answer 200"):
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [(good(status=503), "HTTP 503"), ("import time\ntime.sleep(60)", "ConnectionRefusedError: .* refused")],
+    ids=["503", "no port"],
+)
+def test_a_server_that_is_never_healthy_is_stopped_when_its_time_is_up(tmp_path, port, script, why):
+    server = served(tmp_path, port, "import os\nopen('pid', 'w').write(f'{os.getpid()}\\n')\n" + script, timeout_s=3.0)
+    with pytest.raises(
+        EngineError, match=rf"is not healthy after 3 s: http://127.0.0.1:\d+/health does not answer 200 \({why}\); its"
+    ):
         server.start()
+    assert server.is_log_named
     assert not is_alive(pid_in(Path("pid")))
 
 
@@ -122,6 +132,37 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path, port):
     server.start()
     server.stop()
     assert not is_alive(pid_in(Path("pid")))
+
+
+def test_a_signal_as_it_begins_to_stop_leaves_nobody_behind(tmp_path, port, monkeypatch):
+    server = served(tmp_path, port, good(begin="open('pid', 'w').write(f'{os.getpid()}\\n')"))
+    server.start()
+
+    def interrupted() -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served_command, "undisturbed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.stop()
+    server.stop()  # as at the interpreter's exit
+    assert not is_alive(pid_in(Path("pid")))
+
+
+def test_a_signal_as_it_is_started_leaves_nobody_behind(tmp_path, port, monkeypatch):
+    server = served(tmp_path, port, good())
+    begun = []
+    popen = subprocess.Popen
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        begun.append(popen(*arguments, **settings))
+        signal.raise_signal(signal.SIGINT)
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert not is_alive(begun[0].pid)
 
 
 CHILD = """

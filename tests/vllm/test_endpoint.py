@@ -106,9 +106,17 @@ def test_vllm_bench_serve_says_much_the_same(vllm_server: Server):
     assert 0.2 < ours.output_tokens_per_s / theirs.output_tokens_per_s < 5.0
 
 
-def test_a_wrong_model_and_a_dead_server_are_rows_without_numbers(tmp_path: Path, vllm_server: Server):
+def test_a_dead_server_is_a_row_without_numbers(tmp_path: Path):
     run = measure(tmp_path, {"base_url": "http://127.0.0.1:9", "connect_s": 1.0}, concurrency=[2])
     (row,) = run.measurements
     assert (row.status, row.reasons) == (Status.FAILED, (Reason.ENGINE_ERROR,))
     assert "no server at http://127.0.0.1:9" in str(row.detail)
     assert run.has_failed
+
+
+def test_a_wrong_model_is_a_row_that_names_the_right_one(tmp_path: Path, vllm_server: Server):
+    run = measure(tmp_path, {"base_url": vllm_server.url, "served_model": "other"}, concurrency=[2])
+    (row,) = run.measurements
+    assert (row.status, row.reasons) == (Status.FAILED, (Reason.ENGINE_ERROR,))
+    assert "unknown served_model 'other'" in str(row.detail)
+    assert vllm_server.model in str(row.detail)

@@ -165,6 +165,12 @@ def test_the_identity_names_version_and_attention(engine, tiny_model):
     assert (identity.quantization, identity.kv_cache_dtype, identity.longest_context) == ("none", "float32", 4096)
 
 
+def test_vllm_tells_nobody_how_it_is_used(engine):
+    from vllm.usage.usage_lib import is_usage_stats_enabled  # which looks once: not before the engine is there
+
+    assert not is_usage_stats_enabled()
+
+
 def test_vllm_writes_nothing_to_the_terminal(engine, capfd):
     served(engine, closed(requests(2)))
     assert capfd.readouterr() == ("", "")
@@ -213,6 +219,18 @@ def test_a_core_that_cannot_start_says_why_in_one_line(tiny_model):
         ),
         ({"options": {"engine_args": {"max_num_seqs": 3}}}, "it is the option 'max_num_seqs'; write it there"),
         ({"options": {"engine_args": {"model": "x"}}}, "cannot set 'model': the bench"),
+        (
+            {"options": {"engine_args": {"hf_token": "hf_x"}}},
+            "cannot set 'hf_token': .*set HF_TOKEN in the",
+        ),
+        (
+            {"options": {"engine_args": {"logprobs_mode": "raw_logits"}}},
+            "cannot set 'logprobs_mode': the accuracy",
+        ),
+        ({"options": {"engine_args": {"max_model_len": "256"}}}, "max_model_len in .* 1 or more, .*; got '256'"),
+        ({"options": {"engine_args": {"max_model_len": -1}}}, "max_model_len in .* 1 or more, .*; got -1"),
+        ({"options": {"engine_args": {"pipeline_parallel_size": 0}}}, "pipeline_parallel_size in .*; got 0"),
+        ({"options": {"engine_args": {"data_parallel_size": True}}}, "data_parallel_size in .*; got True"),
         ({"options": {"attention_backend": "NOPE"}}, "cannot be started so: .*NOPE"),
         ({"options": {"quantization": "nope"}}, "cannot be started so: .*nope"),
         ({"options": {"speed": 3}}, "unknown key 'speed'"),
@@ -224,6 +242,19 @@ def test_wrong_settings_are_one_line(tiny_model, settings, message):
     with pytest.raises(UserError, match=message) as raised:
         open_engine(spec(**{"weights": str(tiny_model)} | settings))
     assert "\n" not in str(raised.value)
+
+
+def test_prompts_that_vllm_does_not_queue_are_one_line_and_the_others_are_abandoned(tiny_model):
+    asked = {"engine_args": {"max_num_queued_reqs": 2}}
+    engine: Any = open_engine(spec(weights=str(tiny_model), options=asked))
+    try:
+        engine.load(CONCURRENCY, 512)
+        with pytest.raises(EngineError, match="^prompts cannot be scored: QueueOverflowError: .* busy") as raised:
+            engine.prompt_logprobs(prompts(8))
+        assert "\n" not in str(raised.value)
+        assert [len(found) for found in engine.prompt_logprobs(prompts(2))] == [275, 276]  # the queue is empty again
+    finally:
+        engine.close()
 
 
 def test_a_context_that_is_too_long_is_refused_before_anything_is_loaded(tiny_model):

@@ -23,6 +23,9 @@ class Agreement:
     """Of the engine: exp(-mean log-probability)."""
     reference_perplexity: float
     """Of the reference."""
+    reference_spread: float
+    """Standard deviation of the reference's log-probabilities over the tokens, nats: near 0 it holds all of them alike,
+    and so does nearly any other model."""
 
     @property
     def perplexity_ratio(self) -> float:
@@ -67,6 +70,7 @@ def compare(found: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Agr
         mean_difference=float(np.abs(one - other).mean()) if is_finite else math.inf,
         perplexity=_perplexity(one),
         reference_perplexity=_perplexity(other),
+        reference_spread=float(other.std()) if is_finite else math.inf,
     )
 
 

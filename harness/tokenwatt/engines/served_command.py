@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ class ServedCommand:
     """File for what it prints, begun anew."""
     grace_s: float = GRACE_S
     """How long it may take to end by itself, seconds."""
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    """What an https server is judged by while it is asked whether it is healthy; None means Python's defaults."""
+    is_log_named: bool = field(default=False, init=False)
+    """Whether an error has told somebody to look into the log."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:
@@ -66,13 +71,14 @@ class ServedCommand:
             raise UserError(
                 f"no program {self.command[0]!r} that can be run; give its path, or put its folder into PATH"
             )
-        if _is_healthy(self.health_url):
+        if self._why_not_healthy() is None:
             raise EngineError(
                 f"{self.health_url} answers before {self._name} was started; stop that server, or take another port"
             )
         atexit.register(self.stop)
         try:
-            with self.log.open("wb") as log:
+            # A signal that came between the two would leave a server that nobody knows.
+            with self.log.open("wb") as log, undisturbed():
                 self._process = subprocess.Popen(  # noqa: S603 (the user's own command)
                     self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
                 )
@@ -91,20 +97,20 @@ class ServedCommand:
             raise EngineError(f"{self._name} does not run; call start() first")
         code = self._process.poll()
         if code is not None:
-            raise EngineError(f"{self._name} has ended ({_in_words(code)}); {self._last_lines}")
+            raise EngineError(f"{self._name} has ended ({_in_words(code)}); {self._last_lines()}")
 
     def stop(self) -> None:
         """End the whole process group: SIGTERM, and SIGKILL for what is left after the grace period.
 
         Does nothing where nothing runs. Signals to this process are held back meanwhile.
         """
-        process, self._process = self._process, None
-        if process is None:
-            return
         with undisturbed():
+            if self._process is None:
+                return
             for number in (signal.SIGTERM, signal.SIGKILL):
-                if _end(process, number, self.grace_s):
+                if _end(self._process, number, self.grace_s):
                     break
+            self._process = None
         atexit.unregister(self.stop)
 
     def __enter__(self) -> Self:
@@ -118,25 +124,39 @@ class ServedCommand:
 
     def _wait_until_healthy(self) -> None:
         begin_s = ask_s = time.monotonic()
+        why: str | None = "it was not asked"
         while (now_s := time.monotonic()) - begin_s < self.timeout_s:
             self.check()
             if now_s >= ask_s:
-                if _is_healthy(self.health_url):
+                why = self._why_not_healthy()
+                if why is None:
                     return
                 ask_s = now_s + ASK_EVERY_S
             time.sleep(LOOK_EVERY_S)
         raise EngineError(
-            f"{self._name} is not healthy after {self.timeout_s:g} s: {self.health_url} does not answer 200;"
-            f" {self._last_lines}"
+            f"{self._name} is not healthy after {self.timeout_s:g} s: {self.health_url} does not answer 200 ({why});"
+            f" {self._last_lines()}"
         )
 
     @property
     def _name(self) -> str:
         return f"server {shlex.join(self.command)!r}"
 
-    @property
+    def _why_not_healthy(self) -> str | None:
+        """Why a GET of the address is not answered 200; None if it is. No proxy from the environment is asked."""
+        connection, path = _connection(self.health_url, self.ssl_context)
+        try:
+            connection.request("GET", path)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            connection.close()
+        return None if status == http.client.OK else f"HTTP {status}"
+
     def _last_lines(self) -> str:
-        """What the log ends with, in one line."""
+        """What the log ends with, in one line that names it."""
+        self.is_log_named = True
         with self.log.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
             text = log.read().decode(errors="replace")
@@ -173,18 +193,14 @@ def _members(group: int) -> list[int]:
     return found
 
 
-def _is_healthy(url: str) -> bool:
-    """Whether a GET of `url` is answered 200; no proxy from the environment is asked."""
+def _connection(url: str, tls: ssl.SSLContext | None) -> tuple[http.client.HTTPConnection, str]:
+    """A connection to the server of `url`, not opened yet, and the path to ask it for."""
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_WITHIN_S)
-    try:
-        connection.request("GET", f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=ANSWER_WITHIN_S, context=tls), path
+    return http.client.HTTPConnection(host, port, timeout=ANSWER_WITHIN_S), path
 
 
 def _in_words(code: int) -> str:

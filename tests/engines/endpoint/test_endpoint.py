@@ -2,16 +2,20 @@
 
 import json
 import resource
-import ssl
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.engines.endpoint import one_answer
 from tests.engines.endpoint.driving import Run, engine, requests, run, run_requests, scripted
+from tests.engines.endpoint.one_answer import https_server
 from tests.engines.endpoint.timed_server import Script, serving
 from tokenizers import Tokenizer, models
 
@@ -208,20 +212,24 @@ def test_only_a_server_on_this_machine_is_metered_by_its_boards():
         engine(elsewhere, gpu_uuids=["GPU-1"])
 
 
-def test_an_https_server_whose_certificate_is_named(tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+@pytest.fixture(scope="module")
+def key_and_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
     )  # fmt: skip
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate, key)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OneAnswer)
-    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    return key, certificate
+
+
+def test_an_https_server_whose_certificate_is_named(key_and_certificate):
+    key, certificate = map(str, key_and_certificate)
+    server = https_server(key, certificate)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        subject = engine(f"https://localhost:{server.server_address[1]}", ca_file=str(certificate), counting="chunks")
+        subject = engine(f"https://localhost:{server.server_address[1]}", ca_file=certificate, counting="chunks")
         subject.load(2, 64)
         outcome = run(subject, Load.closed(Listed(requests(4)), 2))
         assert [(outcome.status(index), outcome.tokens(index)) for index in range(4)] == [("complete", 2)] * 4
@@ -233,30 +241,25 @@ def test_an_https_server_whose_certificate_is_named(tmp_path):
         thread.join()
 
 
-class OneAnswer(BaseHTTPRequestHandler):
-    """Two tokens for everybody, with a length."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.answer(b'{"data": [{"id": "one"}]}', "application/json")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        events = b"".join(
-            b'data: {"choices": [{"text": "t", "finish_reason": %s}]}\n\n' % end for end in (b"null", b'"length"')
-        )
-        self.answer(events + b"data: [DONE]\n\n", "text/event-stream")
-
-    def answer(self, body: bytes, kind: str):
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format, *args):
-        pass
+def test_a_server_of_a_command_is_judged_by_the_certificate_and_its_log_is_kept_if_an_error_names_it(
+    key_and_certificate, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"command": [sys.executable, one_answer.__file__, *map(str, key_and_certificate), str(port)]}
+    subject = engine(
+        f"https://localhost:{port}", ca_file=str(key_and_certificate[1]), counting="chunks", **options
+    )  # fmt: skip
+    subject.load(1, 64)
+    assert [path.name for path in tmp_path.glob("tokenwatt-server-*/*")] == ["server.log"]
+    subject.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(EngineError, match=r"is not healthy after 3 s: .*certificate verify failed") as raised:
+        engine(f"https://localhost:{port}", start_timeout_s=3.0, **options).load(1, 64)
+    (log,) = tmp_path.glob("tokenwatt-server-*/server.log")
+    assert str(log) in str(raised.value)
 
 
 def test_counters_of_a_page():

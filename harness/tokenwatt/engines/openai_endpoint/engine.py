@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -183,11 +184,15 @@ class EndpointEngine:
         return Probes()
 
     def close(self) -> None:
-        """Stop the server, if it was started here."""
+        """Stop the server, if it was started here, and remove its log unless an error has named it."""
         self._loaded = self._reader = self._watcher = None
-        command, self._command = self._command, None
-        if command is not None:
-            command.stop()
+        command = self._command
+        if command is None:
+            return
+        command.stop()
+        self._command = None
+        if not command.is_log_named:
+            shutil.rmtree(command.log.parent)
 
     def _start(self) -> None:
         """Start the server by its command, and wait until it is ready."""
@@ -198,7 +203,9 @@ class EndpointEngine:
 
         log = Path(tempfile.mkdtemp(prefix="tokenwatt-server-")) / "server.log"
         health = options.base_url + options.health_path
-        self._command = ServedCommand(options.command, health, options.start_timeout_s, log)
+        self._command = ServedCommand(
+            options.command, health, options.start_timeout_s, log, ssl_context=self._address.tls()
+        )
         self._command.start()
 
     def _check_command(self) -> None:

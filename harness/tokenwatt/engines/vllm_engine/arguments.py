@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass, fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,22 @@ KNOWN = frozenset(field.name for field in fields(AsyncEngineArgs) if not field.n
 SEEDS = 2**32
 """numpy, which vLLM seeds too, takes no larger ones."""
 
+_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Their product is how many GPUs vLLM takes."""
 _NAMED = {
     "tensor_parallel_size": "tensor_parallel",
     **{name: name for name in VllmOptions.model_fields if name not in ("tensor_parallel", "engine_args")},
 }
 """Arguments of vLLM that have an option of their own."""
-_DECIDED = ("model", "dtype", "load_format", "seed", "tokenizer", "worker_extension_cls")
-"""Arguments that follow from the bench, or that this engine needs."""
+_BY_BENCH = "the bench, or the engine itself, decides it; leave it out"
+_DECIDED = {
+    **dict.fromkeys(("model", "dtype", "load_format", "seed", "tokenizer", "worker_extension_cls"), _BY_BENCH),
+    "hf_token": "what stands there is recorded with the results; set HF_TOKEN in the environment",
+    "logprobs_mode": "the accuracy gate needs log-probabilities, which are vLLM's default; leave it out",
+}
+"""Arguments that follow from the bench, that this engine needs, or that must not be recorded; and what to do."""
+_COUNTS = ("max_model_len", *_SIZES)
+"""Arguments that this engine reckons with itself, whatever else vLLM would take for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,10 @@ class Arguments:
         """Find config and weights.
 
         Raises:
-            UserError: there are none, or an argument that vLLM does not have, or that has another place.
+            UserError: there are none, or an argument that vLLM does not have, that has another place, or is no count.
         """
         _check_names(options.engine_args)
+        _check_counts(options.engine_args)
         is_random = spec.weights == "random"
         folder = _random_model(spec, options) if is_random else None
         model = folder.name if folder else str(find_weights(spec.weights))
@@ -91,11 +102,7 @@ class Arguments:
     @property
     def gpus(self) -> int:
         """GPUs that vLLM takes, if it runs on such."""
-        sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-        product = 1
-        for size in sizes:
-            product *= self.values.get(size, 1)
-        return product
+        return prod(self.values.get(size, 1) for size in _SIZES)
 
     @property
     def longest_context(self) -> int | None:
@@ -106,13 +113,18 @@ class Arguments:
 def _check_names(engine_args: dict[str, Any]) -> None:
     for name in engine_args:
         if name in _DECIDED:
-            raise UserError(
-                f"engine_args cannot set {name!r}: the bench, or the engine itself, decides it; leave it out"
-            )
+            raise UserError(f"engine_args cannot set {name!r}: {_DECIDED[name]}")
         if name in _NAMED:
             raise UserError(f"engine_args cannot set {name!r}: it is the option {_NAMED[name]!r}; write it there")
         if name not in KNOWN:
             raise unknown_name("argument of vLLM in engine_args", name, KNOWN)
+
+
+def _check_counts(engine_args: dict[str, Any]) -> None:
+    for name in _COUNTS:
+        value = engine_args.get(name, 1)
+        if type(value) is not int or value < 1:  # True is an int too
+            raise UserError(f"{name} in engine_args must be a whole number of 1 or more, without quotes; got {value!r}")
 
 
 def architecture_of(spec: BenchSpec) -> Architecture:

@@ -151,7 +151,7 @@ class VllmEngine:
         Returns float64 [isl - 1] for each prompt: the first token has nothing before it.
 
         Raises:
-            EngineError: a prompt that cannot be served, or vLLM has ended.
+            EngineError: a prompt that cannot be served, vLLM refuses one or fails, or vLLM has ended.
         """
         engine, loop = self._ready
         for place, prompt in enumerate(prompts):
@@ -162,6 +162,9 @@ class VllmEngine:
             return loop.run(score(engine, prompts))
         except EngineDeadError:
             raise EngineError(f"vLLM's engine has ended: {vllm_log().cause(self._log_begin)}") from None
+        except VLLMError as error:
+            # An EngineGenerateError says nothing itself.
+            raise EngineError(f"prompts cannot be scored: {self._cause_of(error.__cause__ or error)}") from None
 
     def report(self, start_s: float, end_s: float) -> EngineReport:
         """The share of prompt tokens that were in the prefix cache; vLLM does not say what its steps were made of."""
@@ -199,7 +202,7 @@ class VllmEngine:
     def _refusal(self, request: Request) -> str | None:
         return refusal_of(self._architecture, self._longest_context, request) or unmapped(request.sampling)
 
-    def _cause_of(self, error: Exception) -> str:
+    def _cause_of(self, error: BaseException) -> str:
         """An error of a process is in its log; this one only hears that there was one."""
         said = next(iter(str(error).splitlines()), type(error).__name__)
         return vllm_log().cause(self._log_begin) if "root cause" in said else f"{type(error).__name__}: {said}"

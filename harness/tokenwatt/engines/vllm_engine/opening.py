@@ -18,6 +18,8 @@ def open_vllm(spec: BenchSpec) -> Engine:
     """
     # A forked process would have the locks and signal handlers of this one, whose threads it does not have.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    # vLLM tells its vendor how it is used: a measurement has neither that thread nor that network traffic beside it.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     with redirect_stdout(vllm_log().stream), redirect_stderr(vllm_log().stream):
         from tokenwatt.engines.vllm_engine.engine import VllmEngine
 

@@ -16,10 +16,15 @@ async def score(engine: AsyncLLM, prompts: Sequence[np.ndarray]) -> list[np.ndar
     """Natural log-probabilities [isl - 1] of the tokens of each prompt, given those before them.
 
     Raises:
-        EngineDeadError: vLLM's engine has ended.
+        VLLMError: vLLM does not score one of them, and the others are abandoned; EngineDeadError if it has ended.
     """
-    outputs = await asyncio.gather(*(_last_output(engine, place, prompt) for place, prompt in enumerate(prompts)))
-    return [_logprobs(output, prompt) for output, prompt in zip(outputs, prompts, strict=True)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_last_output(engine, *numbered)) for numbered in enumerate(prompts)]
+    except ExceptionGroup as failed:
+        first = failed.exceptions[0]
+        raise first from first.__cause__
+    return [_logprobs(task.result(), prompt) for task, prompt in zip(tasks, prompts, strict=True)]
 
 
 async def _last_output(engine: AsyncLLM, place: int, prompt: np.ndarray) -> RequestOutput:
