@@ -96,7 +96,7 @@ def row_of(
     told = report(window.start_s, window.end_s)
     lag_s = _client_lag_s(timeline, window) if told.client_lag_mean_s is None else told.client_lag_mean_s
     send_lag_s = _send_lag_s(timeline, window)
-    if _is_client_bound(told, lag_s, send_lag_s, timeline, latencies):
+    if is_client_bound(told, lag_s, send_lag_s, timeline, latencies):
         reasons.append(Reason.CLIENT_BOUND)
     if latencies["e2el_median_s"] is None and timeline.phase != "decode":
         reasons.append(Reason.NO_REQUEST_COMPLETED)
@@ -248,7 +248,7 @@ def _judged(slo: ServiceLevel | None, timeline: Timeline, window: Window) -> dic
     return {"requests_judged": len(ended), "requests_within_slo": len(good)}
 
 
-def _is_client_bound(
+def is_client_bound(
     told: EngineReport,
     lag_s: float,
     send_lag_s: float,

@@ -16,6 +16,7 @@ from tokenwatt.record import (
     EnergyStatus,
     Measurement,
     PowerRecord,
+    Reason,
     RequestRecord,
     Result,
     Status,
@@ -93,9 +94,12 @@ class Run:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a row is not `ok`, has requests that failed, or energy that is invalid."""
+        """Whether a row is not `ok`, is our client's speed, has requests that failed, or energy that is invalid."""
         return any(
-            row.status is not Status.OK or row.energy_status is EnergyStatus.INVALID or row.requests_failed
+            row.status is not Status.OK
+            or row.energy_status is EnergyStatus.INVALID
+            or (row.client_busy is not None and Reason.CLIENT_BOUND in row.reasons)
+            or row.requests_failed
             for row in self.measurements
         )
 

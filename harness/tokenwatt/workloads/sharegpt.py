@@ -179,7 +179,7 @@ def _load(path: Path) -> Any:
         raise UserError(f"no such file of conversations: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
