@@ -88,8 +88,9 @@ def test_chunks_carry_any_bytes_through_any_cut(payloads, cuts):
     "data", [b"xyz\r\n", b"-1\r\n", b"5\r\nabcdefg", b"1\r\nab\r\n", b"0\r\n\r\nmore", b"\r\n", b"1_0\r\n", b"1" * 5000]
 )
 def test_wrong_chunks_are_malformed(data):
-    with pytest.raises(MalformedError):
-        Dechunker().feed(data)
+    dechunker = Dechunker()
+    assert dechunker.feed(b"3\r\nabc\r\n" + data).startswith(b"abc")  # what came before is given
+    assert isinstance(dechunker.fault, MalformedError)
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
@@ -188,3 +189,30 @@ def test_heads():
     for wrong in (b"ICY 200 OK", b"HTTP/1.1 OK", b"HTTP/1.1 200 OK\r\nContent-Length: -5"):
         with pytest.raises(MalformedError):
             parse_head(wrong)
+
+
+FAULTS = {
+    "an error within the stream": (b'data: {"error": {"message": "out of luck"}}\n\n', ServerError),
+    "no JSON": (b"data: {\n\n", MalformedError),
+    "no event": (b"this is no event\n\n", MalformedError),
+}
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_came_in_one_piece_with_a_fault_is_kept(fault, chunked):
+    bad, kind = FAULTS[fault]
+    parts = [event("a"), event("b"), bad]
+    data = HEAD + b"".join(map(chunk, parts)) if chunked else PLAIN_HEAD + b"".join(parts)
+    answer = Answer()
+    with pytest.raises(kind):
+        answer.feed(data)
+    assert [found.tokens for found in answer.found] == [1, 1]
+    assert answer.counted == 2
+
+
+def test_what_came_in_one_piece_with_a_bad_chunk_is_kept():
+    answer = Answer()
+    with pytest.raises(MalformedError, match="no chunk size"):
+        answer.feed(HEAD + chunk(event("a")) + chunk(event("b")) + b"this is no size\r\n")
+    assert [found.tokens for found in answer.found] == [1, 1]

@@ -30,9 +30,11 @@ class _At(Enum):
 class Dechunker:
     """Takes the pieces of a body in order, and gives what they carry as soon as it is there."""
 
-    __slots__ = ("_at", "_left", "_rest")
+    __slots__ = ("_at", "_left", "_rest", "fault")
 
     def __init__(self) -> None:
+        self.fault: MalformedError | None = None
+        """What does not fit the encoding; the payload before it was given all the same, and nothing follows."""
         self._at = _At.SIZE
         self._left = 0
         self._rest = b""
@@ -43,11 +45,7 @@ class Dechunker:
         return self._at is _At.OVER
 
     def feed(self, piece: bytes) -> bytes:
-        """The payload of a piece.
-
-        Raises:
-            MalformedError: it does not fit the encoding.
-        """
+        """The payload of a piece, up to what does not fit the encoding (`fault`)."""
         data = self._rest + piece if self._rest else piece
         begin = b""
         end = self._left + len(LINE_END)
@@ -71,7 +69,11 @@ class Dechunker:
                 if not self._left:
                     self._at = _At.CHUNK_END
                 continue
-            after = self._line(data, place)
+            try:
+                after = self._line(data, place)
+            except MalformedError as error:
+                self.fault = error
+                break
             if after is None:
                 break
             place = after

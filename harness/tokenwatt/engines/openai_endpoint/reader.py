@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenwatt.engines.openai_endpoint.news import Broken, Effort, Ended, Ending, Finished, Item, Piece
 from tokenwatt.engines.openai_endpoint.outcome import Fault, at_end, of_fault
-from tokenwatt.engines.openai_endpoint.tokens import Answer
+from tokenwatt.engines.openai_endpoint.tokens import Answer, Found
 from tokenwatt.engines.protocol import Failure, TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.load import Sent
@@ -91,13 +91,17 @@ class Reader:
         if reading.has_failed:
             return
         try:
-            found = reading.answer.feed(data)
+            self._note(piece, reading, reading.answer.feed(data), events)
         except Fault as fault:
             reading.has_failed = True
+            self._note(piece, reading, reading.answer.found, events)
             events.append(self._failed(index, at_s, in_flight, of_fault(fault)))
-            return
+
+    def _note(self, piece: Piece, reading: _Reading, found: list[Found], events: list[TokenEvent]) -> None:
+        """Events of the tokens that a piece brought."""
         if not found:
             return
+        index, at_s, in_flight, _ = piece
         running = self.running(in_flight)
         if found[0] is found[-1]:  # one event is as good as many: they are tuples
             events += [TokenEvent(index, at_s, found[0].tokens, False, running, found[0].token_ids)] * len(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tokenwatt.engines.openai_endpoint.answers import MOST_TOLD, MalformedError
 
 BLOCK_END = b"\n\n"
@@ -45,21 +47,19 @@ class Blocks:
         return self._rest.strip()
 
 
-def data_of(blocks: bytes) -> list[bytes]:
-    """The data of each block that has some.
+def data_of(blocks: bytes) -> Iterator[bytes]:
+    """The data of each block that has some; those before a bad line come before its error.
 
     Raises:
         MalformedError: a line that is none of the standard.
     """
-    found = []
     for block in blocks.split(BLOCK_END):
         if block.startswith(PREFIX) and b"\n" not in block:
-            found.append(block[len(PREFIX) :])
+            yield block[len(PREFIX) :]
         elif block.strip(b"\n"):
             data = _joined(block)
             if data is not None:
-                found.append(data)
-    return found
+                yield data
 
 
 def _joined(block: bytes) -> bytes | None:

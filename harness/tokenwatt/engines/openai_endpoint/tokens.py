@@ -57,14 +57,16 @@ class Answer:
     """Reads one answer, piece by piece."""
 
     __slots__ = (
-        "_blocks", "_dechunker", "_has_ids", "_is_done", "_raw_head", "_shape", "counted", "finish_reason", "head",
-        "message", "token_ids", "usage",
+        "_blocks", "_dechunker", "_has_ids", "_is_done", "_raw_head", "_shape", "counted", "finish_reason", "found",
+        "head", "message", "token_ids", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.head: Head | None = None
         self.message = b""
         """Body of an answer that is no stream of tokens."""
+        self.found: list[Found] = []
+        """Of the piece that was fed last; after an error, what came before it."""
         self.counted = 0
         """Tokens so far."""
         self.usage: int | None = None
@@ -79,22 +81,26 @@ class Answer:
         self._has_ids = self._is_done = False
 
     def feed(self, piece: bytes) -> list[Found]:
-        """Tokens of the events that are whole with this piece.
+        """Tokens of the events that are whole with this piece, which `found` holds as well.
 
         Raises:
             MalformedError: it is not what the protocol says.
             ServerError: the server has failed.
             MiscountedError: usage shrinks.
         """
+        self.found = []
         if self.head is None:
             piece = self._read_head(piece)
             if self.head is None:
-                return []
+                return self.found
         payload = piece if self._dechunker is None else self._dechunker.feed(piece)
         if self.head.status != OK:
             self.message = (self.message + payload)[:_LONGEST_MESSAGE]
-            return []
-        return self._read(self._blocks.feed(payload))
+        else:
+            self._read(self._blocks.feed(payload))
+        if self._dechunker is not None and self._dechunker.fault is not None:
+            raise self._dechunker.fault
+        return self.found
 
     def conclude(self) -> int:
         """Tokens that only usage has counted, now that all bytes have come.
@@ -141,37 +147,36 @@ class Answer:
         if head.status == OK and head.media_type != EVENT_STREAM:
             raise MalformedError(f"the answer is {head.media_type or 'of no type'}, and should be {EVENT_STREAM}")
 
-    def _read(self, blocks: bytes) -> list[Found]:
-        """Tokens of whole blocks: those of the known shape by counting, the others one by one."""
-        found: list[Found] = []
+    def _read(self, blocks: bytes) -> None:
+        """Find the tokens of whole blocks: those of the known shape by counting, the others one by one."""
         learning = LEARN_FROM if self._shape is None else 0
         while blocks and self._shape is None and learning:
             end = blocks.find(BLOCK_END) + len(BLOCK_END)
-            found += self._one_by_one(blocks[:end])
+            self._one_by_one(blocks[:end])
             blocks, learning = blocks[end:], learning - 1
         if not blocks:
-            return found
+            return
         begin, end = self._shape.span(blocks) if self._shape is not None else (0, 0)
         count = self._shape.count(blocks[begin:end]) if self._shape is not None and end else 0
         if not count:
-            return found + self._one_by_one(blocks)
+            self._one_by_one(blocks)
+            return
         if begin:
-            found += self._one_by_one(blocks[:begin])
+            self._one_by_one(blocks[:begin])
         self.counted += count
-        found += [_ONE] * count
-        return found + self._one_by_one(blocks[end:]) if end < len(blocks) else found
+        self.found += [_ONE] * count
+        if end < len(blocks):
+            self._one_by_one(blocks[end:])
 
-    def _one_by_one(self, blocks: bytes) -> list[Found]:
-        found = []
+    def _one_by_one(self, blocks: bytes) -> None:
         for data in data_of(blocks):
             if data == _DONE:
                 self._is_done = True
             elif self._shape is not None and self._shape.has(data):
                 self.counted += 1
-                found.append(_ONE)
+                self.found.append(_ONE)
             elif (tokens := self._event(data)).tokens:
-                found.append(tokens)
-        return found
+                self.found.append(tokens)
 
     def _event(self, data: bytes) -> Found:
         """Tokens of one event."""
