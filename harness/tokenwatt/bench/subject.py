@@ -74,7 +74,7 @@ class Subject:
         self._shared["gpu_idle_power_w"] = _watts(self._resting_power("idle power"))
         identity = self.engine.identity
         ceilings: Ceilings | None = None
-        if identity.dtype is not None:
+        if identity.dtype is not None and identity.torch_version is not None:  # a server's device is its own, and full
             self.observer.begin("ceilings of this machine", 0.0)
             ceilings = measure_ceilings(identity.device, identity.dtype)
             self.observer.end(None)
