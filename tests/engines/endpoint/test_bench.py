@@ -50,8 +50,9 @@ def test_a_server_that_refuses_every_request_leaves_a_row_that_says_so(tmp_path)
 def test_a_server_that_fails_now_and_then_leaves_its_speed_and_the_failures(tmp_path):
     # A quarter of all prompts begin with a token whose request fails.
     faults = tuple({"fault": "500" if token % 4 == 3 else ""} for token in range(40))
-    workload = Path(write_workload(tmp_path, 8, 16))
-    workload.write_text(workload.read_text().replace("[input]", "vocabulary = 40\n[input]", 1))
+    workload = tmp_path / "forty-tokens.toml"
+    plain = Path(write_workload(tmp_path, 8, 16)).read_text()
+    workload.write_text(plain.replace("[input]", "vocabulary = 40\n[input]", 1))
     with serving(Script(ttft_s=0.005, gap_s=0.001, by_prompt=faults)) as served:
         run = measure(tmp_path, served.url, workloads=[str(workload)])
     (row,) = run.measurements
