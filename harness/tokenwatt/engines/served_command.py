@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -76,16 +76,15 @@ class ServedCommand:
                 f"{self.health_url} answers before {self._name} was started; stop that server, or take another port"
             )
         atexit.register(self.stop)
-        try:
+        with ExitStack() as undoing:
+            undoing.callback(self.stop)
             # A signal that came between the two would leave a server that nobody knows.
             with self.log.open("wb") as log, undisturbed():
                 self._process = subprocess.Popen(  # noqa: S603 (the user's own command)
                     self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
                 )
             self._wait_until_healthy()
-        except BaseException:
-            self.stop()
-            raise
+            undoing.pop_all()  # it runs, and goes on
 
     def check(self) -> None:
         """Look whether the server still runs.
