@@ -13,6 +13,11 @@ QUICK_DTYPES = ("bfloat16", "float8_e4m3fn")
 
 
 GROUPS = tuple(dict.fromkeys(family.partition(".")[0] for family in FAMILIES))
+# A gate of these takes more than a minute each in the interpreter; their kernels have quick tests of their own.
+LONG = ("fused", "moe")
+BY_GROUP = [
+    pytest.param(family, marks=pytest.mark.slow if family.partition(".")[0] in LONG else ()) for family in FAMILIES
+]
 
 
 def check(run_python, group, *dtype_names):
@@ -29,7 +34,7 @@ def rows_of(run_python):
     return lambda family: found(family.partition(".")[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BY_GROUP)
 def test_shipped_kernels_pass_in_the_interpreter(family, rows_of):
     verdicts = [row for row in rows_of(family) if "case" in row and row["case"].startswith(family)]
     assert [verdict for verdict in verdicts if verdict["status"] != "passed"] == []
@@ -44,7 +49,7 @@ def test_shipped_kernels_pass_in_other_dtypes(group, dtype_name, run_python):
     assert {row["status"] for row in check(run_python, group, dtype_name)} == {"passed"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BY_GROUP)
 def test_gate_rejects_every_mutant(family, rows_of):
     judged = {row["mutant"]: row for row in rows_of(family) if row.get("mutant") and row["family"] == family}
     assert set(judged) == {mutant.name for mutant in part(family, "mutants").MUTANTS}
