@@ -137,10 +137,10 @@ def _as_model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) 
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             """Not of multiple choice."""
-            raise NotImplementedError
+            raise NotImplementedError("tasks of multiple choice alone are scored")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             """Not of multiple choice."""
-            raise NotImplementedError
+            raise NotImplementedError("tasks of multiple choice alone are scored")
 
     return ScoredModel()
