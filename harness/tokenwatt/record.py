@@ -371,7 +371,7 @@ class Measurement(MeteredWindow):
     """Whether the window passes every test of steadiness; `reasons` says which it failed."""
     running: MeanRequests | None = None
     """Mean running batch of the engine over the window; below `concurrency` when requests queue inside the engine. Of a
-    server that does not say, the mean of `in_flight`."""
+    server, those in flight that its metrics do not say to wait in its queue."""
     in_flight: MeanRequests | None = None
     """Mean number of requests that were due and not yet answered in full, over the window."""
     requests_completed: Requests | None = None

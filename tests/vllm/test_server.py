@@ -47,4 +47,4 @@ def test_it_counts_what_it_serves(vllm_server: Server):
     connection.request("GET", "/metrics")
     names = {line.partition("{")[0] for line in connection.getresponse().read().decode().splitlines()}
     connection.close()
-    assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_requests_running"} <= names
+    assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_requests_waiting"} <= names

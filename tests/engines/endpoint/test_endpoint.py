@@ -23,6 +23,7 @@ from tokenwatt.clock import RunClock
 from tokenwatt.engines import open_engine
 from tokenwatt.engines.openai_endpoint.address import Address
 from tokenwatt.engines.openai_endpoint.metrics_page import Look
+from tokenwatt.engines.openai_endpoint.news import Finished, Outbox
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
@@ -183,6 +184,16 @@ def test_conversations_go_on_from_what_was_answered(served):
         assert second.due_s >= outcome.of(conversation)[-1].at_s + 0.05
 
 
+def test_the_client_ends_when_its_parent_is_gone_and_has_not_read_everything():
+    parents, clients = socket.socketpair()
+    with clients:
+        outbox = Outbox(clients)
+        outbox.put([Finished()])
+        parents.close()
+        with pytest.raises(BrokenPipeError, match="the parent is gone"):
+            outbox.check()
+
+
 def test_warm_up_says_why_nothing_is_answered(served):
     subject = engine(served.url)
     subject.load(1, 64)
@@ -263,15 +274,30 @@ def test_a_server_of_a_command_is_judged_by_the_certificate_and_its_log_is_kept_
 
 
 def test_counters_of_a_page():
-    page = b"""# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="a b"} 3.0
-vllm:num_requests_running{engine="1",model_name="a b"} 2.0
+    page = b"""# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="a b"} 3.0
+vllm:num_requests_waiting{engine="1",model_name="a b"} 2.0
 vllm:prompt_tokens_total{engine="0"} 70.0
 vllm:generation_tokens_total{engine="0"} 1e+03
 vllm:prefix_cache_queries_total{engine="0"} 40.0
 vllm:prefix_cache_hits_total{engine="0"} 10.0
 """
-    assert Look.at(page) == Look(output=1000.0, input=70.0, running=5.0, queried=40.0, hit=10.0)
-    other = b"llamacpp:tokens_predicted_total 9\nllamacpp:requests_processing 1\n"
+    assert Look.at(page) == Look(output=1000.0, input=70.0, waiting=5.0, queried=40.0, hit=10.0)
+    other = b"llamacpp:tokens_predicted_total 9\nllamacpp:requests_deferred 1\n"
     assert Look.at(other) == Look(9.0, 0.0, 1.0, None, None)
     assert Look.at(b"<html>") is None
+
+
+@pytest.mark.parametrize(
+    ("page", "running"),
+    [
+        ("vllm:generation_tokens_total 0\nvllm:num_requests_waiting 3\nvllm:num_requests_running 0\n", 1),
+        ("vllm:generation_tokens_total 0\nvllm:num_requests_waiting 9\n", 0),
+        ("vllm:generation_tokens_total 0\n", 4),
+        ("", 4),
+    ],
+)
+def test_a_request_in_flight_runs_unless_the_server_says_that_it_waits(page, running):
+    with serving(Script(ttft_s=0.05, gap_s=0.0, metrics=page)) as served:
+        outcome = run_requests(served, count=4, osl=4, concurrency=4)
+    assert {index: outcome.of(index)[0].running for index in range(4)} == dict.fromkeys(range(4), running)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import os
+import selectors
 import subprocess
 import sys
 import time
@@ -55,6 +57,8 @@ class Script:
     """Fields that are answered with 400, as a server does that allows no others than it knows."""
     sends_ids: bool = False
     sends_continuous_usage: bool = False
+    metrics: str = ""
+    """Its page of metrics, if it has one."""
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -192,6 +196,19 @@ class Timetable:
             self.timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self.send)
 
 
+class Sleepless(selectors.EpollSelector):
+    """Looks at the sockets again and again: a processor that sleeps takes up to a millisecond to wake, and a timer of
+    epoll is as coarse."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready, as soon as it is."""
+        end_s = math.inf if timeout is None else time.perf_counter() + timeout
+        while True:
+            ready = super().select(0)
+            if ready or time.perf_counter() >= end_s:
+                return ready
+
+
 EVENTS, WHOLE = cache(Answer.events), cache(Answer.whole)
 """Made once for all requests that are alike: a server that renders while it serves is late."""
 
@@ -201,7 +218,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def main(script: Script) -> None:
+def main(script: Script, selector: selectors.BaseSelector) -> None:
     """Serve on a free port, which is printed."""
     from aiohttp import web
 
@@ -325,6 +342,9 @@ def main(script: Script) -> None:
         truth.clear()
         return answer
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text=script.metrics, status=200 if script.metrics else 404)
+
     async def healthy(request: web.Request) -> web.Response:
         return web.Response()
 
@@ -335,6 +355,7 @@ def main(script: Script) -> None:
         app.router.add_get("/v1/models", models)
         app.router.add_get("/truth", told)
         app.router.add_get("/health", healthy)
+        app.router.add_get("/metrics", metrics)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
@@ -343,7 +364,8 @@ def main(script: Script) -> None:
         await asyncio.to_thread(sys.stdin.read)  # until whoever started it is gone
         await runner.cleanup()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(serve())
 
 
 @dataclass(frozen=True)
@@ -361,9 +383,9 @@ class Served:
 
 @contextmanager
 def serving(script: Script | None = None, cpu: int | None = None) -> Iterator[Served]:
-    """Run the server in a process of its own, on one processor if `cpu` says which."""
-    pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
-    command = [*pinned, sys.executable, __file__, json.dumps(asdict(script or Script()))]
+    """Run the server in a process of its own; a processor `cpu` is all its own, and it never lets that sleep."""
+    words = [sys.executable, __file__, json.dumps(asdict(script or Script()))]
+    command = words if cpu is None else ["taskset", "-c", str(cpu), *words, "sleepless"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdin is not None
@@ -380,4 +402,4 @@ if __name__ == "__main__":
     fields: dict[str, Any] = json.loads(sys.argv[1])
     for name in ("refuses", "by_prompt"):
         fields[name] = tuple(fields[name])
-    main(Script(**fields))
+    main(Script(**fields), Sleepless() if sys.argv[2:] == ["sleepless"] else selectors.DefaultSelector())

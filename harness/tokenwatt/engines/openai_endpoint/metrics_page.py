@@ -1,4 +1,4 @@
-"""The server's own counters, by its page of Prometheus metrics: what it runs, and what it has counted."""
+"""The server's own counters, by its page of Prometheus metrics: what waits in its queue, and what it has counted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Names:
     """Generated tokens."""
     input: str
     """Prompt tokens."""
-    running: str
-    """Requests in the running batch."""
+    waiting: str
+    """Requests that it has and does not run yet."""
     queried: str | None = None
     """Prompt tokens looked for in the prefix cache."""
     hit: str | None = None
@@ -38,13 +38,13 @@ class Names:
 KNOWN = (
     # https://docs.vllm.ai/en/latest/usage/metrics.html
     Names(
-        "vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_requests_running",
+        "vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:num_requests_waiting",
         "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total",
     ),
     # https://docs.sglang.io/references/production_metrics.html
-    Names("sglang:generation_tokens_total", "sglang:prompt_tokens_total", "sglang:num_running_reqs"),
+    Names("sglang:generation_tokens_total", "sglang:prompt_tokens_total", "sglang:num_queue_reqs"),
     # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-    Names("llamacpp:tokens_predicted_total", "llamacpp:prompt_tokens_total", "llamacpp:requests_processing"),
+    Names("llamacpp:tokens_predicted_total", "llamacpp:prompt_tokens_total", "llamacpp:requests_deferred"),
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Look:
 
     output: float
     input: float
-    running: float
+    waiting: float
     queried: float | None
     hit: float | None
 
@@ -63,9 +63,9 @@ class Look:
         """Read a page; None if it has no counters that are known."""
         values = _values(page)
         for names in KNOWN:
-            if names.output in values and names.running in values:
+            if names.output in values:
                 return cls(
-                    values[names.output], values.get(names.input, 0.0), values[names.running],
+                    values[names.output], values.get(names.input, 0.0), values.get(names.waiting, 0.0),
                     values.get(names.queried or ""), values.get(names.hit or ""),
                 )  # fmt: skip
         return None
@@ -73,7 +73,7 @@ class Look:
 
 def _values(page: bytes) -> dict[str, float]:
     """Sums over the time series of each name that is wanted; a page has thousands of others."""
-    wanted = {name for names in KNOWN for name in (names.output, names.input, names.running, names.queried, names.hit)}
+    wanted = {name for names in KNOWN for name in (names.output, names.input, names.waiting, names.queried, names.hit)}
     values: dict[str, float] = {}
     for line in page.decode(errors="replace").splitlines():
         name = line.partition("{")[0].partition(" ")[0]
@@ -141,15 +141,15 @@ class Watcher:
     def __init__(self, page: MetricsPage) -> None:
         self._page = page
         self.first = self.last = page.look()
-        self._has_begun = False
-        """Whether it was looked since the load began: before that nothing ran."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tokenwatt-metrics", daemon=True)
         self._thread.start()
 
     def running(self, in_flight: int) -> int:
-        """Requests in the server's batch at the last look, of those in flight."""
-        return min(in_flight, round(self.last.running)) if self._has_begun and self.last is not None else in_flight
+        """Those in flight that did not wait in the server's queue at the last look.
+
+        Not the gauge of its batch: a short request may begin and end between two looks, and is in no batch then."""
+        return in_flight if self.last is None else max(0, in_flight - round(self.last.waiting))
 
     def growth(self) -> Growth | None:
         """What was counted from the first look to the last."""
@@ -168,4 +168,3 @@ class Watcher:
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             self.last = self._page.look() or self.last
-            self._has_begun = True

@@ -108,6 +108,8 @@ class Outbox:
             gone = self.pipe.recv(1) == b""
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            gone = True  # it went without having read everything
         if gone:
             raise BrokenPipeError("the parent is gone")
 
