@@ -474,6 +474,10 @@ class Measurement(MeteredWindow):
     """exp(-mean log-probability) by the engine."""
     accuracy_reference_perplexity: Ratio | None = None
     """The same by the reference."""
+    accuracy_decoded_tokens: Tokens | None = None
+    """Tokens that the engine drew after prompts; null of an engine that decodes those compared, or does not tell."""
+    accuracy_decode_difference: Annotated[float, Unit("nat/token")] | None = None
+    """Mean over them of |log-probability as it decoded them - that as part of a prompt|, by the engine itself."""
     accuracy_detail: str | None = None
     """What was allowed, what exceeds it, why there is no check, and scores of lm-eval tasks."""
 

@@ -171,7 +171,7 @@ def test_rows_of_the_first_version_were_not_checked():
     now = store.to_table([measurement(requests_failed=0)], Measurement)
     unknown = [name for name in now.column_names if name.startswith("accuracy_")]
     then = now.drop_columns([*unknown, "load", "ramp_s"]).rename_columns({"requests_failed": "requests_refused"})
-    assert len(unknown) == 7
+    assert len(unknown) == 9
     (row,) = migrate(then, Measurement, 1).select(unknown).to_pylist()
     assert row.pop("accuracy_status") == "not_checked"
     assert set(row.values()) == {None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 from tests.accuracy.engines import loaded, scored, spec_of
 from tests.accuracy.trained import train
 from tests.accuracy.wrong_models import UNSEEN, WRONG, WrongModel
+from transformers.cache_utils import DynamicLayer
 
 from tokenwatt.analysis.agreement import Agreement, compare
 from tokenwatt.bench.accuracy import gate_of
-from tokenwatt.bench.accuracy.gate import PLAIN_LIMIT, QUANTISED_LIMIT, default_limit
+from tokenwatt.bench.accuracy.gate import PLAIN_LIMIT, QUANTISED_LIMIT, decoding_of, default_limit
 from tokenwatt.bench.accuracy.pieces import pieces_of
 from tokenwatt.engines import open_engine
-from tokenwatt.engines.protocol import Engine, EngineIdentity
+from tokenwatt.engines.protocol import Continuation, Engine, EngineIdentity, scorer_of
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import AccuracySpec, BenchSpec
 
@@ -152,6 +154,71 @@ def test_native_can_be_the_reference_of_transformers(trained):
     gate, _ = gate_for(spec_of(trained, "hf_transformers", accuracy=accuracy))
     gate.refer()
     assert gate.check(loaded(spec_of(trained, "hf_transformers"))).agreement.mean_difference < 1e-5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A token is as probable as exp(-its id), but for those that it decodes, which are `off` nats from that."""
+
+    off: float
+    scores_by_decoding = False
+
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        assert max(map(len, prompts)) <= 40
+        return [-prompt[1:].astype(np.float64) for prompt in prompts]
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation] | None:
+        # One ends sooner than asked, as those of a server may.
+        drawn = [np.arange(1, count + 1 - (place == 0), dtype=np.int32) for place, _ in enumerate(prompts)]
+        return [Continuation(tokens, -tokens - self.off) for tokens in drawn]
+
+
+def test_what_an_engine_decodes_is_held_against_its_own_prompts():
+    pieces = [np.ones(length, dtype=np.int32) for length in (40, 40, 3)]
+    found, right = (decoding_of(Drawing(off), pieces) for off in (0.25, 0.0))
+    # 512 tokens over 3 pieces are more than half of the longest: 20 of each, but for the one that ends sooner.
+    assert found is not None
+    assert right is not None
+    assert (found.tokens, found.mean_difference) == (59, pytest.approx(0.25))
+    assert right.mean_difference == 0.0
+
+
+@pytest.mark.parametrize("mode", ["generate", "continuous_batching"])
+def test_transformers_decode_as_they_prefill(trained, pieces, mode):
+    scorer = scorer_of(loaded(spec_of(trained, "hf_transformers", options={"mode": mode})))
+    assert scorer is not None
+    found = decoding_of(scorer, pieces)
+    assert found is not None
+    assert found.tokens == len(pieces) * 20
+    assert found.mean_difference < 1e-5
+    assert found.reference_spread > 0.5  # of tokens that are drawn, not of those that are likeliest
+
+
+def test_decoding_that_differs_is_a_red_gate(trained, monkeypatch):
+    gate, _ = gate_for(spec_of(trained, "hf_transformers", accuracy=AccuracySpec(sequences=2)))
+    gate.refer()
+    engine = loaded(spec_of(trained, "hf_transformers"))
+    right = gate.check(engine)
+    assert (right.status, right.decoding.tokens) == ("agrees", 2 * 32)
+    assert right.detail == "allowed 0.03 nats, ratio 1.05; contexts to 64 tokens"
+    # A cache whose keys are one place off: all that is drawn by it is wrong, and prompts, which need none, are right.
+    monkeypatch.setattr(DynamicLayer, "update", _shifted(DynamicLayer.update))
+    wrong = gate.check(engine)
+    assert (wrong.status, wrong.agreement.mean_difference) == ("disagrees", right.agreement.mean_difference)
+    assert "decoding" in wrong.detail
+    monkeypatch.undo()
+    monkeypatch.setattr(type(engine), "continuations", lambda *_: None)
+    silent = gate.check(engine)
+    assert (silent.status, silent.decoding) == ("agrees", None)
+    assert silent.detail.endswith("prompts alone: it does not tell how it decodes")
+
+
+def _shifted(update: Any) -> Any:
+    def one_place_off(self: Any, keys: Any, values: Any, *rest: Any, **more: Any) -> Any:
+        keys, values = update(self, keys, values, *rest, **more)
+        return keys.roll(1, dims=2), values
+
+    return one_place_off
 
 
 def test_random_weights_have_no_reference(trained):

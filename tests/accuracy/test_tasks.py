@@ -30,8 +30,13 @@ needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval
 class Counting:
     """A token is as probable as exp(-its id)."""
 
+    scores_by_decoding = True
+
     def __init__(self) -> None:
         self.longest = 0
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> None:
+        return None
 
     def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.longest = max(self.longest, *map(len, prompts))

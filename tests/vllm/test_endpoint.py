@@ -96,6 +96,11 @@ def test_its_answers_are_those_of_transformers(tmp_path: Path, vllm_server: Serv
     assert (row.status, row.accuracy_status) == (Status.OK, "agrees")
     assert row.accuracy_mean_difference is not None
     assert row.accuracy_mean_difference < 1e-4
+    assert (row.accuracy_decoded_tokens, row.accuracy_detail) == (
+        4 * 24, "allowed 0.1 nats, ratio 1.05; contexts to 48 tokens"
+    )  # fmt: skip
+    assert row.accuracy_decode_difference is not None
+    assert row.accuracy_decode_difference < 1e-4
 
 
 def test_vllm_bench_serve_says_much_the_same(vllm_server: Server):

@@ -98,6 +98,14 @@ def test_prompts_are_scored_as_transformers_scores_them(engine, reference: Refer
         np.testing.assert_allclose(found, reference.logprobs(prompt), rtol=1e-4, atol=1e-3)
 
 
+def test_tokens_that_it_draws_are_as_probable_as_in_a_prompt(engine, reference: Reference):
+    drawn = engine.continuations(prompts(3), 12)
+    for prompt, found in zip(prompts(3), drawn, strict=True):
+        assert (found.tokens.shape, found.tokens.dtype) == ((12,), np.int32)
+        expected = reference.logprobs(np.concatenate([prompt, found.tokens]))[-12:]
+        np.testing.assert_allclose(found.logprobs, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_the_prefix_cache_is_empty_at_first_and_then_finds_the_common_head(engine):
     for _ in range(2):  # the second run finds nothing that the first has left
         load = Load.closed(Listed(tuple(requests(3))), 1)

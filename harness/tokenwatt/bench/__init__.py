@@ -2,8 +2,8 @@
 
 `suite` runs the benches of a suite in order, `comparison` two of them in turns. Both drive `subject`, an engine with
 its meters, which measures one of the `points`: `accuracy` checks its answers before, `watching` follows the tokens of a
-run through its windows, `stopping` says when there are enough. `decoding` plans the sequences of decode alone. `run`
-keeps the rows and writes them.
+run through its windows, `stopping` says when there are enough. `decoding` plans the sequences of decode alone.
+`row_maker` makes the rows, `run` keeps and writes them.
 """
 
 from tokenwatt.bench.comparison import compare_suite

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from tokenwatt.bench.accuracy import Accuracy, Gate
 from tokenwatt.bench.observer import Observer
 from tokenwatt.bench.points import Point, longest_context
 from tokenwatt.bench.resting import SETTLE_S, Resting, resting_power
+from tokenwatt.bench.row_maker import Ending, RowMaker
 from tokenwatt.bench.run import Run
 from tokenwatt.bench.stopping import Stopping
 from tokenwatt.bench.watching import IsEnough, watch
@@ -26,7 +26,7 @@ from tokenwatt.environment import Ceilings, describe, measure_ceilings
 from tokenwatt.errors import EngineError
 from tokenwatt.power.external import NodeMeter
 from tokenwatt.record import Measurement, Reason, Status
-from tokenwatt.rows import MARGIN_S, Recording, row_of, row_without_numbers
+from tokenwatt.rows import MARGIN_S, Recording
 from tokenwatt.spec import BenchSpec
 from tokenwatt.steady_state import Timeline
 
@@ -34,8 +34,6 @@ PATIENCE = 4
 """Windows' lengths after which the first window starts, even if requests come faster than they are answered."""
 WARM_UP_REQUESTS = 32
 """Of a load that does not say how many are in flight."""
-Ending = tuple[Status, Reason, str | None]
-"""Why a run of an engine has no further window."""
 
 
 @dataclass(slots=True)
@@ -59,19 +57,24 @@ class Subject:
     accuracy: Accuracy = field(default_factory=Accuracy)
     """What the check found."""
     _instruments: power.Instruments = field(default_factory=dict)
-    _shared: dict[str, Any] = field(default_factory=dict)
-    """Columns that all rows have in common."""
+    _maker: RowMaker = field(init=False)
     _static: Resting | None = None
     """The engine loaded and nothing running."""
     _first_row: int = 0
     _warm: tuple[Any, ...] | None = None
     """What the engine was warmed up for."""
 
+    def __post_init__(self) -> None:
+        self._maker = RowMaker(
+            self.run, self.suite, self.spec, self.engine, self.clock.began_at, self.meters.scope, self.variant,
+            self.node_meter,
+        )  # fmt: skip
+
     def rest(self) -> None:
         """Before anything is loaded: what its meters are like, idle power, and what this machine is and can do."""
         self._first_row = len(self.run.measurements)
         self._instruments = self.meters.learn(self.clock)
-        self._shared["gpu_idle_power_w"] = _watts(self._resting_power("idle power"))
+        self._maker.shared["gpu_idle_power_w"] = _watts(self._resting_power("idle power"))
         identity = self.engine.identity
         ceilings: Ceilings | None = None
         if identity.dtype is not None and identity.torch_version is not None:  # a server's device is its own, and full
@@ -81,7 +84,7 @@ class Subject:
         environment = describe(
             identity.device, identity.gpu_uuids, identity.torch_version, identity.triton_version, ceilings
         )
-        self._shared |= environment.model_dump()
+        self._maker.shared |= environment.model_dump()
 
     def refer(self) -> None:
         """Ask the reference of the gate, which is gone again before the engine is loaded."""
@@ -112,7 +115,7 @@ class Subject:
             self.observer.end(None)
         if self.failure is None:
             self._static = self._resting_power("static power", SETTLE_S)
-            self._shared["gpu_static_power_w"] = _watts(self._static)
+            self._maker.shared["gpu_static_power_w"] = _watts(self._static)
 
     def measure(self, point: Point) -> list[Measurement]:
         """One point and, where they are asked for, what its energy went into, and its phases; returns its own rows."""
@@ -126,9 +129,9 @@ class Subject:
         try:
             decode = self._decode_point(point, good)
         except EngineError as error:
-            asked = self.asked(replace(point, phase="decode"))
-            row = row_without_numbers(asked | self._place(0), Status.FAILED, Reason.NO_STEADY_WINDOW, str(error))
-            self.run.keep([row], self._recording(point))
+            asked, recording = self.asked(replace(point, phase="decode")), self._recording(point)
+            ending = (Status.FAILED, Reason.NO_STEADY_WINDOW, str(error))
+            self.run.keep(self._maker.rows(asked, 0, recording, ending), recording)
         else:
             self._measure(decode)
         return rows
@@ -181,7 +184,7 @@ class Subject:
             ending = (Status.INTERRUPTED, Reason.INTERRUPTED, None)
             raise
         finally:
-            made = self._rows(asked, len(rows), recording, ending)
+            made = self._maker.rows(asked, len(rows), recording, ending)
             rows += made
             self.run.keep(made, recording)
         return ending is None and recording.windows > 0
@@ -202,7 +205,7 @@ class Subject:
         if self.failure is not None:
             raise EngineError(self.failure)
         self._warm_up(point)
-        clock, load = self.clock, point.load(salt_of(self._place(0)["measurement_id"]))
+        clock, load = self.clock, point.load(salt_of(self._maker.next_id()))
         load.on_sent = recording.timeline.note_sent
         sampler = power.Sampler(self.meters.meters, clock)
         recording.log = sampler.log
@@ -214,39 +217,6 @@ class Subject:
                     _note_job(recording, is_enough)
         except power.MeterError as error:
             recording.meter_failure = str(error)
-
-    def _rows(
-        self, asked: dict[str, Any], first: int, recording: Recording, ending: Ending | None
-    ) -> list[Measurement]:
-        """A row for each full window; for one that is not full if there is no other; one without numbers if it failed.
-
-        first: windows that the point has already.
-        """
-        count = recording.windows if ending is not None else max(1, recording.windows)
-        report, spec = self.engine.report, self.spec
-        rows = [
-            self._with_node(
-                row_of(asked | self._place(first + index, index), recording, index, report, spec.min_window_s, spec.slo)
-            )
-            for index in range(count)
-        ]
-        if ending is not None:
-            rows.append(row_without_numbers(asked | self._place(first + count, count), *ending))
-        return rows
-
-    def _with_node(self, row: Measurement) -> Measurement:
-        """The row with the whole machine's energy, where a meter of it was asked for."""
-        if self.node_meter is None:
-            return row
-        if row.window_start_s is None or row.window_s is None:
-            return row.model_copy(update={"node_meter": self.node_meter.text})
-        energy = self.node_meter.energy(row.window_start_s, row.window_start_s + row.window_s)
-        said = None if energy.detail is None else f"{self.node_meter.text}: {energy.detail}"
-        columns = {
-            **energy.columns(self.node_meter.text),
-            "detail": "; ".join(filter(None, (row.detail, said))) or None,
-        }
-        return row.model_copy(update=columns)
 
     def _close(self, point: Point, row: Measurement) -> None:
         """Explain the energy of a window of the run that has just ended."""
@@ -305,10 +275,6 @@ class Subject:
         """Requests that the engine must be able to run together, as far as the loads say."""
         return max(point.plan.concurrency or point.most_at_once(self.spec.max_in_flight) for point in points)
 
-    def _slo_columns(self) -> dict[str, float | None]:
-        slo = self.spec.slo
-        return {} if slo is None else {f"slo_{name}": getattr(slo, name) for name in ("ttft_s", "tpot_s", "e2el_s")}
-
     def _longest_context(self, points: Sequence[Point]) -> int:
         return longest_context(points, self.spec, self.engine.identity.longest_context)
 
@@ -317,44 +283,9 @@ class Subject:
             self.meters, self._instruments, self.clock, self.spec.idle_s, self.observer, label, settle_s
         )
 
-    def _place(self, window_index: int, ahead: int = 0) -> dict[str, Any]:
-        """Columns that tell the windows of a point apart; ahead: rows that were made and are not yet kept."""
-        return {
-            "measurement_id": f"{self.run.run_id}/{len(self.run.measurements) + ahead}",
-            "window_index": window_index,
-        }
-
     def asked(self, point: Point) -> dict[str, Any]:
         """Columns of a point that are known before it is measured."""
-        identity = self.engine.identity
-        return {
-            **self._shared,
-            "run_id": self.run.run_id,
-            "point_id": self.run.new_point(self.spec.interval_width),
-            "measured_at": datetime.now(UTC),
-            "run_began_at": self.clock.began_at,
-            "detail": point.note,
-            "phase": point.phase,
-            "variant": self.variant,
-            "gpu_power_cap_w": point.cap_w,
-            "suite": self.suite,
-            "workload": point.workload.name,
-            "workload_sha256": point.workload.sha256(),
-            "engine": identity.name,
-            "engine_version": identity.version,
-            "model": identity.model,
-            "weights_source": identity.weights_source,
-            "dtype": identity.dtype,
-            "quantization": identity.quantization,
-            "kv_cache_dtype": identity.kv_cache_dtype,
-            "tp": identity.tp,
-            "seed": self.spec.seed,
-            **point.plan.columns(),
-            **self._slo_columns(),
-            "usd_per_gpu_h": self.spec.usd_per_gpu_h,
-            "power_scope": self.meters.scope,
-            **self.accuracy.columns(),
-        }
+        return self._maker.asked(point, self.accuracy)
 
 
 def _note_job(recording: Recording, is_enough: IsEnough) -> None:

@@ -183,9 +183,24 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What an engine drew after a prompt, and how probable each token was to it as it did."""
+
+    tokens: np.ndarray
+    """int32 [n]."""
+    logprobs: np.ndarray
+    """Natural, float [n]."""
+
+
 @runtime_checkable
 class Scorer(Protocol):
-    """An engine that also tells how probable given tokens are, so that what it computes can be compared."""
+    """An engine that also tells how probable tokens are, so that what it computes can be compared."""
+
+    @property
+    def scores_by_decoding(self) -> bool:
+        """Whether `prompt_logprobs` computes part of a prompt token by token; if not, `continuations` does."""
+        ...
 
     def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Natural-log probability of each prompt token given those before it.
@@ -198,6 +213,18 @@ class Scorer(Protocol):
 
         Raises:
             EngineError: a prompt that cannot be scored, or the engine cannot go on.
+        """
+        ...
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation] | None:
+        """Draw `count` tokens after each prompt at temperature 1, all prompts together, in the steps of a run.
+
+        Called as `prompt_logprobs` is. A server may end one sooner. None where the engine does not tell, or needs not.
+
+        prompts: int32 [isl] each; with `count` more tokens no longer than the loaded context.
+
+        Raises:
+            EngineError: a prompt that cannot be served, or the engine cannot go on.
         """
         ...
 

@@ -298,6 +298,6 @@ vllm:prefix_cache_hits_total{engine="0"} 10.0
     ],
 )
 def test_a_request_in_flight_runs_unless_the_server_says_that_it_waits(page, running):
-    with serving(Script(ttft_s=0.05, gap_s=0.0, metrics=page)) as served:
+    with serving(Script(ttft_s=0.05, gap_s=0.05, metrics=page)) as served:
         outcome = run_requests(served, count=4, osl=4, concurrency=4)
     assert {index: outcome.of(index)[0].running for index in range(4)} == dict.fromkeys(range(4), running)

@@ -1,12 +1,13 @@
 """A reference engine and the one under test over the same tokens, one after the other.
 
 The reference comes first, and is closed before the other is loaded: both need not fit into memory together, and of the
-reference only its log-probabilities are kept.
+reference only its log-probabilities are kept. An engine that computes given tokens by prefill alone is then held
+against itself: what it draws after the prompts must be as probable as it decodes as it is in a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ QUANTISED_LIMIT = 0.1
 0.026, int4 0.033."""
 
 
+DRAWN_TOKENS = 512
+"""Tokens that an engine decodes, over all prompts."""
 LEAST_SPREAD = 0.6
 """Nats: where log-probabilities of the reference vary less from token to token, wrong models pass. Seen there: 0.21 and
 0.25 with weights that nobody trained, 1.2 after 60 steps of training, and as good as all of the wrong models told."""
@@ -43,16 +46,20 @@ class Accuracy:
     status: AccuracyStatus = "not_checked"
     reference: str | None = None
     agreement: Agreement | None = None
+    decoding: Agreement | None = None
+    """Of tokens that the engine drew, with itself: as it decoded them, and as part of a prompt."""
     detail: str | None = None
 
     @property
     def figures(self) -> str:
         """In words: what was found, what was allowed."""
-        return ", ".join(filter(None, (None if self.agreement is None else str(self.agreement), self.detail)))
+        found = None if self.agreement is None else str(self.agreement)
+        drawn = None if self.decoding is None else f"decoding {self.decoding.mean_difference:.4g} nats from its prompts"
+        return ", ".join(filter(None, (found, drawn, self.detail)))
 
     def columns(self) -> dict[str, Any]:
         """Of a `Measurement`."""
-        found = self.agreement
+        found, drawn = self.agreement, self.decoding
         return {
             "accuracy_status": self.status,
             "accuracy_reference": self.reference,
@@ -60,6 +67,8 @@ class Accuracy:
             "accuracy_mean_difference": None if found is None else found.mean_difference,
             "accuracy_perplexity": None if found is None else found.perplexity,
             "accuracy_reference_perplexity": None if found is None else found.reference_perplexity,
+            "accuracy_decoded_tokens": None if drawn is None else drawn.tokens,
+            "accuracy_decode_difference": None if drawn is None else drawn.mean_difference,
             "accuracy_detail": self.detail,
         }
 
@@ -94,7 +103,7 @@ class Gate:
         with closing(reference):
             try:
                 reference.load(1, 1 + max(map(len, self.pieces)))
-                self._expected = _scored(reference, self.pieces)
+                self._expected = _scorer(reference).prompt_logprobs(self.pieces)
             except EngineError as error:
                 raise EngineError(f"reference engine {reference.identity.name}: {error}") from None
 
@@ -107,25 +116,52 @@ class Gate:
         if self.reference is None:
             return self.accuracy
         assert self._expected is not None, "the reference was not asked"
-        agreement = compare(_scored(engine, self.pieces), self._expected)
+        scorer = _scorer(engine)
+        agreement = compare(scorer.prompt_logprobs(self.pieces), self._expected)
         reference = named(self.reference.identity, self.spec)
         if agreement.reference_spread < LEAST_SPREAD:
             why = (
                 f"the reference holds all tokens alike ({agreement.reference_spread:.2g} nats apart, it takes "
                 f"{LEAST_SPREAD:g}): its weights are untrained, and wrong models would agree with it"
             )
-            return Accuracy("not_applicable", reference, agreement, why)
+            return Accuracy("not_applicable", reference, agreement, detail=why)
         most = self.spec.max_mean_difference or default_limit(engine.identity)
         objections = agreement.objections(most, self.spec.max_perplexity_ratio)
         limits = f"allowed {most:g} nats, ratio {self.spec.max_perplexity_ratio:g}"
+        decoding = decoding_of(scorer, self.pieces)
+        if decoding is not None and not decoding.mean_difference <= most:
+            objections.append(f"decoding {decoding.mean_difference:.4g} nats > {most:g}")
         told = [", ".join(objections) or limits, f"contexts to {max(map(len, self.pieces))} tokens"]
-        told += [] if engine.identity.name == "native" else ["prompts alone: how it decodes is not compared"]
+        if decoding is None and not scorer.scores_by_decoding:
+            told.append("prompts alone: it does not tell how it decodes")
         if self.tasks is not None:
-            scores, below = self.tasks.run(_scorer(engine))
+            scores, below = self.tasks.run(scorer)
             objections += below
             told.append(scores)
         status: AccuracyStatus = "disagrees" if objections else "agrees"
-        return Accuracy(status, reference, agreement, "; ".join(told))
+        return Accuracy(status, reference, agreement, decoding, "; ".join(told))
+
+
+def decoding_of(scorer: Scorer, pieces: Sequence[np.ndarray]) -> Agreement | None:
+    """How probable drawn tokens were to an engine as it decoded them, against what they are in a prompt.
+
+    The pieces lose their ends to what is drawn, so that nothing is longer than they are. None of an engine that does
+    not tell.
+
+    Raises:
+        EngineError: the engine cannot go on.
+    """
+    longest = max(map(len, pieces))
+    count = min(-(-DRAWN_TOKENS // len(pieces)), longest // 2)
+    prompts = [piece[: max(1, len(piece) - count)] for piece in pieces]
+    drawn = scorer.continuations(prompts, count)
+    if drawn is None:
+        return None
+    whole = [np.concatenate([prompt, one.tokens]) for prompt, one in zip(prompts, drawn, strict=True)]
+    again = scorer.prompt_logprobs(whole)
+    return compare(
+        [one.logprobs for one in drawn], [all_of[-len(one.tokens) :] for all_of, one in zip(again, drawn, strict=True)]
+    )
 
 
 def gate_of(spec: BenchSpec, engine: Engine, longest_context: int, vocabulary: int) -> Gate | None:
@@ -199,7 +235,3 @@ def _scorer(engine: Engine) -> Scorer:
     scorer = scorer_of(engine)
     assert scorer is not None, "gate_of has asked"
     return scorer
-
-
-def _scored(engine: Engine, pieces: Iterable[np.ndarray]) -> list[np.ndarray]:
-    return _scorer(engine).prompt_logprobs(list(pieces))

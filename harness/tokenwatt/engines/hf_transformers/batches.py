@@ -20,7 +20,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from tokenwatt.clock import Clock
 from tokenwatt.engines.hf_transformers.door import Door
-from tokenwatt.engines.hf_transformers.sampling import PAD_TOKEN, generation_config
+from tokenwatt.engines.hf_transformers.sampling import generation_config, padded
 from tokenwatt.engines.native.accounting import Accounting, StepLog, StepShape
 from tokenwatt.engines.native.scheduler import Step
 from tokenwatt.engines.native.sequence import Sequence
@@ -119,12 +119,7 @@ class StaticBatches:
             watch.is_abandoned = True  # the step under way ends, and no other begins
 
     def _generate(self, batch: list[Request], watch: _Watch) -> None:
-        longest = max(len(request.prompt) for request in batch)
-        prompts = np.full((len(batch), longest), PAD_TOKEN, dtype=np.int64)
-        mask = np.zeros_like(prompts)
-        for row, request in enumerate(batch):
-            start = longest - len(request.prompt)
-            prompts[row, start:], mask[row, start:] = request.prompt, 1
+        prompts, mask = padded([request.prompt for request in batch])
         put = partial(torch.tensor, device=self.model.device)
         config = generation_config(batch[0].sampling)
         config.max_new_tokens = max(request.max_tokens for request in batch)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager, cache
+from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from tokenwatt.architecture import Architecture, LatentAttention
 from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.options import HfOptions
 from tokenwatt.engines.hf_transformers.sampling import NO_EOS, generation_config
-from tokenwatt.engines.protocol import TokenEvent
+from tokenwatt.engines.protocol import Continuation, TokenEvent
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.workloads import GREEDY, Request, Sampling
 
@@ -32,6 +34,8 @@ _FIELDS = frozenset(entry.name for entry in fields(ContinuousBatchingConfig))
 _HAS_SWITCH = "auto_switch_to_flash" in _FIELDS
 """Whether sdpa names its paged variant too, and transformers is told not to look for a flash kernel instead (5.23);
 before, paged variants have names of their own (5.17)."""
+TELLS_LOGPROBS = "return_logprobs" in _FIELDS
+"""Whether a manager can tell how probable its tokens are."""
 _BLOCK_SIZE = "page_size" if "page_size" in _FIELDS else "block_size"
 """Its name for the tokens of a block."""
 
@@ -100,9 +104,32 @@ class Continuous:
             if manager is not None:
                 _stop(manager)
 
-    def _started(self, sampling: Sampling) -> ContinuousBatchingManager:
+    def draw(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation]:
+        """So many tokens after each prompt, by a manager of its own that tells their probabilities too.
+
+        Raises:
+            EngineError: the manager has no room, or ends.
+        """
+        sampling = Sampling(temperature=1.0)
+        manager = self._started(sampling, return_logprobs=True)
         try:
-            manager = self._manager(sampling)
+            names = [
+                _add(manager, Request(place, prompt, count, sampling), streaming=False)
+                for place, prompt in enumerate(prompts)
+            ]
+            drawn = dict[str, Continuation]()
+            while len(drawn) < len(names):
+                output = _next(manager, PATIENCE_S)
+                if output is not None:
+                    tokens = np.array(output.generated_tokens, dtype=np.int32)
+                    drawn[output.request_id] = Continuation(tokens, np.array(output.logprobs))
+            return [drawn[name] for name in names]
+        finally:
+            _stop(manager)
+
+    def _started(self, sampling: Sampling, **settings: Any) -> ContinuousBatchingManager:
+        try:
+            manager = self._manager(sampling, settings)
             manager.warmup()  # reserves the cache; captures graphs where there are any
         except (MemoryError, ValueError) as error:  # its own arithmetic finds no room, or it refuses the attention
             raise EngineError(
@@ -111,11 +138,12 @@ class Continuous:
         manager.start()
         return manager
 
-    def _manager(self, sampling: Sampling) -> ContinuousBatchingManager:
+    def _manager(self, sampling: Sampling, settings: dict[str, Any]) -> ContinuousBatchingManager:
         config = generation_config(sampling)
         config.eos_token_id = NO_EOS
         return self.model.init_continuous_batching(
-            generation_config=config, continuous_batching_config=ContinuousBatchingConfig(**self._settings())
+            generation_config=config,
+            continuous_batching_config=ContinuousBatchingConfig(**self._settings(), **settings),
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -164,13 +192,13 @@ def _stop(manager: ContinuousBatchingManager) -> None:
     manager.destroy()
 
 
-def _add(manager: ContinuousBatchingManager, request: Request) -> str:
+def _add(manager: ContinuousBatchingManager, request: Request, streaming: bool = True) -> str:
     """Hand a request over; returns the name that it has there."""
     stops = request.sampling.stop_token_ids
     name = manager.add_request(
         request.prompt.tolist(),
         max_new_tokens=request.max_tokens,
-        streaming=True,
+        streaming=streaming,
         eos_token_id=[*stops] if stops else NO_EOS,
     )
     if name is None:
@@ -182,14 +210,10 @@ def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], d
     """What the manager hands over next, if it comes before a request is due."""
     next_s = door.load.next_s
     patience_s = PATIENCE_S if next_s is None else min(PATIENCE_S, max(1e-3, next_s - door.clock()))
-    output = manager.get_result(timeout=patience_s)
+    output = _next(manager, patience_s)
     if output is None:
-        if not manager.is_running():
-            raise EngineError("transformers' generation thread has stopped")
         return
     at_s, stream = door.clock(), in_flight[output.request_id]
-    if output.error is not None:
-        raise EngineError(f"transformers gave up request {stream.request.index}: {output.error}")
     tokens = tuple(output.generated_tokens[len(stream.output) :])
     stream.output += tokens
     running = len(in_flight) - _waiting(manager)
@@ -197,6 +221,16 @@ def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], d
         del in_flight[output.request_id]
         door.ended(stream.request, at_s, stream.output)
     yield TokenEvent(stream.request.index, at_s, len(tokens), output.is_finished(), running, tokens)
+
+
+def _next(manager: ContinuousBatchingManager, patience_s: float) -> GenerationOutput | None:
+    """What the manager hands over next; None if nothing comes."""
+    output = manager.get_result(timeout=patience_s)
+    if output is None and not manager.is_running():
+        raise EngineError("transformers' generation thread has stopped")
+    if output is not None and output.error is not None:
+        raise EngineError(f"transformers gave up request {output.request_id}: {output.error}")
+    return output
 
 
 def _waiting(manager: ContinuousBatchingManager) -> int:

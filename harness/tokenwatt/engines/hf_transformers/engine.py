@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,16 +15,16 @@ from transformers import PreTrainedModel
 from tokenwatt.clock import Clock
 from tokenwatt.engines.devices import choose_device, gpu_uuid, version_of
 from tokenwatt.engines.hf_transformers.batches import StaticBatches
-from tokenwatt.engines.hf_transformers.continuous import Continuous, check_continuous, paged
+from tokenwatt.engines.hf_transformers.continuous import TELLS_LOGPROBS, Continuous, check_continuous, paged
 from tokenwatt.engines.hf_transformers.door import Door
 from tokenwatt.engines.hf_transformers.models import ModelSource
 from tokenwatt.engines.hf_transformers.options import HfOptions
 from tokenwatt.engines.hf_transformers.sampling import unmapped
-from tokenwatt.engines.hf_transformers.scoring import prompt_logprobs
+from tokenwatt.engines.hf_transformers.scoring import draw, prompt_logprobs
 from tokenwatt.engines.limits import check_workload, refusal_of
 from tokenwatt.engines.native.accounting import Accounting, StepLog, total
 from tokenwatt.engines.native.hub import find_architecture
-from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
+from tokenwatt.engines.protocol import Continuation, EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.errors import EngineError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
@@ -125,6 +126,28 @@ class HfEngine:
             raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
         finally:
             self._is_serving = False
+
+    @property
+    def scores_by_decoding(self) -> bool:
+        """A prompt is one forward pass."""
+        return False
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation] | None:
+        """By the mode that serves; None where its transformers cannot tell."""
+        if self._is_serving:
+            raise EngineError("a run is under way; close it before prompts are continued")
+        if self._is_continuous and not TELLS_LOGPROBS:
+            return None
+        torch.manual_seed(self._spec.seed)
+        try:
+            if self._is_continuous:
+                return self._continuous().draw(prompts, count)
+            together = self._max_concurrency
+            batches = [prompts[start : start + together] for start in range(0, len(prompts), together)]
+            drawn = [draw(self._ready, batch, count, self._options.cache_implementation) for batch in batches]
+            return list(chain.from_iterable(drawn))
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"out of GPU memory: {str(error).splitlines()[0]}") from None
 
     def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One plain forward pass for each prompt, in either mode."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from transformers import GenerationConfig
 
 from tokenwatt.workloads import Sampling
@@ -10,6 +13,22 @@ NO_EOS = -1
 """What continuous batching takes for "no token ends a request"."""
 PAD_TOKEN = 0
 """Stands left of shorter prompts, where nothing looks at it."""
+
+
+def padded(prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of different lengths as one batch, int64 [B, longest], and where their tokens are, int64 of 0 and 1.
+
+    >>> tokens, mask = padded([np.array([7, 8]), np.array([9])])
+    >>> tokens.tolist(), mask.tolist()
+    ([[7, 8], [0, 9]], [[1, 1], [0, 1]])
+    """
+    longest = max(map(len, prompts))
+    tokens = np.full((len(prompts), longest), PAD_TOKEN, dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt)
+        tokens[row, start:], mask[row, start:] = prompt, 1
+    return tokens, mask
 
 
 def unmapped(sampling: Sampling) -> str | None:

@@ -1,18 +1,25 @@
-"""Log-probabilities of given tokens by a plain forward pass, as anybody would write it: others are held to it."""
+"""Log-probabilities of given tokens by a plain forward pass, as anybody would write it: others are held to it.
+
+And those of tokens that `generate` draws, as a run of it decodes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from tokenwatt.architecture import Architecture
+from tokenwatt.engines.hf_transformers.sampling import generation_config, padded
 from tokenwatt.engines.limits import refusal_of
 from tokenwatt.engines.logprobs import logprobs_of
+from tokenwatt.engines.protocol import Continuation
 from tokenwatt.errors import EngineError
-from tokenwatt.workloads import Request
+from tokenwatt.workloads import Request, Sampling
 
 ROWS_AT_ONCE = 256
 """Tokens whose logits are made float32 together."""
@@ -42,6 +49,24 @@ def prompt_logprobs(
     finally:
         if own != attention:
             model.set_attn_implementation(own)
+
+
+@torch.inference_mode()
+def draw(model: Any, prompts: Sequence[np.ndarray], count: int, cache: str | None) -> list[Continuation]:
+    """So many tokens after each prompt, in one batch of `generate` with this `cache_implementation`.
+
+    model: a causal language model of transformers.
+    """
+    config = generation_config(Sampling(temperature=1.0))
+    config.max_new_tokens, config.cache_implementation = count, cache
+    config.output_logits = config.return_dict_in_generate = True
+    tokens, mask = padded(prompts)
+    put = partial(torch.tensor, device=model.device)
+    output = model.generate(put(tokens), attention_mask=put(mask), generation_config=config)
+    drawn = output.sequences[:, tokens.shape[1] :]
+    steps = [logprobs_of(logits, drawn[:, step]) for step, logits in enumerate(output.logits)]
+    logprobs = torch.stack(steps, dim=1).cpu().numpy()
+    return [Continuation(*pair) for pair in zip(drawn.cpu().numpy().astype(np.int32), logprobs, strict=True)]
 
 
 def _score(model: PreTrainedModel, prompt: np.ndarray) -> np.ndarray:

@@ -144,6 +144,14 @@ class NativeEngine:
             else:  # the ranks may stand at different steps, and must not wait for each other
                 self._break()
 
+    @property
+    def scores_by_decoding(self) -> bool:
+        """Half of each prompt is."""
+        return True
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> None:
+        """Not needed: what is decoded in `prompt_logprobs` are tokens that another engine can be asked about."""
+
     def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Half of each prompt in chunks, the other half token by token, as a run would compute them."""
         if self._options.tensor_parallel > 1:

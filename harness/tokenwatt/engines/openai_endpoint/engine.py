@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from tokenwatt.engines.openai_endpoint.options import EndpointOptions
 from tokenwatt.engines.openai_endpoint.process import client_process
 from tokenwatt.engines.openai_endpoint.reader import Reader
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
+from tokenwatt.engines.openai_endpoint.scoring import Scoring
 from tokenwatt.engines.openai_endpoint.text import Decoder
-from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Failure, Probes, TokenEvent
+from tokenwatt.engines.protocol import Continuation, EngineIdentity, EngineReport, Failure, Probes, TokenEvent
 from tokenwatt.errors import EngineError, TokenwattError, UserError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
@@ -34,6 +35,8 @@ from tokenwatt.workloads import Request
 
 if TYPE_CHECKING:
     from tokenwatt.engines.served_command import ServedCommand
+
+T = TypeVar("T")
 
 FILES_BESIDE = 64
 """Open files of the client that are no connections."""
@@ -45,6 +48,7 @@ WARM_UP_TOKENS = 16
 class _Loaded:
     """A server that has been found ready."""
 
+    server: probe.Server
     target: Target
     renderer: Renderer
     words: str
@@ -164,18 +168,22 @@ class EndpointEngine:
             client_lag_mean_s=lag_s,
         )
 
-    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Natural-log probability of each prompt token given those before it, by completions with echo.
+    @property
+    def scores_by_decoding(self) -> bool:
+        """A prompt is one prefill, as far as anybody knows."""
+        return False
 
-        Raises:
-            EngineError: the server does not tell them; chat never does.
-        """
-        options = self._options
-        if options.api != "completions":
-            raise EngineError('log-probabilities of prompts need api = "completions", got "chat"')
-        server = probe.Server(self._address, {**self._key.headers, **options.headers}, self._key.tell)
+    def prompt_logprobs(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """By completions with echo."""
+        return self._asked(lambda scoring: scoring.prompt_logprobs(prompts))
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation] | None:
+        """By completions with log-probabilities; None of a server that does not say which tokens they are."""
+        return self._asked(lambda scoring: scoring.draw(prompts, count))
+
+    def _asked(self, ask: Callable[[Scoring], T]) -> T:
         try:
-            return [probe.score(server, self._ready.renderer, prompt, options.first_byte_s) for prompt in prompts]
+            return ask(Scoring(self._ready.server, self._ready.renderer, self._options.first_byte_s))
         except EngineError as error:
             raise EngineError(self._key.tell(str(error))) from None
 
@@ -227,7 +235,7 @@ class EndpointEngine:
         )  # fmt: skip
         renderer = replace(renderer, extras=probe.find_extras(server, renderer, options))
         return _Loaded(
-            target, renderer, self._key.hide(probe.describe(server)), probe.longest_context(server, model),
+            server, target, renderer, self._key.hide(probe.describe(server)), probe.longest_context(server, model),
             find_page(self._address, options.metrics_url, headers),
         )  # fmt: skip
 

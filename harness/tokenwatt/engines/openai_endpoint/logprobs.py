@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's tokens, from the answer of an OpenAI-compatible server to a completion with echo."""
+"""Log-probabilities of tokens in the completions of an OpenAI-compatible server: of a prompt by echo, and of a draw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenwatt.engines.openai_endpoint.answers import MOST_TOLD
+from tokenwatt.engines.protocol import Continuation
 from tokenwatt.errors import EngineError
 
 ECHO_FIELDS: dict[str, Any] = {"echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0.0, "stream": False}
@@ -42,19 +43,40 @@ def prompt_logprobs_of(answer: object, prompt_tokens: int) -> np.ndarray:
     return np.array([_number(value, place) for place, value in enumerate(numbers[1:prompt_tokens], 1)])
 
 
+def continuation_of(answer: object) -> Continuation:
+    """Tokens of a completion of one prompt, which was asked for `logprobs` and vLLM's `return_token_ids`.
+
+    Raises:
+        EngineError: the server leaves them out, or has other numbers of both.
+    """
+    logprobs, token_ids = _token_logprobs(answer), _found(answer, "token_ids")
+    if token_ids is None or len(token_ids) != len(logprobs) or not token_ids:
+        raise EngineError(f"{len(logprobs)} log-probabilities for token_ids {_short(token_ids)} in a completion")
+    tokens = np.array(token_ids, dtype=np.int32)
+    return Continuation(tokens, np.array([_number(value, place) for place, value in enumerate(logprobs)]))
+
+
 def _token_logprobs(answer: Any) -> list[object]:
-    try:
-        found = answer["choices"][0]["logprobs"]["token_logprobs"]
-    except (KeyError, IndexError, TypeError):  # not there, or something else in its place
-        found = None
-    if not isinstance(found, list):
+    found = _found(answer, "logprobs", "token_logprobs")
+    if found is None:
         raise EngineError(f"no choices[0].logprobs.token_logprobs in the server's completion, got {_short(answer)}")
     return found
 
 
+def _found(answer: Any, *path: str) -> list[Any] | None:
+    """A list of the first choice; None if it is not there, or something else is in its place."""
+    try:
+        found = answer["choices"][0]
+        for name in path:
+            found = found[name]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return found if isinstance(found, list) else None
+
+
 def _number(value: object, place: int) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
-        raise EngineError(f"the server has no log-probability for prompt token {place}, got {_short(value)}")
+        raise EngineError(f"the server has no log-probability for token {place}, got {_short(value)}")
     return float(value)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from tokenwatt.engines.openai_endpoint.address import Address
 from tokenwatt.engines.openai_endpoint.answers import MalformedError
-from tokenwatt.engines.openai_endpoint.logprobs import ECHO_FIELDS, prompt_logprobs_of
 from tokenwatt.engines.openai_endpoint.options import EndpointOptions
 from tokenwatt.engines.openai_endpoint.outcome import of_http
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
@@ -131,23 +130,6 @@ def _refusal(server: Server, renderer: Renderer, options: EndpointOptions) -> st
     if page.status not in _UNKNOWN_FIELD:
         raise EngineError(f"{server.address.host_header}{renderer.path} refuses: {why}")
     return why
-
-
-def score(server: Server, renderer: Renderer, prompt: np.ndarray, timeout_s: float) -> np.ndarray:
-    """Natural-log probability of each token of a prompt given those before it, float64 [isl - 1].
-
-    Raises:
-        EngineError: the server refuses, or does not echo.
-    """
-    asked = {"model": renderer.model, "prompt": prompt.tolist(), **ECHO_FIELDS}
-    page = server.ask(renderer.path, timeout_s, json.dumps(asked).encode())
-    if page.status != OK:
-        raise EngineError(f"the server tells no log-probabilities: {server.why(page)}")
-    try:
-        answer = json.loads(page.body)
-    except ValueError as error:
-        raise EngineError(f"the server's log-probabilities are no JSON: {error}") from None
-    return prompt_logprobs_of(answer, len(prompt))
 
 
 def describe(server: Server) -> str:

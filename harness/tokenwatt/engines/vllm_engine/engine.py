@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -21,7 +23,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from tokenwatt.clock import Clock
 from tokenwatt.engines.devices import version_of
 from tokenwatt.engines.limits import check_workload, refusal_of
-from tokenwatt.engines.protocol import EngineIdentity, EngineReport, Probes, TokenEvent
+from tokenwatt.engines.protocol import Continuation, EngineIdentity, EngineReport, Probes, TokenEvent
 from tokenwatt.engines.vllm_engine import processes
 from tokenwatt.engines.vllm_engine.arguments import Arguments, architecture_of
 from tokenwatt.engines.vllm_engine.log import vllm_log
@@ -29,12 +31,14 @@ from tokenwatt.engines.vllm_engine.loop import Loop
 from tokenwatt.engines.vllm_engine.options import VllmOptions, other_attention
 from tokenwatt.engines.vllm_engine.run import Run
 from tokenwatt.engines.vllm_engine.sampling import unmapped
-from tokenwatt.engines.vllm_engine.scoring import score
+from tokenwatt.engines.vllm_engine.scoring import draw, score
 from tokenwatt.engines.vllm_engine.statistics import Listener, Statistics
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
 from tokenwatt.spec import BenchSpec, validate
 from tokenwatt.workloads import Request
+
+T = TypeVar("T")
 
 WARM_UP_TOKENS = 16
 """Output tokens of a request of warm-up."""
@@ -153,13 +157,26 @@ class VllmEngine:
         Raises:
             EngineError: a prompt that cannot be served, vLLM refuses one or fails, or vLLM has ended.
         """
+        return self._asked(partial(score, prompts=prompts), prompts, 1)
+
+    @property
+    def scores_by_decoding(self) -> bool:
+        """A prompt is one prefill."""
+        return False
+
+    def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation]:
+        """Requests as those of a run."""
+        return self._asked(partial(draw, prompts=prompts, count=count), prompts, count)
+
+    def _asked(self, ask: Callable[[AsyncLLM], Coroutine[Any, Any, T]], prompts: Sequence[np.ndarray], count: int) -> T:
+        """What vLLM tells of prompts that are continued by `count` tokens."""
         engine, loop = self._ready
         for place, prompt in enumerate(prompts):
-            why = refusal_of(self._architecture, self._longest_context, Request(place, prompt, 1))
+            why = refusal_of(self._architecture, self._longest_context, Request(place, prompt, count))
             if why is not None:
                 raise EngineError(f"prompt {place} cannot be scored: {why}")
         try:
-            return loop.run(score(engine, prompts))
+            return loop.run(ask(engine))
         except EngineDeadError:
             raise EngineError(f"vLLM's engine has ended: {vllm_log().cause(self._log_begin)}") from None
         except VLLMError as error:
