@@ -92,14 +92,15 @@ class Sweep(Spec):
 
 
 class LmEvalTask(Spec):
-    """A task of lm-evaluation-harness, multiple choice, that the engine must be good enough at."""
+    """A task of lm-evaluation-harness, of choices or of answers to write, that the engine must be good enough at."""
 
     task: str
     """Name, as lm-eval lists it."""
     min_score: float = Field(ge=0, le=1)
     """A lower score is a disagreement."""
     metric: str = "acc"
-    """Which of the task's metrics is the score."""
+    """Which of the task's metrics is the score; with a filter after a comma where it has several, such as
+    `exact_match,flexible-extract`."""
     limit: PositiveInt | None = None
     """So many questions alone; by default all."""
     include_path: str | None = None

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.accuracy.engines import loaded, spec_of
-from tests.accuracy.trained import TEXT
+from tests.accuracy.trained import TEXT, tokenizer
 from tests.accuracy.wrong_models import WRONG
+from transformers import AutoModelForCausalLM
 
 from tokenwatt.bench.accuracy import Gate, gate_of
-from tokenwatt.bench.accuracy.tasks import continuation_logprobs
+from tokenwatt.bench.accuracy.tasks import Wanted, continuation_logprobs, written
 from tokenwatt.engines import open_engine
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import AccuracySpec, LmEvalTask
+from tokenwatt.workloads import Sampling
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install lm-eval")
 
@@ -59,6 +62,48 @@ def test_a_context_that_is_too_long_loses_its_beginning():
         continuation_logprobs(scorer, [([1], [7] * 10)], 10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, Wanted("x")),
+        ({"until": "Q:", "max_gen_toks": 7, "do_sample": False, "temperature": 0.7}, Wanted("x", ("Q:",), 7)),
+        ({"until": ["Q:", "\n"], "do_sample": True, "temperature": 0.0}, Wanted("x", ("Q:", "\n"))),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_p": 0.9},
+            Wanted("x", sampling=Sampling(temperature=0.7, top_p=0.9)),
+        ),
+        ({"max_new_tokens": 9}, Wanted("x", most_tokens=9)),
+    ],
+)
+def test_what_a_task_wants_to_be_written(settings, wanted):
+    assert Wanted.of("x", settings) == wanted
+
+
+def by_transformers(folder: Path, text: str, count: int) -> str:
+    """What the likeliest tokens after a text are, each by a whole forward pass."""
+    model, ids = AutoModelForCausalLM.from_pretrained(folder), tokenizer().encode(text)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return str(tokenizer().decode(ids[-count:]))
+
+
+def test_what_is_written_is_what_the_engine_serves(trained):
+    text = TEXT.read_text(encoding="utf-8")
+    tokens = tokenizer()
+    engine = loaded(spec_of(trained), 97)
+    (whole,) = written(engine, tokens, [Wanted(text[:60], most_tokens=16)], 96)
+    assert whole == by_transformers(trained, text[:60], 16)
+    # What is too long loses its beginning; answers end before what ends them.
+    end = whole[9:11]
+    found = written(engine, tokens, [Wanted(text[:200], most_tokens=16), Wanted(text[:60], ("@", end), 16)], 96)
+    assert found == [by_transformers(trained, text[119:200], 16), whole[: whole.index(end)]]
+    with pytest.raises(EngineError, match="an answer may have 97 tokens, the engine is loaded for contexts of 97"):
+        written(engine, tokens, [Wanted(text[:60], most_tokens=97)], 96)
+    with pytest.raises(EngineError, match="question 0 has no answer: "):
+        written(engine, tokens, [Wanted(text[:60])], 10**6)
+    engine.close()
+
+
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_without_lm_eval_one_line_says_how_to_install_it(trained):
     with pytest.raises(UserError, match=r"\[\[bench.accuracy.lm_eval\]\] needs .*: pip install lm-eval"):
@@ -82,26 +127,37 @@ dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
 output_type: {kind}
 doc_to_text: "{{{{before}}}}"
-doc_to_choice: choices
-doc_to_target: 0
+doc_to_target: {target}
 target_delimiter: ""
-metric_list: [{{metric: acc}}]
+metric_list: [{{metric: {metric}}}]
+{more}
+"""
+WRITES = """
+generation_kwargs: {until: ["."], max_gen_toks: 5, do_sample: false}
 """
 
 
 @pytest.fixture
-def tasks(tmp_path) -> Path:
-    """A task of one's own: which of four strings is English, of which three are turned round or have other letters."""
+def tasks(trained, tmp_path) -> Path:
+    """Tasks of one's own: which of four strings is English, of which three are turned round or have other letters; and
+    what the model writes after a text, by transformers."""
     text = TEXT.read_text(encoding="utf-8")[:560]
     questions = []
     for start in range(0, 480, 20):
         right = text[start + 40 : start + 60]
         wrong = [right[::-1], codecs.encode(right, "rot13"), right.swapcase()]
-        questions.append({"before": text[start : start + 40], "choices": [right, *wrong]})
+        before = text[start : start + 40]
+        answer = by_transformers(trained, before, 5).split(".")[0]
+        questions.append({"before": before, "choices": [right, *wrong], "answer": answer})
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(question) + "\n" for question in questions))
-    for name, kind in (("reads_well", "multiple_choice"), ("writes", "generate_until")):
-        (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, data=data, kind=kind))
+    for name, kind, target, metric, more in (
+        ("reads_well", "multiple_choice", "0", "acc", "doc_to_choice: choices"),
+        ("writes", "generate_until", "answer", "exact_match", WRITES),
+        ("reads_on", "loglikelihood_rolling", "0", "word_perplexity", ""),
+    ):
+        task = TASK.format(name=name, data=data, kind=kind, target=target, metric=metric, more=more)
+        (tmp_path / f"{name}.yaml").write_text(task)
     return tmp_path
 
 
@@ -130,9 +186,26 @@ def test_a_task_of_one_s_own_is_passed_by_the_model_and_failed_by_a_wrong_one(tr
 
 @needs_lm_eval
 @pytest.mark.slow
+def test_answers_that_are_written_are_served_by_the_engine(trained, tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    asked = LmEvalTask(task="writes", metric="exact_match", min_score=0.8, include_path=str(tasks))
+    check = gate(trained, asked)
+    check.refer()
+    right = check.check(loaded(spec_of(trained), 97))
+    assert right.status == "agrees", right.detail
+    assert "; lm_eval writes exact_match " in str(right.detail)
+    wrong = next(w for w in WRONG if "another seed" in w.name).make(trained, tmp_path / "wrong")
+    assert "writes 0 < 0.8" in str(check.check(loaded(spec_of(wrong), 97)).detail)
+
+
+@needs_lm_eval
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("writes", "is generate_until; the check runs multiple_choice alone"), ("absent_task", "cannot be loaded: ")],
+    [
+        ("reads_on", "is loglikelihood_rolling; allowed: multiple_choice or generate_until"),
+        ("absent_task", "cannot be loaded: "),
+    ],
 )
 def test_a_task_that_cannot_be_a_check_is_refused_before_anything_runs(trained, tasks, name, message):
     with pytest.raises(UserError, match=message):

@@ -135,7 +135,7 @@ class Gate:
         if decoding is None and not scorer.scores_by_decoding:
             told.append("prompts alone: it does not tell how it decodes")
         if self.tasks is not None:
-            scores, below = self.tasks.run(scorer)
+            scores, below = self.tasks.run(engine, scorer)
             objections += below
             told.append(scores)
         status: AccuracyStatus = "disagrees" if objections else "agrees"

@@ -1,11 +1,12 @@
-"""Tasks of lm-evaluation-harness, answered by the engine's own probabilities: each must reach its score.
+"""Tasks of lm-evaluation-harness, answered by the engine: each must reach its score.
 
-Multiple choice alone: the answer is the choice whose tokens are most probable, which is what a `Scorer` tells.
+Of several choices the answer is the one whose tokens are most probable, which is what a `Scorer` tells; where an answer
+is to be written, the engine serves it as it serves any request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenwatt.bench.accuracy.pieces import load_tokenizer
-from tokenwatt.engines.protocol import Scorer
+from tokenwatt.clock import RunClock
+from tokenwatt.engines.protocol import Engine, Scorer
 from tokenwatt.errors import EngineError, UserError
+from tokenwatt.load import Listed, Load
 from tokenwatt.spec import AccuracySpec, LmEvalTask
+from tokenwatt.workloads import GREEDY, Request, Sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
     from transformers import PreTrainedTokenizerBase
 
 AT_ONCE = 64
-"""Requests that are scored together."""
+"""Requests that are scored, or served, together."""
+KINDS = ("multiple_choice", "generate_until")
+"""Of lm-eval's tasks, those that can be answered."""
+MOST_WRITTEN = 256
+"""Tokens of an answer where its task does not say, as lm-eval's own models have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +49,20 @@ class Tasks:
         """Load the tasks of a table, which may fetch their data.
 
         Raises:
-            UserError: no lm-eval, no such task, no data, or a task that is no multiple choice.
+            UserError: no lm-eval, no such task, no data, or a task of a kind that cannot be answered.
         """
         if find_spec("lm_eval") is None:
             raise UserError("[[bench.accuracy.lm_eval]] needs lm-evaluation-harness: pip install lm-eval")
         tokenizer = load_tokenizer(spec.tokenizer or weights)
         return cls(spec.lm_eval, tuple(map(_load, spec.lm_eval)), tokenizer, longest_context - 1)
 
-    def run(self, scorer: Scorer) -> tuple[str, list[str]]:
+    def run(self, engine: Engine, scorer: Scorer) -> tuple[str, list[str]]:
         """Scores in words, and which of them are too low.
 
         Raises:
             EngineError: the engine cannot answer, or a task has no such metric.
         """
-        model = _as_model(scorer, self.tokenizer, self.longest)
+        model = _as_model(engine, scorer, self.tokenizer, self.longest)
         scores = [(asked, _score(model, asked, loaded)) for asked, loaded in zip(self.asked, self.loaded, strict=True)]
         told = [f"lm_eval {asked.task} {asked.metric} {score:.4g}" for asked, score in scores]
         low = [f"{asked.task} {score:.4g} < {asked.min_score:g}" for asked, score in scores if score < asked.min_score]
@@ -71,8 +79,8 @@ def _load(asked: LmEvalTask) -> dict[str, Any]:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"lm_eval task {asked.task!r} cannot be loaded: {why}") from None
     for name, task in tasks.items():
-        if task.OUTPUT_TYPE != "multiple_choice":
-            raise UserError(f"lm_eval task {name!r} is {task.OUTPUT_TYPE}; the check runs multiple_choice alone")
+        if task.OUTPUT_TYPE not in KINDS:
+            raise UserError(f"lm_eval task {name!r} is {task.OUTPUT_TYPE}; allowed: {' or '.join(KINDS)}")
     if asked.task not in tasks:
         raise UserError(f"lm_eval task {asked.task!r} is a group; name its tasks: {', '.join(list(tasks)[:5])} ...")
     return tasks
@@ -85,9 +93,9 @@ def _score(model: TemplateLM, asked: LmEvalTask, loaded: dict[str, Any]) -> floa
         model=model, tasks=list(loaded.values()), limit=asked.limit, bootstrap_iters=0, log_samples=False
     )
     results = {} if answer is None else answer["results"][asked.task]
-    score = results.get(f"{asked.metric},none")
+    score = results.get(asked.metric if "," in asked.metric else f"{asked.metric},none")
     if not isinstance(score, int | float):
-        known = sorted(name.removesuffix(",none") for name in results if name.endswith(",none"))
+        known = sorted(name.removesuffix(",none") for name in results if "," in name and "_stderr," not in name)
         raise EngineError(f"lm_eval task {asked.task!r} has no metric {asked.metric!r}; known: {', '.join(known)}")
     return float(score)
 
@@ -111,12 +119,67 @@ def continuation_logprobs(scorer: Scorer, pairs: Sequence[tuple[list[int], list[
     ]
 
 
-def _as_model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) -> TemplateLM:
-    """What lm-eval calls a model: it makes tokens of texts, and sums of what the engine tells."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An answer that is to be written after a text."""
+
+    text: str
+    until: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
+    most_tokens: int = MOST_WRITTEN
+    sampling: Sampling = GREEDY
+
+    @classmethod
+    def of(cls, text: str, settings: Mapping[str, Any]) -> Wanted:
+        """As a task says it, in transformers' words."""
+        until = settings.get("until") or ()
+        sampling = GREEDY
+        if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
+            sampling = Sampling(temperature=settings.get("temperature", 1.0), top_p=settings.get("top_p", 1.0))
+        tokens = settings.get("max_gen_toks", settings.get("max_new_tokens", MOST_WRITTEN))
+        return cls(text, (until,) if isinstance(until, str) else tuple(until), tokens, sampling)
+
+
+def written(engine: Engine, tokenizer: PreTrainedTokenizerBase, wanted: Sequence[Wanted], longest: int) -> list[str]:
+    """What the engine writes, served in a closed loop; texts that are too long lose their beginning.
+
+    Raises:
+        EngineError: an answer may be longer than a context, a request failed, or the engine tells no token ids.
+    """
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    requests = []
+    for place, one in enumerate(wanted):
+        room = longest + 1 - one.most_tokens
+        if room < 1:
+            raise EngineError(
+                f"an answer may have {one.most_tokens} tokens, the engine is loaded for contexts of {longest + 1}"
+            )
+        prompt = np.array(tokenizer.encode(one.text)[-room:], dtype=np.int32)
+        sampling = one.sampling.model_copy(update={"stop_token_ids": end})
+        requests.append(Request(place, prompt, one.most_tokens, sampling, seed=place))
+    tokens: list[list[int]] = [[] for _ in requests]
+    for event in engine.serve(Load.closed(Listed(tuple(requests)), AT_ONCE), RunClock()):
+        if event.failure is not None:
+            raise EngineError(f"question {event.request_index} has no answer: {event.failure.detail}")
+        if len(event.token_ids) != event.tokens:
+            raise EngineError("answers that are to be written need an engine that tells token ids")
+        tokens[event.request_index] += event.token_ids
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in tokens]
+    return [_before(text, one.until) for text, one in zip(texts, wanted, strict=True)]
+
+
+def _before(text: str, until: Sequence[str]) -> str:
+    for end in until:
+        text = text.split(end)[0] if end else text
+    return text
+
+
+def _as_model(engine: Engine, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) -> TemplateLM:
+    """What lm-eval calls a model: it makes tokens of texts, and sums or texts of what the engine tells."""
     from lm_eval.api.model import TemplateLM
 
     class ScoredModel(TemplateLM):
-        """A `Scorer` for multiple choice."""
+        """An engine for choices and short answers."""
 
         @property
         def eot_token_id(self) -> int:
@@ -136,11 +199,11 @@ def _as_model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) 
             return [(logprob, False) for logprob in continuation_logprobs(scorer, pairs, longest)]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            """Not of multiple choice."""
-            raise NotImplementedError("tasks of multiple choice alone are scored")
+            """Of whole texts, which no task of `KINDS` asks for."""
+            raise NotImplementedError(f"tasks of {' or '.join(KINDS)} alone are answered")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            """Not of multiple choice."""
-            raise NotImplementedError("tasks of multiple choice alone are scored")
+            """Answers that are served."""
+            return written(engine, tokenizer, [Wanted.of(*request.args) for request in requests], longest)
 
     return ScoredModel()
