@@ -131,6 +131,7 @@ def test_the_prompt_of_a_turn_is_the_one_before_its_answer_and_new_text():
     third = conversation(talk, 0, (1, 2))[2]
     # Answers that stopped early: 16 + 2 + 5 + 2 + 5.
     assert len(third.prompt) == 30
+    assert (first.answers, second.answers, third.answers) == ((), ((16, 20),), ((16, 18), (23, 25)))
     assert talk.follow_up(third, (1, 2)) is None
 
 

@@ -59,6 +59,8 @@ class Request:
     shared_tokens: int = 0
     """Leading tokens of the prompt that another request of the run may have had before: a shared prefix, blocks of a
     trace, what the conversation has said so far. The rest is unique."""
+    answers: tuple[tuple[int, int], ...] = ()
+    """Where in the prompt earlier answers of its conversation stand: begin and end of each, in order."""
 
 
 class FollowUp(NamedTuple):

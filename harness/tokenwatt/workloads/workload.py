@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -117,7 +118,9 @@ class Workload(Spec):
             return None
         answer = np.asarray(output, np.int32) if len(output) else self.script.stand_in(request)
         said = np.concatenate([request.prompt, answer])
-        return FollowUp(self._request(place, number, np.concatenate([said, turn.text]), turn, len(said)), turn.think_s)
+        asked = self._request(place, number, np.concatenate([said, turn.text]), turn, len(said))
+        answers = (*request.answers, (len(request.prompt), len(said)))
+        return FollowUp(replace(asked, answers=answers), turn.think_s)
 
     def request(self, index: int) -> Request:
         """First request of conversation `index`, which there must be."""

@@ -17,7 +17,7 @@ from tests.engines.endpoint import one_answer
 from tests.engines.endpoint.driving import Run, engine, requests, run, run_requests, scripted
 from tests.engines.endpoint.one_answer import https_server
 from tests.engines.endpoint.timed_server import Script, serving
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 
 from tokenwatt.clock import RunClock
 from tokenwatt.engines import open_engine
@@ -27,8 +27,8 @@ from tokenwatt.engines.openai_endpoint.news import Finished, Outbox
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.load import Listed, Load
-from tokenwatt.spec import BenchSpec
-from tokenwatt.workloads import FollowUp, Request, Sampling
+from tokenwatt.spec import BenchSpec, validate
+from tokenwatt.workloads import FollowUp, Request, Sampling, Workload
 
 EXTRAS = frozenset(Extra)
 
@@ -103,7 +103,7 @@ def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
         subject = engine(served.url)
         subject.load(1, 64)
         assert subject._ready.renderer.extras == {Extra.USAGE, Extra.TOKEN_IDS}
-        assert subject.identity.version == "tests prompt_as=tokens counting=usage ignore_eos=refused"
+        assert subject.identity.version == "tests prompt_as=tokens counting=usage answers=ids ignore_eos=refused"
         outcome = run(subject, Load.closed(Listed(requests(2)), 1))
         assert [outcome.tokens(index) for index in range(2)] == [8, 8]
     with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("return_token_ids",))) as served:
@@ -182,6 +182,57 @@ def test_conversations_go_on_from_what_was_answered(served):
     for conversation in (0, 1):
         (second,) = (sent for sent in outcome.sent if sent.request_index == 10 + conversation)
         assert second.due_s >= outcome.of(conversation)[-1].at_s + 0.05
+
+
+LETTERS = "t0123456789 abcdef"
+"""A token each; the server's answers are such letters."""
+
+
+@pytest.fixture
+def letters(tmp_path) -> str:
+    tokenizer = Tokenizer(models.BPE({letter: place for place, letter in enumerate(LETTERS)}, [], unk_token="a"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path)
+
+
+TALK = {
+    "name": "talk", "description": "three turns", "vocabulary": len(LETTERS), "salt": False,
+    "input": {"kind": "fixed", "tokens": 5}, "output": {"kind": "fixed", "tokens": 3},
+    "turns": {"count": {"kind": "fixed", "turns": 3}, "input": {"kind": "fixed", "tokens": 2}},
+}  # fmt: skip
+ANSWER = "t0 t1 t2 "
+
+
+def new_text(talk: Workload, number: int) -> list[int]:
+    turn = talk.script.turn(0, number)
+    assert turn is not None
+    return turn.text.tolist()
+
+
+def test_a_chat_goes_on_as_messages_of_both_sides(served, letters):
+    talk = validate(TALK, Workload, "test")
+    subject = engine(served.url, api="chat", tokenizer=letters)
+    subject.load(1, 64)
+    served.truth()
+    outcome = run(subject, Load.offline(talk, 1))
+    assert [outcome.status(index) for index in range(3)] == ["complete"] * 3
+    first, second, third = (answer["prompt"] for answer in served.truth())
+    asked = ["".join(LETTERS[token] for token in new_text(talk, turn)) for turn in range(3)]
+    assert first == [{"role": "user", "content": asked[0]}]
+    assert second == [*first, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": asked[1]}]
+    assert third == [*second, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": asked[2]}]
+
+
+def test_an_answer_of_text_alone_goes_on_as_the_tokens_of_that_text(served, letters):
+    talk = validate(TALK, Workload, "test")
+    subject = engine(served.url, tokenizer=letters, counting="usage")
+    subject.load(1, 64)
+    served.truth()
+    assert "answers=text" in subject.identity.version
+    run(subject, Load.offline(talk, 1))
+    first, second, _ = (answer["prompt"] for answer in served.truth())
+    assert second == [*first, *(LETTERS.index(letter) for letter in ANSWER), *new_text(talk, 1)]
 
 
 def test_the_client_ends_when_its_parent_is_gone_and_has_not_read_everything():

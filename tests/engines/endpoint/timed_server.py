@@ -261,7 +261,7 @@ def main(script: Script, selector: selectors.BaseSelector) -> None:
             request.transport.write(WHOLE(answer))
             return _Nothing()
         sent: list[float] = []
-        truth.append({"prompt": body.get("prompt"), "came_s": came_s, "sent_s": sent})
+        truth.append({"prompt": body.get("prompt", body.get("messages")), "came_s": came_s, "sent_s": sent})
         return await stream(request, answer, came_s, sent)
 
     class _Nothing(web.Response):

@@ -25,7 +25,7 @@ from tokenwatt.engines.openai_endpoint.process import client_process
 from tokenwatt.engines.openai_endpoint.reader import Reader
 from tokenwatt.engines.openai_endpoint.render import Extra, Renderer
 from tokenwatt.engines.openai_endpoint.scoring import Scoring
-from tokenwatt.engines.openai_endpoint.text import Decoder
+from tokenwatt.engines.openai_endpoint.text import TextCodec
 from tokenwatt.engines.protocol import Continuation, EngineIdentity, EngineReport, Failure, Probes, TokenEvent
 from tokenwatt.errors import EngineError, TokenwattError, UserError
 from tokenwatt.load import Listed, Load
@@ -66,7 +66,7 @@ class EndpointEngine:
         self._options = validate(spec.options, EndpointOptions, where=where)
         self._key = Key.of(self._options.api_key_env, self._options.headers)
         self._address = Address.of(self._options.base_url, self._options.ca_file)
-        self._decoder = Decoder.of(self._options.tokenizer or "") if self._options.sends_text else None
+        self._codec = TextCodec.of(self._options.tokenizer) if self._options.tokenizer else None
         self._gpu_uuids = _gpu_uuids(self._options)
         self._model = spec.model
         self._command: ServedCommand | None = None
@@ -231,7 +231,8 @@ class EndpointEngine:
             raise EngineError(f"no server at {options.base_url}: {error}") from None
         model = probe.find_model(server, options.served_model)
         renderer = Renderer(
-            self._address, options.api, model, headers, frozenset(), options.extra_body, self._decoder
+            self._address, options.api, model, headers, frozenset(), options.extra_body,
+            self._codec if options.sends_text else None,
         )  # fmt: skip
         renderer = replace(renderer, extras=probe.find_extras(server, renderer, options))
         return _Loaded(
@@ -246,7 +247,7 @@ class EndpointEngine:
         if options.counting != "token_ids" and not load.has_follow_ups:
             extras -= {Extra.TOKEN_IDS}
         timeouts = Timeouts(options.connect_s, options.first_byte_s, options.stall_s)
-        return Job(clock, loaded.target, replace(loaded.renderer, extras=extras), load, timeouts)
+        return Job(clock, loaded.target, replace(loaded.renderer, extras=extras), self._codec, load, timeouts)
 
     def _label(self, loaded: _Loaded) -> str:
         """The server's words, then how it is asked."""
@@ -257,7 +258,11 @@ class EndpointEngine:
             counting = "continuous_usage"
         else:
             counting = "usage" if Extra.USAGE in extras else "chunks"
-        words = [loaded.words, f"prompt_as={'text' if self._decoder else 'tokens'}", f"counting={counting}"]
+        answers = "ids" if Extra.TOKEN_IDS in extras else "text" if self._codec else "unseen"
+        words = [
+            loaded.words, f"prompt_as={'text' if options.sends_text else 'tokens'}", f"counting={counting}",
+            f"answers={answers}",
+        ]  # fmt: skip
         if options.ignore_eos:
             words.append(f"ignore_eos={'yes' if Extra.IGNORE_EOS in extras else 'refused'}")
         return " ".join(filter(None, words))

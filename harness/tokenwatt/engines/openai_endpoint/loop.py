@@ -14,6 +14,7 @@ from tokenwatt.engines.openai_endpoint.news import Ended, Ending, Finished, Outb
 from tokenwatt.engines.openai_endpoint.outcome import output_of
 from tokenwatt.engines.openai_endpoint.render import Renderer
 from tokenwatt.engines.openai_endpoint.reporter import Reporter
+from tokenwatt.engines.openai_endpoint.text import TextCodec
 from tokenwatt.load import Load
 
 RECEIVE_BYTES = 65536
@@ -51,6 +52,8 @@ class Job:
     clock: RunClock
     target: Target
     renderer: Renderer
+    codec: TextCodec | None
+    """Makes token ids of answers that are text alone."""
     load: Load
     timeouts: Timeouts
 
@@ -64,7 +67,7 @@ class Loop:
         self._reporter = Reporter(outbox, job.clock)
         self._load = replace(job.load, on_sent=self._reporter.news.append)
         self._ahead = Ahead(self._load, job.renderer)
-        self._keeps_answers = job.load.has_follow_ups
+        self._keeps_answers, self._codec = job.load.has_follow_ups, job.codec
         self._epoll = select.epoll()
         self._epoll.register(outbox.pipe.fileno(), select.EPOLLIN)
         self._connections: dict[int, Connection] = {}
@@ -246,7 +249,9 @@ class Loop:
             at_s = exchange.last_s
         ended = Ended(index, at_s, max(1, len(self._busy)), ending, detail)
         self._reporter.news.append(ended)
-        output, failed = output_of(exchange.pieces, ended) if self._keeps_answers else ([], ending is not Ending.OVER)
+        output, failed = (
+            output_of(exchange.pieces, ended, self._codec) if self._keeps_answers else ([], ending is not Ending.OVER)
+        )
         self._load.ended(index, at_s, output, failed)
         self._ahead.look_again(len(self._busy))
         if ending is Ending.UNREACHABLE:

@@ -20,7 +20,8 @@ class EndpointOptions(Spec):
     base_url: str
     """Address up to and without `/v1`, such as `http://localhost:8000`; a `/v1` at its end is taken off."""
     api: Api = "completions"
-    """`completions`: the prompt as it is; `chat`: as one message of a user, to which the server's template adds."""
+    """`completions`: the prompt as it is; `chat`: as messages, of a user and in later turns of the assistant,
+    to which the server's template adds."""
     served_model: str | None = None
     """Name under which the server has the model; by default the only one that /v1/models lists."""
     api_key_env: str | None = None
@@ -38,7 +39,8 @@ class EndpointOptions(Spec):
     prompt_as: Literal["tokens", "text"] = "tokens"
     """How `completions` sends prompts; `chat` sends text."""
     tokenizer: str | None = None
-    """Folder with a tokenizer.json, or a Hugging Face hub id: makes text of prompts."""
+    """Folder with a tokenizer.json, or a Hugging Face hub id: makes text of prompts, and token ids of the answers with
+    which conversations go on where the server sends text alone."""
     connect_s: PositiveFloat = Field(default=10.0, le=3600)
     """Longest wait for a connection, seconds."""
     first_byte_s: PositiveFloat = Field(default=600.0, le=86400)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tokenwatt.engines.openai_endpoint.answers import MalformedError
 from tokenwatt.engines.openai_endpoint.news import Ended, Ending
+from tokenwatt.engines.openai_endpoint.text import TextCodec
 from tokenwatt.engines.openai_endpoint.tokens import OK, Answer, MiscountedError, ServerError, words_of
 from tokenwatt.engines.protocol import Failure
 from tokenwatt.record import RequestStatus
@@ -58,15 +59,17 @@ def of_http(status: int, body: bytes) -> Failure:
     return Failure(RequestStatus.SERVER_ERROR if status >= 500 else RequestStatus.REJECTED, detail)
 
 
-def output_of(pieces: Iterable[bytes], ended: Ended) -> tuple[list[int], bool]:
-    """Token ids of an answer, where the server sends them, and whether it failed."""
-    answer = Answer()
+def output_of(pieces: Iterable[bytes], ended: Ended, codec: TextCodec | None) -> tuple[list[int], bool]:
+    """Token ids of an answer, where the server sends them or they can be made of its text, and whether it failed."""
+    answer = Answer(keeps_text=codec is not None)
     try:
         for piece in pieces:
             answer.feed(piece)
     except Fault:
         return [], True
-    return answer.token_ids, isinstance(at_end(answer, ended), Failure)
+    is_text = codec is not None and not answer.token_ids
+    output = codec.encode("".join(answer.texts)) if is_text else answer.token_ids
+    return output, isinstance(at_end(answer, ended), Failure)
 
 
 def _words(body: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenwatt.engines.openai_endpoint.address import Address
 from tokenwatt.engines.openai_endpoint.options import Api
-from tokenwatt.engines.openai_endpoint.text import Decoder
+from tokenwatt.engines.openai_endpoint.text import TextCodec
 from tokenwatt.workloads import Request, Sampling
 
 PATHS: dict[Api, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
@@ -39,7 +39,7 @@ class Renderer:
     """Beside those of every request; the key is among them."""
     extras: frozenset[Extra]
     extra_body: Mapping[str, Any]
-    decoder: Decoder | None
+    codec: TextCodec | None
     """Makes text of prompts; None sends token ids."""
 
     def __call__(self, request: Request) -> bytes:
@@ -76,8 +76,19 @@ class Renderer:
 
     def _prompt(self, request: Request) -> dict[str, Any]:
         token_ids: list[int] = request.prompt.tolist()
-        prompt = token_ids if self.decoder is None else self.decoder(token_ids)
-        return {"messages": [{"role": "user", "content": prompt}]} if self.api == "chat" else {"prompt": prompt}
+        if self.api == "chat":
+            return {"messages": list(self._messages(token_ids, request.answers))}
+        return {"prompt": token_ids if self.codec is None else self.codec.decode(token_ids)}
+
+    def _messages(self, token_ids: list[int], answers: tuple[tuple[int, int], ...]) -> Iterator[dict[str, str]]:
+        """The conversation so far, user and assistant in turns."""
+        assert self.codec is not None, "EndpointOptions wants a tokenizer for chat"
+        place = 0
+        for begin, end in (*answers, (len(token_ids), len(token_ids))):
+            yield {"role": "user", "content": self.codec.decode(token_ids[place:begin])}
+            if begin < end:
+                yield {"role": "assistant", "content": self.codec.decode(token_ids[begin:end])}
+            place = end
 
     def _sampling(self, request: Request) -> dict[str, Any]:
         """Temperature and top_p always; what not every server knows if it does something, or the server takes it."""

@@ -52,7 +52,7 @@ class Scoring:
             return None
         renderer = replace(
             self.renderer,
-            decoder=None,
+            codec=None,
             extras=self.renderer.extras - {Extra.USAGE, Extra.CONTINUOUS_USAGE},  # of streams alone
             extra_body={**self.renderer.extra_body, "stream": False, "logprobs": 1},
         )

@@ -1,4 +1,4 @@
-"""Text of prompts, by the model's own tokenizer."""
+"""Text of prompts, and token ids of answers, by the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class TextCodec:
     """A tokenizer by its folder or hub id; it can be pickled, and is read where it is used."""
 
     name: str
@@ -32,14 +32,18 @@ class Decoder:
             raise UserError("prompts as text need tokenizers; install it with: pip install 'tokenwatt[transformers]'")
         if Path(name).is_dir() and not (Path(name) / "tokenizer.json").is_file():
             raise UserError(f"tokenizer {name}: the folder has no tokenizer.json")
-        decoder = cls(name)
+        codec = cls(name)
         try:
-            decoder._tokenizer.get_vocab_size()
+            codec._tokenizer.get_vocab_size()
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"tokenizer {name!r} cannot be read: {str(error).splitlines()[0]}") from None
-        return decoder
+        return codec
 
-    def __call__(self, token_ids: Sequence[int]) -> str:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of an answer, which need not be those that the server has drawn."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a prompt; a server that reads it anew may count other tokens than these."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
 

@@ -57,11 +57,12 @@ class Answer:
     """Reads one answer, piece by piece."""
 
     __slots__ = (
-        "_blocks", "_dechunker", "_has_ids", "_is_done", "_raw_head", "_shape", "counted", "finish_reason", "found",
-        "head", "message", "token_ids", "usage",
+        "_blocks", "_dechunker", "_has_ids", "_is_done", "_keeps_text", "_raw_head", "_shape", "counted",
+        "finish_reason", "found", "head", "message", "texts", "token_ids", "usage",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_text: bool = False) -> None:
+        """keeps_text: keep what was written, which takes reading every event."""
         self.head: Head | None = None
         self.message = b""
         """Body of an answer that is no stream of tokens."""
@@ -74,11 +75,14 @@ class Answer:
         self.finish_reason: str | None = None
         self.token_ids: list[int] = []
         """All of them, where the server sends ids."""
+        self.texts: list[str] = []
+        """All that was written, in pieces, where it is kept."""
         self._raw_head = b""
         self._dechunker: Dechunker | None = None
         self._blocks = Blocks()
         self._shape: Shape | None = None
         self._has_ids = self._is_done = False
+        self._keeps_text = keeps_text
 
     def feed(self, piece: bytes) -> list[Found]:
         """Tokens of the events that are whole with this piece, which `found` holds as well.
@@ -201,6 +205,9 @@ class Answer:
         if not isinstance(choice, dict):
             raise MalformedError(f"a choice is no JSON object: {data[:MOST_TOLD]!r}")
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        path = _text_path(choice)
+        if self._keeps_text and path is not None:
+            self.texts.append(_text_at(choice, path))
         ids = choice.get("token_ids")
         if isinstance(ids, list):
             self._has_ids = True
@@ -210,10 +217,13 @@ class Answer:
             if usage < self.counted:
                 raise MiscountedError(f"{self.counted} tokens came, usage says {usage}")
             return Found(usage - self.counted)
-        path = _text_path(choice)
         if path is None:
             return Found(0)
-        if self.finish_reason is None and not (self._shape is not None and self._shape.is_around(data)):
+        if (
+            self.finish_reason is None
+            and not self._keeps_text
+            and not (self._shape is not None and self._shape.is_around(data))
+        ):
             self._shape = Shape.learn(data, ("choices", 0, *path)) or self._shape
         return _ONE
 
@@ -239,3 +249,11 @@ def _text_path(choice: dict[str, Any]) -> tuple[str, ...] | None:
     delta = choice.get("delta")
     names = [name for name in _GENERATED if delta.get(name)] if isinstance(delta, dict) else []
     return ("delta", names[0]) if names else None
+
+
+def _text_at(choice: dict[str, Any], path: tuple[str, ...]) -> str:
+    """What was written there; calls of tools, which are no text, as the JSON that they are."""
+    found: Any = choice
+    for name in path:
+        found = found[name]
+    return found if isinstance(found, str) else json.dumps(found)
