@@ -14,8 +14,8 @@ from tokenwatt.engines.openai_endpoint.news import Broken, Outbox
 from tokenwatt.errors import TokenwattError
 
 PRECEDENCE = 15
-"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed: with 5, on one processor, 1
-in 100 waited 4 ms for it; with 15, 2 ms."""
+"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed; with 5, on one processor,
+p99 of sending was 5 ms late, with 15 less than 3."""
 
 
 def run(job: Job, pipe: socket.socket) -> None:
