@@ -14,7 +14,7 @@ from tokenwatt.engines.openai_endpoint.news import Broken, Outbox
 from tokenwatt.errors import TokenwattError
 
 PRECEDENCE = 15
-"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed; with 5, on one processor,
+"""Steps of niceness by which stamps come ahead of the parent's parsing, where that is allowed: with 5, on one core,
 p99 of sending was 5 ms late, with 15 less than 3."""
 
 
