@@ -66,6 +66,8 @@ def test_tokens_that_were_drawn_and_how_probable_they_were():
         (answer([-0.5]), "1 log-probabilities for token_ids None in a completion"),
         (drawn([7], [-0.5, -2.0]), r"2 log-probabilities for token_ids \[7\] in a completion"),
         (drawn([], []), r"0 log-probabilities for token_ids \[\] in a completion"),
+        (drawn(["7"], [-0.5]), r"1 log-probabilities for token_ids \['7'\]"),
+        (drawn([2**40], [-0.5]), "1 log-probabilities for token_ids "),
         (drawn([7], [None]), "no log-probability for token 0, got None"),
         (drawn([7], None), "no choices\\[0\\].logprobs.token_logprobs"),
     ],

@@ -14,18 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tests.accuracy.engines import loaded, spec_of
-from tests.accuracy.trained import TEXT, tokenizer
+from tests.accuracy.trained import TEXT
+from tests.accuracy.writing import by_transformers
 from tests.accuracy.wrong_models import WRONG
-from transformers import AutoModelForCausalLM
 
 from tokenwatt.bench.accuracy import Gate, gate_of
-from tokenwatt.bench.accuracy.tasks import Wanted, continuation_logprobs, written
+from tokenwatt.bench.accuracy.tasks import continuation_logprobs
 from tokenwatt.engines import open_engine
 from tokenwatt.errors import EngineError, UserError
 from tokenwatt.spec import AccuracySpec, LmEvalTask
-from tokenwatt.workloads import Sampling
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install lm-eval")
 
@@ -60,48 +58,6 @@ def test_a_context_that_is_too_long_loses_its_beginning():
     assert scorer.longest == 10
     with pytest.raises(EngineError, match="a choice has 10 tokens, the engine is loaded for prompts of 10"):
         continuation_logprobs(scorer, [([1], [7] * 10)], 10)
-
-
-@pytest.mark.parametrize(
-    ("settings", "wanted"),
-    [
-        ({}, Wanted("x")),
-        ({"until": "Q:", "max_gen_toks": 7, "do_sample": False, "temperature": 0.7}, Wanted("x", ("Q:",), 7)),
-        ({"until": ["Q:", "\n"], "do_sample": True, "temperature": 0.0}, Wanted("x", ("Q:", "\n"))),
-        (
-            {"do_sample": True, "temperature": 0.7, "top_p": 0.9},
-            Wanted("x", sampling=Sampling(temperature=0.7, top_p=0.9)),
-        ),
-        ({"max_new_tokens": 9}, Wanted("x", most_tokens=9)),
-    ],
-)
-def test_what_a_task_wants_to_be_written(settings, wanted):
-    assert Wanted.of("x", settings) == wanted
-
-
-def by_transformers(folder: Path, text: str, count: int) -> str:
-    """What the likeliest tokens after a text are, each by a whole forward pass."""
-    model, ids = AutoModelForCausalLM.from_pretrained(folder), tokenizer().encode(text)
-    for _ in range(count):
-        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return str(tokenizer().decode(ids[-count:]))
-
-
-def test_what_is_written_is_what_the_engine_serves(trained):
-    text = TEXT.read_text(encoding="utf-8")
-    tokens = tokenizer()
-    engine = loaded(spec_of(trained), 97)
-    (whole,) = written(engine, tokens, [Wanted(text[:60], most_tokens=16)], 96)
-    assert whole == by_transformers(trained, text[:60], 16)
-    # What is too long loses its beginning; answers end before what ends them.
-    end = whole[9:11]
-    found = written(engine, tokens, [Wanted(text[:200], most_tokens=16), Wanted(text[:60], ("@", end), 16)], 96)
-    assert found == [by_transformers(trained, text[119:200], 16), whole[: whole.index(end)]]
-    with pytest.raises(EngineError, match="an answer may have 97 tokens, the engine is loaded for contexts of 97"):
-        written(engine, tokens, [Wanted(text[:60], most_tokens=97)], 96)
-    with pytest.raises(EngineError, match="question 0 has no answer: "):
-        written(engine, tokens, [Wanted(text[:60])], 10**6)
-    engine.close()
 
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed")

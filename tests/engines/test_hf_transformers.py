@@ -330,7 +330,7 @@ def test_an_error_in_the_managers_thread_ends_the_run(folder):
     # Two blocks of 16 tokens, of which a prompt of 40 needs three.
     options = {"mode": "continuous_batching", "num_blocks": 2, "block_size": 16, "max_batch_tokens": 64}
     engine = loaded(spec(folder, options=options))
-    with pytest.raises(EngineError, match="transformers gave up request req_0"):
+    with pytest.raises(EngineError, match="transformers gave up request 0"):
         events_of(engine, requests((40,)))
 
 

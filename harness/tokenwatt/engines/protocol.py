@@ -32,7 +32,7 @@ class TokenEvent(NamedTuple):
     """0 only where the end of an answer is seen after its last token."""
     is_last: bool
     running: int
-    """Requests in the engine's running batch when the tokens appeared."""
+    """Requests in the engine's running batch when the tokens appeared; of a server, those that do not wait there."""
     token_ids: tuple[int, ...] = ()
     """The tokens themselves, where the engine sees them."""
     failure: Failure | None = None
@@ -217,7 +217,7 @@ class Scorer(Protocol):
         ...
 
     def continuations(self, prompts: Sequence[np.ndarray], count: int) -> list[Continuation] | None:
-        """Draw `count` tokens after each prompt at temperature 1, all prompts together, in the steps of a run.
+        """Draw `count` tokens after each prompt at temperature 1, as many prompts together as the engine serves.
 
         Called as `prompt_logprobs` is. A server may end one sooner. None where the engine does not tell, or needs not.
 

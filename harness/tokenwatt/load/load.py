@@ -55,6 +55,8 @@ class Load:
     the steady state from the start, instead of all slots marching in step."""
     on_sent: Callable[[Sent], None] = _ignore
     """Hears of each request as it goes out."""
+    reads_output: bool = False
+    """Whether somebody wants to know what is answered, though nothing follows from it."""
     _began_s: float | None = None
     _next_begin_s: float | None = None
     _opened: int = 0
@@ -126,6 +128,11 @@ class Load:
     def has_follow_ups(self) -> bool:
         """Whether what was answered decides what is asked next."""
         return self.source.has_follow_ups
+
+    @property
+    def needs_output(self) -> bool:
+        """Whether the engine should say which tokens it answers with."""
+        return self.reads_output or self.has_follow_ups
 
     @property
     def next_s(self) -> float | None:

@@ -51,7 +51,7 @@ def test_every_token_of_every_request_comes_once(served):
 
 FORMS = (
     {},
-    {},
+    {"sends_ids": True},  # to the prompt of the probe as well
     {"newline": "\r\n"},
     {"chunked": False},
     {"closes": True},
@@ -99,7 +99,9 @@ def test_chat_sends_the_text_of_the_prompt(served, tmp_path):
 
 
 def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
-    with serving(Script(ttft_s=0.0, gap_s=0.0, refuses=("ignore_eos", "continuous_usage_stats", "top_k"))) as served:
+    with serving(
+        Script(ttft_s=0.0, gap_s=0.0, refuses=("ignore_eos", "continuous_usage_stats", "top_k"), sends_ids=True)
+    ) as served:
         subject = engine(served.url)
         subject.load(1, 64)
         assert subject._ready.renderer.extras == {Extra.USAGE, Extra.TOKEN_IDS}
@@ -111,6 +113,29 @@ def test_a_field_that_the_server_refuses_is_left_out_and_the_label_says_so():
             engine(served.url, counting="token_ids").load(1, 64)
         with pytest.raises(EngineError, match="refuses the plainest request: HTTP 400: unknown field return_token_ids"):
             engine(served.url, extra_body={"return_token_ids": True}).load(1, 64)
+
+
+def test_a_server_that_ignores_the_wish_for_token_ids_is_no_server_that_sends_them(served):
+    for counting, extras in (("auto", EXTRAS - {Extra.TOKEN_IDS}), ("chunks", {Extra.IGNORE_EOS, Extra.FULL_SAMPLING})):
+        subject = engine(served.url, counting=counting)
+        subject.load(1, 64)
+        assert subject._ready.renderer.extras == extras
+        assert " answers=unseen " in subject.identity.version
+        assert [found.tolist() for found in subject.prompt_logprobs([np.zeros(4, np.int32)])] == [[-0.25, -0.5, -0.75]]
+        assert subject.continuations([np.zeros(4, np.int32)], 3) is None
+    with pytest.raises(EngineError, match="counting = 'token_ids' needs return_token_ids, and the server ignores it"):
+        engine(served.url, counting="token_ids").load(1, 64)
+
+
+def test_what_a_server_draws():
+    with serving(Script(ttft_s=0.0, gap_s=0.0, sends_ids=True)) as served:
+        subject = engine(served.url, counting="chunks")  # how tokens are counted has no part in it
+        subject.load(1, 64)
+        drawn = subject.continuations([np.zeros(4, np.int32), np.ones(9, np.int32)], 3)
+        assert drawn is not None
+        first, second = drawn
+        assert first.tokens.tolist() == second.tokens.tolist() == [0, 1, 2]
+        assert first.logprobs.tolist() == [0.0, -0.25, -0.5]
 
 
 def test_the_bytes_of_a_request():
@@ -343,7 +368,7 @@ vllm:prefix_cache_hits_total{engine="0"} 10.0
     ("page", "running"),
     [
         ("vllm:generation_tokens_total 0\nvllm:num_requests_waiting 3\nvllm:num_requests_running 0\n", 1),
-        ("vllm:generation_tokens_total 0\nvllm:num_requests_waiting 9\n", 0),
+        ("vllm:generation_tokens_total 0\nvllm:num_requests_waiting 9\n", 1),
         ("vllm:generation_tokens_total 0\n", 4),
         ("", 4),
     ],

@@ -152,6 +152,20 @@ def test_chat_counts_content_reasoning_and_calls_and_not_the_role():
     deltas += [{"tool_calls": [{"index": 0}]}, {}]
     raw = [json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() for delta in deltas]
     assert read_events(*(b"data: " + data + b"\n\n" for data in raw)).counted == 4
+    # A conversation goes on from what was said, and not from what was thought.
+    kept = Answer(keeps_text=True)
+    for data in (PLAIN_HEAD, *(b"data: " + data + b"\n\n" for data in raw)):
+        kept.feed(data)
+    assert (kept.counted, "".join(kept.texts)) == (4, "ab")
+
+
+@given(answers())
+def test_what_was_said_is_kept_whole(answer):
+    data, _ = answer
+    kept = Answer(keeps_text=True)
+    kept.feed(data)
+    texts = [json.loads(line[6:])["choices"][0]["text"] for line in data.splitlines() if line.startswith(b"data: {")]
+    assert kept.texts == texts
 
 
 def test_errors_within_the_stream():

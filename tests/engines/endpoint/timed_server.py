@@ -109,6 +109,13 @@ class Answer:
         """The answer in one piece, chunk by chunk as a server writes them."""
         return HEAD + CHUNKED + b"".join(map(chunk, [*self.events(), *self.end()])) + b"0\r\n\r\n"
 
+    def in_one(self, echoes: bool) -> dict[str, Any]:
+        """The answer without a stream: token `n` of prompt and answer has the log-probability -n / 4."""
+        count = self.prompt_tokens * echoes + self.tokens
+        numbers = [None if echoes and not place else -place / 4 for place in range(count)]
+        choice = {"index": 0, "text": "", "logprobs": {"token_logprobs": numbers}, "finish_reason": "length"}
+        return {"choices": [{**choice, "token_ids": list(range(self.tokens))} if self.has_ids else choice]}
+
     def end(self) -> list[bytes]:
         """Usage, if it was asked for, and the end."""
         wrong = {"more_usage": WRONG_USAGE, "less_usage": -WRONG_USAGE}.get(self.script.fault, 0)
@@ -257,6 +264,8 @@ def main(script: Script, selector: selectors.BaseSelector) -> None:
             return error(STATUSES[own.fault], f"scripted {own.fault}, {request.headers.get('Authorization')}")
         assert request.transport is not None
         answer = Answer.to(own, body, request.path.endswith("chat/completions"))
+        if not body.get("stream"):
+            return web.json_response(answer.in_one(bool(body.get("echo"))))
         if own.at_once:
             request.transport.write(WHOLE(answer))
             return _Nothing()

@@ -6,7 +6,8 @@ is to be written, the engine serves it as it serves any request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,23 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenwatt.bench.accuracy.pieces import load_tokenizer
-from tokenwatt.clock import RunClock
+from tokenwatt.bench.accuracy.writing import MOST_WRITTEN, Wanted, Writer, ends_of
 from tokenwatt.engines.protocol import Engine, Scorer
 from tokenwatt.errors import EngineError, UserError
-from tokenwatt.load import Listed, Load
 from tokenwatt.spec import AccuracySpec, LmEvalTask
-from tokenwatt.workloads import GREEDY, Request, Sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
     from transformers import PreTrainedTokenizerBase
 
 AT_ONCE = 64
-"""Requests that are scored, or served, together."""
+"""Requests that are scored together."""
 KINDS = ("multiple_choice", "generate_until")
 """Of lm-eval's tasks, those that can be answered."""
-MOST_WRITTEN = 256
-"""Tokens of an answer where its task does not say, as lm-eval's own models have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,8 @@ class Tasks:
     loaded: tuple[dict[str, Any], ...]
     """Of each, what lm-eval's TaskManager loads: its task by name."""
     tokenizer: PreTrainedTokenizerBase
+    ends: tuple[int, ...]
+    """Tokens that end a written answer."""
     longest: int
     """Tokens that a context and a choice may have together; longer ones lose their beginning, as lm-eval's own do."""
 
@@ -54,7 +53,8 @@ class Tasks:
         if find_spec("lm_eval") is None:
             raise UserError("[[bench.accuracy.lm_eval]] needs lm-evaluation-harness: pip install lm-eval")
         tokenizer = load_tokenizer(spec.tokenizer or weights)
-        return cls(spec.lm_eval, tuple(map(_load, spec.lm_eval)), tokenizer, longest_context - 1)
+        loaded, ends = tuple(map(_load, spec.lm_eval)), ends_of(tokenizer, weights)
+        return cls(spec.lm_eval, loaded, tokenizer, ends, longest_context - 1)
 
     def run(self, engine: Engine, scorer: Scorer) -> tuple[str, list[str]]:
         """Scores in words, and which of them are too low.
@@ -62,14 +62,18 @@ class Tasks:
         Raises:
             EngineError: the engine cannot answer, or a task has no such metric.
         """
-        model = _as_model(engine, scorer, self.tokenizer, self.longest)
+        cut = Counter[str]()
+        writer = Writer(engine, self.tokenizer, self.ends, self.longest + 1, cut)
+        model = _as_model(writer, scorer, self.longest)
         scores = [(asked, _score(model, asked, loaded)) for asked, loaded in zip(self.asked, self.loaded, strict=True)]
         told = [f"lm_eval {asked.task} {asked.metric} {score:.4g}" for asked, score in scores]
+        told += [f"{count} {what} cut to {self.longest} tokens" for what, count in cut.items() if count]
         low = [f"{asked.task} {score:.4g} < {asked.min_score:g}" for asked, score in scores if score < asked.min_score]
         return ", ".join([*told, *low]), low
 
 
 def _load(asked: LmEvalTask) -> dict[str, Any]:
+    from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
 
     try:
@@ -81,6 +85,8 @@ def _load(asked: LmEvalTask) -> dict[str, Any]:
     for name, task in tasks.items():
         if task.OUTPUT_TYPE not in KINDS:
             raise UserError(f"lm_eval task {name!r} is {task.OUTPUT_TYPE}; allowed: {' or '.join(KINDS)}")
+        if task.OUTPUT_TYPE == "generate_until":
+            Wanted.of("", normalize_gen_kwargs(dict(task.config.generation_kwargs or {})))
     if asked.task not in tasks:
         raise UserError(f"lm_eval task {asked.task!r} is a group; name its tasks: {', '.join(list(tasks)[:5])} ...")
     return tasks
@@ -119,64 +125,12 @@ def continuation_logprobs(scorer: Scorer, pairs: Sequence[tuple[list[int], list[
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An answer that is to be written after a text."""
-
-    text: str
-    until: tuple[str, ...] = ()
-    """The answer ends before the first of these."""
-    most_tokens: int = MOST_WRITTEN
-    sampling: Sampling = GREEDY
-
-    @classmethod
-    def of(cls, text: str, settings: Mapping[str, Any]) -> Wanted:
-        """As a task says it, in transformers' words."""
-        until = settings.get("until") or ()
-        sampling = GREEDY
-        if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
-            sampling = Sampling(temperature=settings.get("temperature", 1.0), top_p=settings.get("top_p", 1.0))
-        tokens = settings.get("max_gen_toks", settings.get("max_new_tokens", MOST_WRITTEN))
-        return cls(text, (until,) if isinstance(until, str) else tuple(until), tokens, sampling)
-
-
-def written(engine: Engine, tokenizer: PreTrainedTokenizerBase, wanted: Sequence[Wanted], longest: int) -> list[str]:
-    """What the engine writes, served in a closed loop; texts that are too long lose their beginning.
-
-    Raises:
-        EngineError: an answer may be longer than a context, a request failed, or the engine tells no token ids.
-    """
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    requests = []
-    for place, one in enumerate(wanted):
-        room = longest + 1 - one.most_tokens
-        if room < 1:
-            raise EngineError(
-                f"an answer may have {one.most_tokens} tokens, the engine is loaded for contexts of {longest + 1}"
-            )
-        prompt = np.array(tokenizer.encode(one.text)[-room:], dtype=np.int32)
-        sampling = one.sampling.model_copy(update={"stop_token_ids": end})
-        requests.append(Request(place, prompt, one.most_tokens, sampling, seed=place))
-    tokens: list[list[int]] = [[] for _ in requests]
-    for event in engine.serve(Load.closed(Listed(tuple(requests)), AT_ONCE), RunClock()):
-        if event.failure is not None:
-            raise EngineError(f"question {event.request_index} has no answer: {event.failure.detail}")
-        if len(event.token_ids) != event.tokens:
-            raise EngineError("answers that are to be written need an engine that tells token ids")
-        tokens[event.request_index] += event.token_ids
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in tokens]
-    return [_before(text, one.until) for text, one in zip(texts, wanted, strict=True)]
-
-
-def _before(text: str, until: Sequence[str]) -> str:
-    for end in until:
-        text = text.split(end)[0] if end else text
-    return text
-
-
-def _as_model(engine: Engine, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, longest: int) -> TemplateLM:
+def _as_model(writer: Writer, scorer: Scorer, longest: int) -> TemplateLM:
     """What lm-eval calls a model: it makes tokens of texts, and sums or texts of what the engine tells."""
     from lm_eval.api.model import TemplateLM
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    tokenizer = writer.tokenizer
 
     class ScoredModel(TemplateLM):
         """An engine for choices and short answers."""
@@ -196,6 +150,7 @@ def _as_model(engine: Engine, scorer: Scorer, tokenizer: PreTrainedTokenizerBase
         ) -> list[tuple[float, bool]]:
             """Whether a choice is what the engine itself would say is not known, and multiple choice does not ask."""
             pairs = [(context, continuation) for _, context, continuation in requests]
+            writer.cut["choices"] += sum(len(context) + len(choice) > longest for context, choice in pairs)
             return [(logprob, False) for logprob in continuation_logprobs(scorer, pairs, longest)]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
@@ -204,6 +159,8 @@ def _as_model(engine: Engine, scorer: Scorer, tokenizer: PreTrainedTokenizerBase
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             """Answers that are served."""
-            return written(engine, tokenizer, [Wanted.of(*request.args) for request in requests], longest)
+            asked = [request.args for request in requests]
+            wanted = [Wanted.of(text, normalize_gen_kwargs(settings, MOST_WRITTEN)) for text, settings in asked]
+            return writer.write(wanted)
 
     return ScoredModel()

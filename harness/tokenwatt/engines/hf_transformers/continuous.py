@@ -121,6 +121,7 @@ class Continuous:
             while len(drawn) < len(names):
                 output = _next(manager, PATIENCE_S)
                 if output is not None:
+                    _check(output, names.index(output.request_id))
                     tokens = np.array(output.generated_tokens, dtype=np.int32)
                     drawn[output.request_id] = Continuation(tokens, np.array(output.logprobs))
             return [drawn[name] for name in names]
@@ -214,6 +215,7 @@ def _events(manager: ContinuousBatchingManager, in_flight: dict[str, _Stream], d
     if output is None:
         return
     at_s, stream = door.clock(), in_flight[output.request_id]
+    _check(output, stream.request.index)
     tokens = tuple(output.generated_tokens[len(stream.output) :])
     stream.output += tokens
     running = len(in_flight) - _waiting(manager)
@@ -228,9 +230,12 @@ def _next(manager: ContinuousBatchingManager, patience_s: float) -> GenerationOu
     output = manager.get_result(timeout=patience_s)
     if output is None and not manager.is_running():
         raise EngineError("transformers' generation thread has stopped")
-    if output is not None and output.error is not None:
-        raise EngineError(f"transformers gave up request {output.request_id}: {output.error}")
     return output
+
+
+def _check(output: GenerationOutput, index: int) -> None:
+    if output.error is not None:
+        raise EngineError(f"transformers gave up request {index}: {output.error}")
 
 
 def _waiting(manager: ContinuousBatchingManager) -> int:

@@ -183,7 +183,8 @@ class EndpointEngine:
 
     def _asked(self, ask: Callable[[Scoring], T]) -> T:
         try:
-            return ask(Scoring(self._ready.server, self._ready.renderer, self._options.first_byte_s))
+            options = self._options  # the first byte of an answer in one piece comes when the last one is there
+            return ask(Scoring(self._ready.server, self._ready.renderer, options.first_byte_s + options.stall_s))
         except EngineError as error:
             raise EngineError(self._key.tell(str(error))) from None
 
@@ -241,13 +242,16 @@ class EndpointEngine:
         )  # fmt: skip
 
     def _job(self, load: Load, clock: RunClock) -> Job:
-        """What the client does; ids are asked for only where they are needed: with them the prompt's come back too."""
+        """What the client does; ids are asked for only where they are needed: with them the prompt's come back too.
+
+        Text is read for them only where none come."""
         options, loaded = self._options, self._ready
         extras = loaded.renderer.extras
-        if options.counting != "token_ids" and not load.has_follow_ups:
+        if options.counting != "token_ids" and not (options.counting == "auto" and load.needs_output):
             extras -= {Extra.TOKEN_IDS}
+        codec = None if Extra.TOKEN_IDS in extras else self._codec
         timeouts = Timeouts(options.connect_s, options.first_byte_s, options.stall_s)
-        return Job(clock, loaded.target, replace(loaded.renderer, extras=extras), self._codec, load, timeouts)
+        return Job(clock, loaded.target, replace(loaded.renderer, extras=extras), codec, load, timeouts)
 
     def _label(self, loaded: _Loaded) -> str:
         """The server's words, then how it is asked."""
@@ -258,7 +262,8 @@ class EndpointEngine:
             counting = "continuous_usage"
         else:
             counting = "usage" if Extra.USAGE in extras else "chunks"
-        answers = "ids" if Extra.TOKEN_IDS in extras else "text" if self._codec else "unseen"
+        sends_ids = Extra.TOKEN_IDS in extras and options.counting in ("auto", "token_ids")
+        answers = "ids" if sends_ids else "text" if self._codec else "unseen"
         words = [
             loaded.words, f"prompt_as={'text' if options.sends_text else 'tokens'}", f"counting={counting}",
             f"answers={answers}",

@@ -50,10 +50,14 @@ def continuation_of(answer: object) -> Continuation:
         EngineError: the server leaves them out, or has other numbers of both.
     """
     logprobs, token_ids = _token_logprobs(answer), _found(answer, "token_ids")
-    if token_ids is None or len(token_ids) != len(logprobs) or not token_ids:
+    if token_ids is None or len(token_ids) != len(logprobs) or not token_ids or not all(map(_is_token, token_ids)):
         raise EngineError(f"{len(logprobs)} log-probabilities for token_ids {_short(token_ids)} in a completion")
     tokens = np.array(token_ids, dtype=np.int32)
     return Continuation(tokens, np.array([_number(value, place) for place, value in enumerate(logprobs)]))
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _token_logprobs(answer: Any) -> list[object]:

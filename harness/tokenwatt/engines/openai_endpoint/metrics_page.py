@@ -146,10 +146,10 @@ class Watcher:
         self._thread.start()
 
     def running(self, in_flight: int) -> int:
-        """Those in flight that did not wait in the server's queue at the last look.
+        """Those in flight that did not wait in the server's queue at the last look; one at least, whose news this is.
 
         Not the gauge of its batch: a short request may begin and end between two looks, and is in no batch then."""
-        return in_flight if self.last is None else max(0, in_flight - round(self.last.waiting))
+        return in_flight if self.last is None else max(1, in_flight - round(self.last.waiting))
 
     def growth(self) -> Growth | None:
         """What was counted from the first look to the last."""

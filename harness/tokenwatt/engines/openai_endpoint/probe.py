@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,10 @@ MODELS = "/v1/models"
 SHORT_TIMEOUT_S = 30.0
 """For a list of models."""
 _UNKNOWN_FIELD = (400, 422)
+_TOKEN_IDS = re.compile(rb'"token_ids": ?\[')
+"""In the answer of a server that sends them; null stands there, or nothing, if it does not."""
+_NEEDED: dict[str, tuple[Extra, ...]] = {"token_ids": (Extra.TOKEN_IDS, Extra.USAGE), "usage": (Extra.USAGE,)}
+"""By the way of counting, what the server must not refuse."""
 _NO_SUCH_PAGE = (404, 405, 501)
 PROMPT = np.ones(8, dtype=np.int32)
 """Of the requests that find out what the server takes: a model has at least two tokens."""
@@ -89,35 +94,56 @@ def find_extras(server: Server, renderer: Renderer, options: EndpointOptions) ->
         EngineError: it takes no request at all, or not what the options insist on; or no answer.
     """
     wanted = wanted_extras(options)
-    if _refusal(server, replace(renderer, extras=wanted), options) is None:
-        return wanted
-    bare = _refusal(server, replace(renderer, extras=frozenset()), options)
+    together = _try(server, replace(renderer, extras=wanted), options)
+    if together.refusal is None:
+        return wanted if together.has_ids else _without_ids(wanted, options)
+    bare = _try(server, replace(renderer, extras=frozenset()), options).refusal
     if bare is not None:
         raise EngineError(f"{server.address.host_header} refuses the plainest request: {bare}")
     accepted: frozenset[Extra] = frozenset()
     for extra in sorted(wanted):
-        refusal = _refusal(server, replace(renderer, extras=accepted | {extra}), options)
-        if refusal is None:
-            accepted |= {extra}
-        elif options.counting != "auto" and extra in (Extra.TOKEN_IDS, Extra.USAGE):
-            raise EngineError(f"counting = {options.counting!r} needs {extra}, and the server refuses: {refusal}")
+        tried = _try(server, replace(renderer, extras=accepted | {extra}), options)
+        if tried.refusal is None:
+            is_ignored = extra is Extra.TOKEN_IDS and not tried.has_ids
+            accepted = _without_ids(accepted, options) if is_ignored else accepted | {extra}
+        elif extra in _NEEDED.get(options.counting, ()):
+            raise EngineError(f"counting = {options.counting!r} needs {extra}, and the server refuses: {tried.refusal}")
     return accepted
+
+
+def _without_ids(extras: frozenset[Extra], options: EndpointOptions) -> frozenset[Extra]:
+    """Of a server that takes the wish for token ids and does not fulfil it: many ignore what they do not know.
+
+    Raises:
+        EngineError: tokens are to be counted by them.
+    """
+    if options.counting == "token_ids":
+        raise EngineError(f"counting = 'token_ids' needs {Extra.TOKEN_IDS}, and the server ignores it")
+    return extras - {Extra.TOKEN_IDS}
 
 
 def wanted_extras(options: EndpointOptions) -> frozenset[Extra]:
     """What would be sent to a server that takes everything."""
-    extras = {Extra.FULL_SAMPLING}
+    extras = {Extra.FULL_SAMPLING, Extra.TOKEN_IDS}
     if options.ignore_eos:
         extras.add(Extra.IGNORE_EOS)
     if options.counting != "chunks":
         extras |= {Extra.USAGE, Extra.CONTINUOUS_USAGE}
-    if options.counting in ("auto", "token_ids"):
-        extras.add(Extra.TOKEN_IDS)
     return frozenset(extras)
 
 
-def _refusal(server: Server, renderer: Renderer, options: EndpointOptions) -> str | None:
-    """Why the server does not take a request of this form; None if it does.
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What became of a request."""
+
+    refusal: str | None
+    """Why the server does not take its form; None if it does."""
+    has_ids: bool = False
+    """Whether the answer says its token ids."""
+
+
+def _try(server: Server, renderer: Renderer, options: EndpointOptions) -> _Tried:
+    """Send a request of this form.
 
     Raises:
         EngineError: the server refuses for another reason than its form, or has failed; or no answer.
@@ -125,11 +151,11 @@ def _refusal(server: Server, renderer: Renderer, options: EndpointOptions) -> st
     request = Request(0, PROMPT, max_tokens=2)
     page = server.ask(renderer.path, options.first_byte_s, renderer.body(request))
     if page.status == OK:
-        return None
+        return _Tried(None, _TOKEN_IDS.search(page.body) is not None)
     why = server.why(page)
     if page.status not in _UNKNOWN_FIELD:
         raise EngineError(f"{server.address.host_header}{renderer.path} refuses: {why}")
-    return why
+    return _Tried(why)
 
 
 def describe(server: Server) -> str:

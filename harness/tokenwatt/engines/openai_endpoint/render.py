@@ -81,13 +81,13 @@ class Renderer:
         return {"prompt": token_ids if self.codec is None else self.codec.decode(token_ids)}
 
     def _messages(self, token_ids: list[int], answers: tuple[tuple[int, int], ...]) -> Iterator[dict[str, str]]:
-        """The conversation so far, user and assistant in turns."""
+        """The conversation so far, user and assistant in turns; the server's template marks their ends."""
         assert self.codec is not None, "EndpointOptions wants a tokenizer for chat"
         place = 0
         for begin, end in (*answers, (len(token_ids), len(token_ids))):
             yield {"role": "user", "content": self.codec.decode(token_ids[place:begin])}
             if begin < end:
-                yield {"role": "assistant", "content": self.codec.decode(token_ids[begin:end])}
+                yield {"role": "assistant", "content": self.codec.decode(token_ids[begin:end], skips_special=True)}
             place = end
 
     def _sampling(self, request: Request) -> dict[str, Any]:

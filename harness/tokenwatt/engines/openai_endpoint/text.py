@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+_AHEAD = "\n"
+
+
 @dataclass(frozen=True)
 class TextCodec:
-    """A tokenizer by its folder or hub id; it can be pickled, and is read where it is used."""
+    """A tokenizer by its folder or hub id; it can be pickled."""
 
     name: str
 
@@ -40,12 +43,19 @@ class TextCodec:
         return codec
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of an answer, which need not be those that the server has drawn."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of an answer, which need not be those that the server has drawn.
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+        It stands behind other text: some tokenizers put a space before the first word of all."""
+        clean = text.encode(errors="replace").decode()  # JSON may hold halves of letters
+        ahead, whole = self._ids(_AHEAD), self._ids(_AHEAD + clean)
+        return whole[len(ahead) :] if whole[: len(ahead)] == ahead else self._ids(clean)
+
+    def decode(self, token_ids: Sequence[int], skips_special: bool = False) -> str:
         """Text of a prompt; a server that reads it anew may count other tokens than these."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skips_special)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -62,7 +62,7 @@ class Answer:
     )  # fmt: skip
 
     def __init__(self, keeps_text: bool = False) -> None:
-        """keeps_text: keep what was written, which takes reading every event."""
+        """keeps_text: keep what was said, which takes reading every event."""
         self.head: Head | None = None
         self.message = b""
         """Body of an answer that is no stream of tokens."""
@@ -76,7 +76,7 @@ class Answer:
         self.token_ids: list[int] = []
         """All of them, where the server sends ids."""
         self.texts: list[str] = []
-        """All that was written, in pieces, where it is kept."""
+        """What was said, in pieces, where it is kept."""
         self._raw_head = b""
         self._dechunker: Dechunker | None = None
         self._blocks = Blocks()
@@ -206,8 +206,8 @@ class Answer:
             raise MalformedError(f"a choice is no JSON object: {data[:MOST_TOLD]!r}")
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         path = _text_path(choice)
-        if self._keeps_text and path is not None:
-            self.texts.append(_text_at(choice, path))
+        if self._keeps_text:
+            self.texts.append(_said(choice))
         ids = choice.get("token_ids")
         if isinstance(ids, list):
             self._has_ids = True
@@ -251,9 +251,8 @@ def _text_path(choice: dict[str, Any]) -> tuple[str, ...] | None:
     return ("delta", names[0]) if names else None
 
 
-def _text_at(choice: dict[str, Any], path: tuple[str, ...]) -> str:
-    """What was written there; calls of tools, which are no text, as the JSON that they are."""
-    found: Any = choice
-    for name in path:
-        found = found[name]
-    return found if isinstance(found, str) else json.dumps(found)
+def _said(choice: dict[str, Any]) -> str:
+    """What clients repeat to the server in the next turn: neither reasoning nor calls of tools."""
+    delta = choice.get("delta")
+    said = choice.get("text") or (delta.get("content") if isinstance(delta, dict) else None)
+    return said if isinstance(said, str) else ""
