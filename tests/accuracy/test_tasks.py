@@ -1,7 +1,6 @@
 """Tasks of lm-evaluation-harness, answered by what an engine tells; with lm-eval itself where it is installed.
 
-It is in no environment of ours. In one that has it: `python -m pytest -W default tests/accuracy/test_tasks.py`, as it
-warns of much.
+It is in the environment of `make test-vllm`, whose warnings are no errors: it warns of much.
 """
 
 from __future__ import annotations
