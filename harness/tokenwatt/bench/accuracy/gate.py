@@ -2,7 +2,7 @@
 
 The reference comes first, and is closed before the other is loaded: both need not fit into memory together, and of the
 reference only its log-probabilities are kept. An engine that computes given tokens by prefill alone is then held
-against itself: what it draws after the prompts must be as probable as it decodes as it is in a prompt.
+against itself: a token that it draws must have been as probable when it was decoded as it is within a prompt.
 """
 
 from __future__ import annotations

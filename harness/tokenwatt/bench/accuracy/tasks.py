@@ -154,8 +154,8 @@ def _as_model(writer: Writer, scorer: Scorer, longest: int) -> TemplateLM:
             return [(logprob, False) for logprob in continuation_logprobs(scorer, pairs, longest)]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            """Of whole texts, which no task of `KINDS` asks for."""
-            raise NotImplementedError(f"tasks of {' or '.join(KINDS)} alone are answered")
+            """Of whole texts, for which no task of `KINDS` asks; lm-eval's interface wants it all the same."""
+            raise EngineError(f"lm_eval asks about whole texts; allowed: tasks of {' or '.join(KINDS)}")
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             """Answers that are served."""

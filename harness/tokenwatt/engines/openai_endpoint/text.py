@@ -14,8 +14,8 @@ from tokenwatt.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-
 _AHEAD = "\n"
+"""Text that an answer stands behind while it is encoded: some tokenizers put a space before the first word of all."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class TextCodec:
         return codec
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of an answer, which need not be those that the server has drawn.
-
-        It stands behind other text: some tokenizers put a space before the first word of all."""
+        """Token ids of an answer, which need not be those that the server has drawn."""
         clean = text.encode(errors="replace").decode()  # JSON may hold halves of letters
         ahead, whole = self._ids(_AHEAD), self._ids(_AHEAD + clean)
         return whole[len(ahead) :] if whole[: len(ahead)] == ahead else self._ids(clean)
