@@ -47,6 +47,15 @@ def test_a_file_of_no_format_names_those_there_are(tmp_path):
         imports.read(path)
 
 
+def test_a_folder_is_asked_for_the_file_in_it(files, tmp_path):
+    with pytest.raises(
+        UserError, match=r"aiperf_closed: is a folder; name a file in it \(profile_export_aiperf\.json\)"
+    ):
+        imports.read(files / "aiperf_closed")
+    with pytest.raises(UserError, match=r"is a folder; name a file in it \(it has no JSON\)"):
+        imports.read(tmp_path)
+
+
 def test_a_file_of_two_formats_asks_which(changed):
     path = changed("vllm_bench_rate.json", lambda d: d.update(hw="h200", conc=4, tput_per_gpu=1.0))
     with pytest.raises(UserError, match="looks like vllm-bench and inferencex; say which with --as"):

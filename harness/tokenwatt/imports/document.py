@@ -39,12 +39,15 @@ def read_bytes(path: Path) -> bytes:
     """Content of a file.
 
     Raises:
-        UserError: it is missing, unreadable or empty.
+        UserError: it is missing, a folder, unreadable or empty.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        names = sorted(one.name for one in path.glob("*.json"))
+        raise UserError(f"{path}: is a folder; name a file in it ({', '.join(names) or 'it has no JSON'})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not content.strip():
