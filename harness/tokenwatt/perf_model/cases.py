@@ -1,0 +1,261 @@
+"""Cases to be predicted: a table in, a row of clean values for each case that can be asked, a reason for each other."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from tokenwatt.errors import UserError, unknown_name
+from tokenwatt.perf_model.gpu_names import system_of_gpu
+from tokenwatt.perf_model.parallelism import Given, resolve_parallelism
+from tokenwatt.perf_model.weight_dtypes import weight_dtype_of
+from tokenwatt.reference.facts import FactBook
+
+MEASURED: tuple[str, ...] = (
+    "output_tokens_per_s_per_gpu",
+    "ttft_s",
+    "tpot_s",
+    "gpu_power_w",
+    "joules_per_output_token",
+    "mean_batch",
+)
+"""Columns that hold answers: no predictor sees them."""
+REQUIRED = ("model", "gpu")
+SCENARIOS = ("closed_loop", "offline")
+"""A fixed number of requests in flight, or all at once and as many in flight as fit."""
+POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
+_COUNTS = ("num_gpus", "tp", "ep", "dp", "pp", *POOLS)
+_AMOUNTS = ("isl", "osl", "concurrency")
+_TEXTS = ("engine", "engine_version", "task", "source_set")
+_FLAGS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+
+ASSUMED_LENGTH = 1024.0
+"""isl and osl of a case that does not say, tokens: the shape that most publishers measure first."""
+ASSUMED_PROMPT = {"lm-arena-chat": 200.0, "gpqa": 300.0}
+"""isl of ML.ENERGY's natural prompts, whose length is not published, tokens: the middle of 100-300 and 200-400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """A table of cases after its check. The three parts share one index."""
+
+    given: pd.DataFrame
+    """As it was read, without `MEASURED`."""
+    valid: pd.DataFrame
+    """One row of clean values for each case that can be asked; see `check_cases`."""
+    refused: dict[Any, str]
+    """Why each of the others is refused."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or parquet table with at least the `REQUIRED` columns. Cells of CSV stay text, empty ones become None.
+
+    Raises:
+        UserError: no such file, another format, a damaged file, a missing or repeated column, or no rows.
+    """
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: a table of cases ends in .csv or .parquet, got {path.suffix or 'no suffix'!r}")
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    table = readers[path.suffix.lower()](path)
+    missing = [name for name in REQUIRED if name not in table.columns]
+    if missing:
+        raise UserError(f"{path}: lacks the column {missing[0]!r}; needed: {', '.join(REQUIRED)}")
+    if table.empty:
+        raise UserError(f"{path}: holds no rows")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            names = next(lines, [])
+            rows = []
+            for cells in lines:
+                if cells and len(cells) != len(names):
+                    raise UserError(f"{path}:{lines.line_num}: needs {len(names)} cells, got {len(cells)}")
+                if cells:
+                    rows.append([cell if cell.strip() else None for cell in cells])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}:1: the column {repeated[0]!r} stands there twice")
+    return pd.DataFrame(rows, columns=names, dtype="object")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path).reset_index(drop=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a complete parquet file ({str(error).splitlines()[0]})") from None
+
+
+def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
+    """Check every row by itself; `MEASURED` columns are dropped unread.
+
+    A row of `valid` has the columns of the table, with clean values, and these in any case:
+
+    - `system`: name of the GPU's system; `weight_dtype`: its canonical name
+    - `num_gpus` of all instances; `attention_tp`, `attention_dp`, `moe_tp`, `moe_ep`, `pp` of one instance, which is a
+      decode worker where `disaggregated`
+    - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
+    - `isl`, `osl`: tokens; `concurrency`: requests in flight, NaN for as many as fit
+    - `disaggregated`: False where it is not said; `engine`, `engine_version`, `task`, `source_set`: "" where not
+    - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces
+    """
+    given = table.drop(columns=[name for name in MEASURED if name in table.columns])
+    clean: dict[Any, dict[str, Any]] = {}
+    refused: dict[Any, str] = {}
+    for index, row in zip(given.index, given.to_dict("records"), strict=True):
+        try:
+            clean[index] = _clean(row, facts)
+        except UserError as error:
+            refused[index] = str(error)
+    valid = pd.DataFrame(list(clean.values()), index=pd.Index(list(clean), dtype=given.index.dtype))
+    return Cases(given, valid, refused)
+
+
+def measured_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The `MEASURED` columns of a table as numbers: NaN where a cell holds no positive number, or is not there."""
+    return pd.DataFrame(
+        {
+            name: [_number_or_nan(cell) for cell in table[name]] if name in table.columns else math.nan
+            for name in MEASURED
+        },
+        index=table.index,
+        dtype="float64",
+    )
+
+
+def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
+    """Clean values of one row.
+
+    Raises:
+        UserError: the reason why it is refused.
+    """
+    model, gpu = (_required(row, name) for name in REQUIRED)
+    counts = {name: _count(row, name) for name in _COUNTS}
+    amounts = {name: _amount(row, name) for name in _AMOUNTS}
+    texts = {name: _text(row.get(name)) or "" for name in _TEXTS}
+    system = system_of_gpu(gpu, facts)
+    label = _text(row.get("weight_dtype"))
+    disaggregated = _flag(row, "disaggregated")
+    num_gpus, of_instance = _gpus(counts, disaggregated)
+    said = {name: counts[name] for name in ("tp", "ep", "dp", "pp")}
+    shares = asdict(resolve_parallelism(Given(of_instance, **said, task=texts["task"])))
+    instance_gpus = shares.pop("gpus")
+    absent = [name for name in ("isl", "osl") if amounts[name] is None]
+    absent += ["weight_dtype"] if label is None else []
+    absent += ["num_gpus"] if num_gpus is None and instance_gpus == 1 else []
+    return {
+        **row,
+        **{name: math.nan if value is None else value for name, value in counts.items() if name in row},
+        **texts,
+        "model": model,
+        "gpu": gpu,
+        "system": system,
+        "weight_dtype": weight_dtype_of(model, label, system, facts),
+        "num_gpus": num_gpus or instance_gpus,
+        **shares,
+        "disaggregated": disaggregated,
+        "scenario": _scenario(_text(row.get("scenario")), amounts["concurrency"]),
+        "concurrency": math.nan if amounts["concurrency"] is None else amounts["concurrency"],
+        "isl": amounts["isl"] or ASSUMED_PROMPT.get(texts["task"], ASSUMED_LENGTH),
+        "osl": amounts["osl"] or ASSUMED_LENGTH,
+        "assumed": " ".join(absent),
+    }
+
+
+def _gpus(counts: Mapping[str, int | None], disaggregated: bool) -> tuple[int | None, int | None]:
+    """GPUs of all, and of one instance: the same unless prefill and decode have workers of their own."""
+    total = counts["num_gpus"]
+    if not disaggregated:
+        found = [name for name in POOLS if counts[name] is not None]
+        if found:
+            raise UserError(f"{found[0]} is given, but disaggregated is not true")
+        return total, total
+    prefill_each, decode_each = counts["prefill_gpus_each"], counts["decode_gpus_each"]
+    if prefill_each is None or decode_each is None:
+        raise UserError("disaggregated needs prefill_gpus_each and decode_gpus_each")
+    prefill = (counts["prefill_workers"] or 1) * prefill_each
+    decode = (counts["decode_workers"] or 1) * decode_each
+    if total is not None and total != prefill + decode:
+        raise UserError(f"prefill has {prefill} GPUs and decode {decode}, but num_gpus is {total}")
+    return prefill + decode, decode_each
+
+
+def _scenario(found: str | None, concurrency: float | None) -> str:
+    if found is None:
+        return "offline" if concurrency is None else "closed_loop"
+    if found not in SCENARIOS:
+        raise unknown_name("scenario", found, SCENARIOS)
+    if found == "closed_loop" and concurrency is None:
+        raise UserError("scenario closed_loop needs concurrency, the requests in flight")
+    return found
+
+
+def _required(row: Mapping[Any, Any], name: str) -> str:
+    text = _text(row[name])
+    if text is None:
+        raise UserError(f"{name} is empty")
+    return text
+
+
+def _text(cell: Any) -> str | None:
+    """A cell's text; None for an empty one."""
+    if cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    text = str(cell).strip()
+    return None if text.casefold() in ("", "nan", "none", "null") else text
+
+
+def _flag(row: Mapping[Any, Any], name: str) -> bool:
+    text = _text(row.get(name)) or "false"
+    if text.casefold() not in _FLAGS:
+        raise UserError(f"{name} must be true or false, got {text!r}")
+    return _FLAGS[text.casefold()]
+
+
+def _amount(row: Mapping[Any, Any], name: str) -> float | None:
+    text = _text(row.get(name))
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{name} must be a number, got {text!r}") from None
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} must be > 0, got {text}")
+    return value
+
+
+def _count(row: Mapping[Any, Any], name: str) -> int | None:
+    value = _amount(row, name)
+    if value is None:
+        return None
+    if value != int(value):
+        raise UserError(f"{name} must be a whole number, got {value:g}")
+    return int(value)
+
+
+def _number_or_nan(cell: Any) -> float:
+    try:
+        return _amount({"cell": cell}, "cell") or math.nan
+    except UserError:
+        return math.nan
+
+
+def reasons_counted(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    """Each reason with the rows that have it, the most frequent first."""
+    counts = pd.Series(list(reasons), dtype="object").value_counts()
+    return [(str(reason), int(count)) for reason, count in counts.items()]
