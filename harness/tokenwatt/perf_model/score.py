@@ -84,7 +84,7 @@ def residuals(
             "model": cases["model"],
             "family": cases["model"].map(family),
             "system": cases["system"],
-            "group": cases[same].astype(str).agg("|".join, axis=1) if same else "",
+            "group": ["|".join(map(str, values)) for values in cases[same].itertuples(index=False)],
             "status": answers["status"],
             "reason": answers["reason"],
         },
