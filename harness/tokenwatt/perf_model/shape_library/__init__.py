@@ -6,7 +6,8 @@ engine, `reading` turns a `config.json` into a shape. README.md says how to add 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import os
+from functools import cache
 from pathlib import Path
 
 from tokenwatt.errors import UserError, unknown_name
@@ -64,19 +65,21 @@ def native_weight_dtype(model: str) -> WeightDtype:
 
 
 def _folder(model: str) -> Path | None:
-    return Path(model) if (Path(model) / "config.json").is_file() else None
+    # Not `Path.is_file`, which raises where a name is too long for a file system.
+    found = bool(model) and os.path.isfile(Path(model) / "config.json")  # noqa: PTH113
+    return Path(model) if found else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _library_shape(name: str) -> ModelShape:
     return shape_of_facts(name, load_models()[name])
 
 
-@lru_cache(maxsize=1)
+@cache
 def _known() -> dict[str, str]:
     return by_spelling({name: facts.aliases for name, facts in load_models().items()})
 
 
-@lru_cache(maxsize=1)
+@cache
 def _refused() -> dict[str, str]:
     return by_spelling({name: [] for name in load_refused()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +14,9 @@ from tokenwatt.errors import UserError
 from tokenwatt.reference.facts import Grade
 from tokenwatt.spec import Spec
 
-WeightDtype = Literal["bf16", "fp16", "fp8_block", "mxfp4_experts", "int4_experts"]
-"""`fp8_block`: all products but head and router in float8_e4m3fn with a scale for each 128 x 128. The last two: the
-experts in it, all else in bfloat16."""
+WeightDtype = Literal["bf16", "fp8_block", "mxfp4_experts", "int4_experts"]
+"""`bf16`: or float16, which costs the same. `fp8_block`: all products but head and router in float8_e4m3fn with a scale
+for each 128 x 128. The last two: the experts in it, all else in bfloat16."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -24,7 +24,7 @@ Text = Annotated[str, Field(min_length=1)]
 class ModelFacts(Spec):
     """One architecture. Its name is that of the file."""
 
-    aliases: list[Text] = []
+    aliases: tuple[Text, ...] = ()
     """Other models of the same shape, as their releases are called."""
     source: Text
     """Where the config was read."""
@@ -48,13 +48,13 @@ def library_folder() -> Path:
     return Path(str(files("tokenwatt.perf_model.shape_library")))
 
 
-@lru_cache(maxsize=1)
+@cache
 def load_models() -> dict[str, ModelFacts]:
     """Facts of every model of the library, by name."""
     return {path.stem: read_model(path) for path in sorted((library_folder() / "models").glob("*.json"))}
 
 
-@lru_cache(maxsize=1)
+@cache
 def load_refused() -> dict[str, str]:
     """Models that are known and cannot be described, with the reason."""
     return json.loads((library_folder() / "refused.json").read_text(encoding="utf-8"))

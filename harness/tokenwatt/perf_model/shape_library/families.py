@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokenwatt.architecture import DenseMlp, GroupedAttention, MixtureOfExperts
+from tokenwatt.architecture import DenseMlp, GroupedAttention
 from tokenwatt.errors import UserError
 from tokenwatt.model_config.families import FAMILIES
 from tokenwatt.model_config.parts import dense_mlp, every_layer, experts_of, grouped_attention, split_head

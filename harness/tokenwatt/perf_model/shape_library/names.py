@@ -10,15 +10,11 @@ from tokenwatt.errors import UserError
 MAKERS = frozenset({"meta", "nvidia", "neuralmagic"})
 """First words that name who released a model."""
 
-RELEASE_WORDS = frozenset(
-    # What it was tuned for.
-    "base chat hf instruct it thinking finetuned edge "
-    # How its weights are stored.
-    "bf16 fp16 fp8 fp4 nvfp4 mxfp4 int8 int4 awq gptq w8a8 w4a16 quantized static dynamic dyn pre block pertensor "
-    "quark trtllm "
-    # Accuracy that MLPerf asks of it.
-    "99 99.9".split()
-)
+_TUNING = ("base", "chat", "hf", "instruct", "it", "thinking", "finetuned", "edge")
+_NUMBERS = ("bf16", "fp16", "fp8", "fp4", "nvfp4", "mxfp4", "mxfp8", "int8", "int4", "w8a8", "w4a16")
+_QUANTIZERS = ("awq", "gptq", "quantized", "static", "dynamic", "dyn", "pre", "block", "pertensor", "quark", "trtllm")
+_MLPERF_ACCURACY = ("99", "99.9")
+RELEASE_WORDS = frozenset(_TUNING + _NUMBERS + _QUANTIZERS + _MLPERF_ACCURACY)
 """Last words that leave the shape as it is. A date of four digits (2507, 0528) is another."""
 
 

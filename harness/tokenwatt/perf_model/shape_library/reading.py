@@ -49,7 +49,7 @@ def dtype_of_folder(folder: Path) -> WeightDtype:
     quantization = config.inside(config.values.get("quantization_config"), "quantization_config").values
     method, sizes = quantization.get("quant_method"), quantization.get("weight_block_size")
     if not quantization:
-        return "fp16" if config.values.get("torch_dtype", config.values.get("dtype")) == "float16" else "bf16"
+        return "bf16"
     if method == "mxfp4":
         return "mxfp4_experts"
     if method == "fp8" and sizes == [128, 128]:
