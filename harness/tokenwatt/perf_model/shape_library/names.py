@@ -21,8 +21,8 @@ RELEASE_WORDS = frozenset(_TUNING + _NUMBERS + _QUANTIZERS + _MLPERF_ACCURACY)
 def spellings(model: str) -> list[str]:
     """A name as it is, then with one mark of a release after another taken off its end.
 
-    >>> spellings("Qwen/Qwen3-30B-A3B-Instruct-2507")
-    ['qwen330ba3binstruct2507', 'qwen330ba3binstruct', 'qwen330ba3b']
+    >>> spellings("meta-llama/Llama-2-70b-chat-hf")
+    ['llama270bchathf', 'llama270bchat', 'llama270b']
     """
     words = re.split(r"[-_\s]+", model.rsplit("/", 1)[-1].casefold())
     if words[0] in MAKERS:
