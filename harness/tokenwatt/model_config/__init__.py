@@ -37,14 +37,19 @@ def load_architecture(model: str) -> Architecture:
         known = [path.parent.name for path in (library_folder() / "models").glob("*/config.json")]
         raise unknown_name("model", model, known)
     path = folder / "config.json"
-    config = Config(model, path, _text_part(_read(path)))
+    config = Config(model, path, text_part(read_config(path)))
     model_type = config.values.get("model_type", "missing")
     if model_type not in SUPPORTED_MODEL_TYPES:
         raise config.refusal("model_type", model_type, ", ".join(SUPPORTED_MODEL_TYPES))
     return FAMILIES[model_type](config)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a `config.json`.
+
+    Raises:
+        UserError: no such file, or no JSON object in it.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,7 +71,7 @@ _GEMMA3_TEXT = {
 }
 
 
-def _text_part(values: dict[str, Any]) -> dict[str, Any]:
+def text_part(values: dict[str, Any]) -> dict[str, Any]:
     """The language model of a Gemma 3 that also sees; any other config as it is."""
     text = values.get("text_config")
     if values.get("model_type") != "gemma3" or not isinstance(text, dict) or text.get("model_type") != "gemma3_text":
