@@ -15,6 +15,7 @@ from tokenwatt import __version__
 from tokenwatt.cli.kernel_actions import kernels
 from tokenwatt.cli.measure import bench, doctor
 from tokenwatt.cli.metering import meter
+from tokenwatt.cli.predict import predict
 from tokenwatt.cli.shared import INTERRUPTED, Orderly, UsageError, fail
 from tokenwatt.cli.silicon import silicon
 from tokenwatt.cli.study import fleet, import_results, publish, report, schema
@@ -44,6 +45,7 @@ app.command()(bench)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(kernels)
 app.command(context_settings={"allow_interspersed_args": False})(meter)
 app.command()(fleet)
+app.command()(predict)
 app.command()(report)
 app.command()(silicon)
 data_app.command()(schema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow as pa
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.gpu_names import system_of_gpu
 from tokenwatt.perf_model.parallelism import Given, resolve_parallelism
+from tokenwatt.perf_model.shape_library import model_family, model_shape
 from tokenwatt.perf_model.weight_dtypes import weight_dtype_of
 from tokenwatt.reference.facts import FactBook
 
@@ -105,7 +106,7 @@ def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
 
     A row of `valid` has the columns of the table, with clean values, and these in any case:
 
-    - `system`: name of the GPU's system; `weight_dtype`: its canonical name
+    - `family`: name of the model's shape; `system`: name of the GPU's system; `weight_dtype`: its canonical name
     - `num_gpus` of all instances; `attention_tp`, `attention_dp`, `moe_tp`, `moe_ep`, `pp` of one instance, which is a
       decode worker where `disaggregated`
     - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
@@ -148,11 +149,14 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
     amounts = {name: _amount(row, name) for name in _AMOUNTS}
     texts = {name: _text(row.get(name)) or "" for name in _TEXTS}
     system = system_of_gpu(gpu, facts)
+    family = model_family(model)
     label = _text(row.get("weight_dtype"))
     disaggregated = _flag(row, "disaggregated")
     num_gpus, of_instance = _gpus(counts, disaggregated)
     said = {name: counts[name] for name in ("tp", "ep", "dp", "pp")}
-    shares = asdict(resolve_parallelism(Given(of_instance, **said, task=texts["task"])))
+    parallelism = resolve_parallelism(Given(of_instance, **said, task=texts["task"]))
+    parallelism.check(model_shape(model))
+    shares = asdict(parallelism)
     instance_gpus = shares.pop("gpus")
     absent = [name for name in ("isl", "osl") if amounts[name] is None]
     absent += ["weight_dtype"] if label is None else []
@@ -162,6 +166,7 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         **{name: math.nan if value is None else value for name, value in counts.items() if name in row},
         **texts,
         "model": model,
+        "family": family,
         "gpu": gpu,
         "system": system,
         "weight_dtype": weight_dtype_of(model, label, system, facts),
@@ -253,9 +258,3 @@ def _number_or_nan(cell: Any) -> float:
         return _amount({"cell": cell}, "cell") or math.nan
     except UserError:
         return math.nan
-
-
-def reasons_counted(reasons: Iterable[str]) -> list[tuple[str, int]]:
-    """Each reason with the rows that have it, the most frequent first."""
-    counts = pd.Series(list(reasons), dtype="object").value_counts()
-    return [(str(reason), int(count)) for reason, count in counts.items()]

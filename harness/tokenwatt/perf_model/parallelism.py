@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from tokenwatt.errors import UserError
+from tokenwatt.perf_model.shape import LinearAttention, Mixer, ModelShape, StateSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,20 @@ class Parallelism:
     pp: int
     """Stages, one after the other."""
 
-    def check(self, num_heads: int | None = None, num_experts: int | None = None) -> None:
-        """Whether a model of so many query heads and experts can be split so; None for what it does not have.
+    def check(self, shape: ModelShape) -> None:
+        """Whether a model can be split so.
 
         Raises:
             UserError: one line that says which does not divide which.
         """
-        if num_heads is not None and num_heads % self.attention_tp:
-            raise UserError(f"tp {self.attention_tp} does not divide {num_heads} attention heads")
-        if num_experts is not None and num_experts % self.moe_ep:
-            raise UserError(f"ep {self.moe_ep} does not divide {num_experts} experts")
+        for heads in sorted({_heads(block.mixer) for block in shape.counted if block.mixer}):
+            if heads % self.attention_tp:
+                raise UserError(f"tp {self.attention_tp} does not divide the {heads} heads of {shape.name}")
+        for experts in sorted({block.experts.num_experts for block in shape.counted if block.experts}):
+            if experts % self.moe_ep:
+                raise UserError(f"ep {self.moe_ep} does not divide the {experts} experts of {shape.name}")
+        if len(shape.blocks) < self.pp:
+            raise UserError(f"pp {self.pp} is more than the {len(shape.blocks)} layers of {shape.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,7 @@ class Given:
 _LABEL = re.compile(r"(TP|TEP|DEP)(\d+)(?:-?PP(\d+))?", re.IGNORECASE)
 
 
-def resolve_parallelism(
-    given: Given, num_heads: int | None = None, num_experts: int | None = None
-) -> Parallelism:
+def resolve_parallelism(given: Given) -> Parallelism:
     """Read what a row says.
 
     Nothing said: tensor parallel over all GPUs, one GPU where their number is not said either.
@@ -71,11 +74,15 @@ def resolve_parallelism(
       shared among all of them.
 
     Raises:
-        UserError: counts that contradict one another, or that do not divide the heads or experts; one line.
+        UserError: counts that contradict one another; one line.
     """
-    found = _of_label(given) or _of_columns(given)
-    found.check(num_heads, num_experts)
-    return found
+    return _of_label(given) or _of_columns(given)
+
+
+def _heads(mixer: Mixer) -> int:
+    if isinstance(mixer, LinearAttention):
+        return mixer.num_value_heads
+    return mixer.num_heads if isinstance(mixer, StateSpace) else mixer.num_attention_heads
 
 
 def _of_label(given: Given) -> Parallelism | None:

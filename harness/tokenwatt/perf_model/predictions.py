@@ -53,6 +53,12 @@ def _checked(found: pd.DataFrame, index: pd.Index) -> pd.DataFrame:
     return found[list(ANSWERED)]
 
 
+def over_all(answers: pd.DataFrame, index: pd.Index) -> pd.DataFrame:
+    """A baseline's answers to valid cases as those to all given ones: the refused ones are not supported."""
+    others = index.difference(answers.index, sort=False)
+    return pd.concat([answers, empty_answers(others, UNSUPPORTED)]).loc[index] if len(others) else answers
+
+
 def joined(given: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """The given columns, and the answers after them; answers of an earlier prediction among the given are replaced."""
     return pd.concat([given.drop(columns=[name for name in ANSWERED if name in given.columns]), answers], axis=1)

@@ -14,7 +14,6 @@ Rows that a baseline does not support are counted and left out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,19 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tokenwatt.perf_model.predictions import OK, QUANTITIES, REFUSED, UNSUPPORTED
+from tokenwatt.errors import UserError
+from tokenwatt.perf_model.cases import Cases
+from tokenwatt.perf_model.gpu_names import system_of_gpu
+from tokenwatt.perf_model.predictions import ENDS, OK, QUANTITIES, REFUSED, UNSUPPORTED
+from tokenwatt.perf_model.shape_library import model_family
 
 LEAST_ROWS = 5
 SET = ["source_set", "quantity"]
 CELL = [*SET, "family", "system"]
 _SAME = ("weight_dtype", "engine", "task", "isl", "osl", "concurrency", "num_gpus", "attention_tp", "moe_ep")
 """What rows of one group have in common, beside their cell's family."""
-_SUFFIXES = re.compile(
-    r"-(instruct|it|chat|thinking|base|fp8|fp4|nvfp4|bf16|int4|awq|gptq|fp8-static-pertensor|\d{4}|v\d+-fp8)$"
-)
-
-Family = Callable[[str], str]
-"""Family of a model by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,62 +46,67 @@ class Scores:
     """A line for each source and quantity: means over cells."""
 
 
-def family_of_name(model: str) -> str:
-    """A model's name without its owner, its precision and what it was tuned for.
+def labels_of(cases: Cases) -> pd.DataFrame:
+    """What a given case is counted under: source, model, family, system, group. A refused one by what it is called."""
+    given = cases.given
+    labels = pd.DataFrame(
+        {
+            "case_id": given["case_id"].astype(str) if "case_id" in given.columns else given.index.astype(str),
+            "source_set": given["source_set"].fillna("") if "source_set" in given.columns else "",
+            "model": given["model"].fillna("").astype(str),
+            "family": given["model"].fillna("").astype(str),
+            "system": given["gpu"].fillna("").astype(str),
+            "group": "",
+        },
+        index=given.index,
+        dtype="object",
+    )
+    for name in ("source_set", "model", "family", "system"):
+        labels.loc[cases.valid.index, name] = cases.valid.get(name)
+    same = ["|".join(map(str, values)) for values in cases.valid.reindex(columns=list(_SAME)).itertuples(index=False)]
+    labels.loc[cases.valid.index, "group"] = same
+    for index in cases.refused:
+        labels.at[index, "family"] = _or_itself(model_family, labels.at[index, "model"])
+        labels.at[index, "system"] = _or_itself(system_of_gpu, labels.at[index, "system"])
+    return labels.assign(source_set=labels["source_set"].replace("", "rows"))
 
-    >>> family_of_name("nvidia/Llama-3.1-8B-Instruct-FP8"), family_of_name("Qwen/Qwen3-235B-A22B-Thinking-2507-FP8")
-    ('llama-3.1-8b', 'qwen3-235b-a22b')
-    """
-    name = model.rsplit("/", 1)[-1].casefold().replace("_", "-")
-    while (shorter := _SUFFIXES.sub("", name)) != name:
-        name = shorter
-    return "deepseek-v3" if re.fullmatch(r"deepseek-(r1|v3|v3\.1)", name) else name
+
+def _or_itself(named: Callable[[str], str], name: str) -> str:
+    try:
+        return named(name)
+    except UserError:
+        return name
 
 
-def score(cases: pd.DataFrame, measured: pd.DataFrame, answers: pd.DataFrame, family: Family = family_of_name) -> Scores:
+def score(labels: pd.DataFrame, measured: pd.DataFrame, answers: pd.DataFrame, *, is_baseline: bool = False) -> Scores:
     """Score answers.
 
-    cases: valid rows (`check_cases`); measured: their `MEASURED` columns; answers: their predictions. One index.
+    labels: `labels_of` all cases; measured: their `MEASURED` columns; answers: what was predicted. One index.
+    is_baseline: a quantity that it has no number for is not supported; a predictor's is 100 % wrong.
     """
-    rows = residuals(cases, measured, answers, family)
+    rows = residuals(labels, measured, answers, is_baseline=is_baseline)
     cells = _cells(rows)
     return Scores(rows, cells, _sets(rows, cells))
 
 
 def residuals(
-    cases: pd.DataFrame, measured: pd.DataFrame, answers: pd.DataFrame, family: Family = family_of_name
+    labels: pd.DataFrame, measured: pd.DataFrame, answers: pd.DataFrame, *, is_baseline: bool = False
 ) -> pd.DataFrame:
-    """A line for each measured quantity of each row, with `predicted`, `error` (of 1) and `log_ratio` (NaN: refused)."""
-    same = [name for name in _SAME if name in cases.columns]
-    head = pd.DataFrame(
-        {
-            "row": cases.index,
-            "case_id": cases["case_id"] if "case_id" in cases.columns else cases.index.astype(str),
-            "source_set": cases["source_set"].replace("", "rows") if "source_set" in cases.columns else "rows",
-            "model": cases["model"],
-            "family": cases["model"].map(family),
-            "system": cases["system"],
-            "group": ["|".join(map(str, values)) for values in cases[same].itertuples(index=False)],
-            "status": answers["status"],
-            "reason": answers["reason"],
-        },
-        index=cases.index,
-    )
+    """A line for each measured quantity of each case, with `predicted`, `low`, `high`, `status`, `error` (of 1) and
+    `log_ratio` (NaN where there is no number)."""
     parts = []
     for quantity in QUANTITIES:
-        known = measured[quantity].notna()
-        values = {
-            "quantity": quantity,
-            "measured": measured[quantity],
-            **{
-                name: answers[f"predicted_{quantity}{end}"].where(answers["status"] == OK)
-                for name, end in (("predicted", ""), ("low", "_low"), ("high", "_high"))
-            },
-        }
-        parts.append(head.assign(**values)[known])
-    table = pd.concat(parts, ignore_index=True)
+        names = {name: f"predicted_{quantity}{end}" for name, end in zip(("predicted", "low", "high"), ENDS, strict=True)}
+        found = {name: answers[column].where(answers["status"] == OK) for name, column in names.items()}
+        status = answers["status"]
+        if is_baseline:
+            status = status.where((status != OK) | found["predicted"].notna(), UNSUPPORTED)
+        line = {"quantity": quantity, "measured": measured[quantity], **found, "status": status}
+        parts.append(labels.assign(**line, reason=answers["reason"])[measured[quantity].notna()])
+    table = pd.concat(parts)
     ratio = table["predicted"] / table["measured"]
-    return table.assign(error=(ratio - 1).abs().fillna(1.0), log_ratio=np.log(ratio))
+    table = table.assign(error=(ratio - 1).abs().fillna(1.0), log_ratio=np.log(ratio))
+    return table.rename_axis("row").reset_index()
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +190,7 @@ def _spearman(one: pd.Series, other: pd.Series) -> float:
     return float(ranks[0] @ ranks[1]) / norm if norm else 0.0
 
 
-def as_json(scores: Scores) -> dict[str, Any]:
+def scores_as_json(scores: Scores) -> dict[str, Any]:
     """Sets and cells as plain values; None where there is no number."""
     return {"sets": _records(scores.sets), "cells": _records(scores.cells.drop(columns="log_bias"))}
 

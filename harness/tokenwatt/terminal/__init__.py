@@ -7,9 +7,11 @@ from tokenwatt.terminal.kernels import print_kernels
 from tokenwatt.terminal.metered import print_metered
 from tokenwatt.terminal.points import print_closure, print_measurements
 from tokenwatt.terminal.progress import TerminalObserver
+from tokenwatt.terminal.scores import PREDICTOR, print_scores
 from tokenwatt.terminal.silicon import PassPrinter, print_step_list, print_steps
 
 __all__ = [
+    "PREDICTOR",
     "PassPrinter",
     "TerminalObserver",
     "kernel_rows_as_json",
@@ -23,6 +25,7 @@ __all__ = [
     "print_measurements",
     "print_metered",
     "print_outcomes",
+    "print_scores",
     "print_step_list",
     "print_steps",
     "rows_as_json",

@@ -1,0 +1,130 @@
+"""The command of the predictor: cases in, predictions out, or their scores."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tokenwatt.cli.shared import Json
+from tokenwatt.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tokenwatt.perf_model.cases import Cases
+    from tokenwatt.perf_model.scoring_run import KnownRows
+
+_REASONS_SHOWN = 5
+
+
+def predict(
+    cases: Annotated[
+        Path, typer.Argument(metavar="CASES", help="CSV or parquet: model and gpu, and what else is known.")
+    ],
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fit", metavar="ROWS", help="Measured rows to fit on in place of the shipped fit; several times."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV or parquet file to write.")] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score the predictions on the cases' measured columns, beside baselines.")
+    ] = False,
+    leave_out: Annotated[
+        Literal["gpu", "model"] | None,
+        typer.Option("--leave-out", help="Score each GPU, or model family, by a fit that has not seen it."),
+    ] = None,
+    aiconfigurator: Annotated[
+        Path | None,
+        typer.Option(
+            "--aiconfigurator", metavar="PYTHON", help="Interpreter that has aiconfigurator-core. Default: this one."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict speed, power and energy row by row, with 80 % intervals; with --score, say how good that is.
+
+    A row that cannot be predicted is refused with its reason; the others are answered. Columns of measured values are
+    never read for a prediction. Exit code 1 if every row is refused.
+    """
+    from tokenwatt.perf_model import predictions
+    from tokenwatt.perf_model.cases import check_cases, read_table
+    from tokenwatt.perf_model.scoring_run import KnownRows, read_known
+    from tokenwatt.store import check_place
+
+    is_scored = score or leave_out is not None
+    if output is not None:
+        predictions.check_suffix(output)
+        check_place(output, "--output")
+    elif not is_scored and not as_json:
+        raise UserError("predict needs a place for its answers: -o OUT.csv, -o OUT.parquet, --json or --score")
+    if aiconfigurator is not None and not is_scored:
+        raise UserError("--aiconfigurator names a baseline of --score; add --score")
+    table = read_table(cases)
+    checked = check_cases(table)
+    known, unused = read_known(fit or ())
+    for path, reasons in unused.items():
+        _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
+    answers = _answers(checked, known, KnownRows.of(checked, table), leave_out)
+    if output is not None:
+        predictions.write_predictions(predictions.joined(checked.given, answers), output)
+        typer.echo(f"written to {output}", err=True)
+    refused = answers[answers["status"] != predictions.OK]
+    _tell(f"{len(answers) - len(refused)} rows predicted, {len(refused)} refused", refused["reason"])
+    if is_scored:
+        _score(checked, table, answers, known, aiconfigurator, as_json)
+    elif as_json:
+        typer.echo(predictions.joined(checked.given, answers).to_json(orient="records", indent=2))
+    raise typer.Exit(1 if len(refused) == len(answers) else 0)
+
+
+def _answers(
+    cases: Cases, known: KnownRows, own: KnownRows, leave_out: Literal["gpu", "model"] | None
+) -> pd.DataFrame:
+    """Answers to all given cases, by a fit on the known rows or the shipped one."""
+    from tokenwatt.perf_model.fit import fit_rows, shipped_fit
+    from tokenwatt.perf_model.leave_out import predict_left_out
+    from tokenwatt.perf_model.predict import predict_cases
+    from tokenwatt.perf_model.predictions import answer
+    from tokenwatt.perf_model.scoring_run import KnownRows
+
+    if leave_out is not None:
+        rows = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
+        return predict_left_out(cases, rows, leave_out, fit_rows, predict_cases)
+    fitted = fit_rows(known.rows) if len(known.cases) else shipped_fit()
+    return answer(cases, lambda valid: predict_cases(valid, fitted))
+
+
+def _score(
+    cases: Cases, table: pd.DataFrame, answers: pd.DataFrame, known: KnownRows, python: Path | None, as_json: bool
+) -> None:
+    from tokenwatt.perf_model.aiconfigurator import is_installed
+    from tokenwatt.perf_model.cases import measured_columns
+    from tokenwatt.perf_model.score import scores_as_json
+    from tokenwatt.perf_model.scoring_run import score_all
+    from tokenwatt.terminal import PREDICTOR, print_scores
+
+    if measured_columns(table).isna().all(axis=None):
+        raise UserError("nothing to score: no row has a measured value")
+    has_package = python is not None or is_installed()
+    if not has_package:
+        typer.echo("aiconfigurator-core is not installed, so that this baseline is left out", err=True)
+    scores = score_all(PREDICTOR, cases, table, answers, known, python, has_package)
+    if as_json:
+        typer.echo(json.dumps({name: scores_as_json(found) for name, found in scores.items()}, indent=2))
+    else:
+        print_scores(scores)
+
+
+def _tell(head: str, reasons: Sequence[str] | Mapping[int, str] | pd.Series) -> None:
+    """A line on stderr, with the most frequent reasons."""
+    counts = Counter(reasons).most_common()
+    shown = [f"{count} x {reason}" for reason, count in counts[:_REASONS_SHOWN]]
+    more = [f"{len(counts) - _REASONS_SHOWN} other reasons"] if len(counts) > _REASONS_SHOWN else []
+    typer.echo("; ".join([head, *shown, *more]) if counts or "predicted" in head else head, err=True)

@@ -1,0 +1,90 @@
+"""Rows with answers in, scores of a predictor and of the baselines on the same rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tokenwatt.perf_model.aiconfigurator import METHOD, aiconfigurator_baseline
+from tokenwatt.perf_model.baselines import constant_baselines, ratio_baselines, tdp_as_power
+from tokenwatt.perf_model.cases import MEASURED, Cases, check_cases, measured_columns, read_table
+from tokenwatt.perf_model.predictions import over_all
+from tokenwatt.perf_model.score import Scores, labels_of, score
+from tokenwatt.reference.facts import FactBook
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRows:
+    """Valid rows with what was measured of them: to be fitted on, matched or scored."""
+
+    cases: pd.DataFrame
+    measured: pd.DataFrame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """Both, side by side: what a fit is made from."""
+        return pd.concat([self.cases, self.measured], axis=1)
+
+    @classmethod
+    def of(cls, cases: Cases, table: pd.DataFrame) -> KnownRows:
+        """The valid ones of a table."""
+        return cls(cases.valid, measured_columns(table).loc[cases.valid.index])
+
+    @classmethod
+    def joined(cls, parts: Sequence[KnownRows]) -> KnownRows:
+        """One below the other, under a new index."""
+        none = pd.DataFrame(columns=["source_set", "family", "system", "weight_dtype", "engine"])
+        cases = pd.concat([part.cases for part in parts], ignore_index=True) if parts else none
+        measured = [part.measured for part in parts] or [pd.DataFrame(columns=list(MEASURED), dtype="float64")]
+        return cls(cases, pd.concat(measured, ignore_index=True))
+
+
+def read_known(paths: Sequence[Path], facts: FactBook | None = None) -> tuple[KnownRows, dict[Path, dict[int, str]]]:
+    """Rows of several tables, and by path why others of it cannot be used.
+
+    Raises:
+        UserError: a table that cannot be read.
+    """
+    parts, refused = [], {}
+    for path in paths:
+        table = read_table(path)
+        cases = check_cases(table, facts)
+        parts.append(KnownRows.of(cases, table))
+        refused[path] = cases.refused
+    return KnownRows.joined(parts), refused
+
+
+def score_all(
+    name: str,
+    cases: Cases,
+    table: pd.DataFrame,
+    answers: pd.DataFrame,
+    known: KnownRows,
+    python: Path | None = None,
+    with_aiconfigurator: bool = False,
+    facts: FactBook | None = None,
+) -> dict[str, Scores]:
+    """Scores of `answers` under `name`, then of each baseline.
+
+    table: where the cases came from, with its measured columns; known: rows for the baselines beside the scored ones.
+    """
+    labels, measured = labels_of(cases), measured_columns(table)
+    pool = KnownRows.joined([known, KnownRows.of(cases, table)]) if len(known.cases) else KnownRows.of(cases, table)
+    scores = {name: score(labels, measured, answers)}
+    for baseline, found in _baselines(cases.valid, pool, python, with_aiconfigurator, facts).items():
+        scores[baseline] = score(labels, measured, over_all(found, labels.index), is_baseline=True)
+    return scores
+
+
+def _baselines(
+    valid: pd.DataFrame, pool: KnownRows, python: Path | None, with_aiconfigurator: bool, facts: FactBook | None
+) -> dict[str, pd.DataFrame]:
+    if valid.empty:
+        return {}
+    found = ratio_baselines(valid, pool.cases, pool.measured, facts)
+    found |= {"TDP as power": tdp_as_power(valid, facts)}
+    found |= constant_baselines(valid, pool.cases, pool.measured, facts)
+    return found | ({METHOD: aiconfigurator_baseline(valid, python)} if with_aiconfigurator else {})
