@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from tokenwatt.perf_model.scoring_run import KnownRows
 
 _REASONS_SHOWN = 5
+
+
+class Group(Enum):
+    """What a fit may not have seen."""
+
+    GPU = "gpu"
+    MODEL = "model"
 
 
 def predict(
@@ -37,7 +45,7 @@ def predict(
         bool, typer.Option("--score", help="Score the predictions on the cases' measured columns, beside baselines.")
     ] = False,
     leave_out: Annotated[
-        Literal["gpu", "model"] | None,
+        Group | None,
         typer.Option("--leave-out", help="Score each GPU, or model family, by a fit that has not seen it."),
     ] = None,
     aiconfigurator: Annotated[
@@ -70,7 +78,8 @@ def predict(
     checked = check_cases(table)
     known, unused = read_known(fit or ())
     for path, reasons in unused.items():
-        _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
+        if reasons:
+            _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
     answers = _answers(checked, known, KnownRows.of(checked, table), leave_out)
     if output is not None:
         predictions.write_predictions(predictions.joined(checked.given, answers), output)
@@ -84,19 +93,17 @@ def predict(
     raise typer.Exit(1 if len(refused) == len(answers) else 0)
 
 
-def _answers(
-    cases: Cases, known: KnownRows, own: KnownRows, leave_out: Literal["gpu", "model"] | None
-) -> pd.DataFrame:
+def _answers(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group | None) -> pd.DataFrame:
     """Answers to all given cases, by a fit on the known rows or the shipped one."""
-    from tokenwatt.perf_model.fit import fit_rows, shipped_fit
+    from tokenwatt.perf_model.fit import fit_rows, shipped_fit  # pyrefly: ignore[missing-import]
     from tokenwatt.perf_model.leave_out import predict_left_out
-    from tokenwatt.perf_model.predict import predict_cases
+    from tokenwatt.perf_model.predict import predict_cases  # pyrefly: ignore[missing-import]
     from tokenwatt.perf_model.predictions import answer
     from tokenwatt.perf_model.scoring_run import KnownRows
 
     if leave_out is not None:
         rows = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
-        return predict_left_out(cases, rows, leave_out, fit_rows, predict_cases)
+        return predict_left_out(cases, rows, leave_out.value, fit_rows, predict_cases)
     fitted = fit_rows(known.rows) if len(known.cases) else shipped_fit()
     return answer(cases, lambda valid: predict_cases(valid, fitted))
 
@@ -122,9 +129,9 @@ def _score(
         print_scores(scores)
 
 
-def _tell(head: str, reasons: Sequence[str] | Mapping[int, str] | pd.Series) -> None:
+def _tell(head: str, reasons: Iterable[str]) -> None:
     """A line on stderr, with the most frequent reasons."""
     counts = Counter(reasons).most_common()
     shown = [f"{count} x {reason}" for reason, count in counts[:_REASONS_SHOWN]]
     more = [f"{len(counts) - _REASONS_SHOWN} other reasons"] if len(counts) > _REASONS_SHOWN else []
-    typer.echo("; ".join([head, *shown, *more]) if counts or "predicted" in head else head, err=True)
+    typer.echo("; ".join([head, *shown, *more]), err=True)

@@ -59,7 +59,7 @@ def aiconfigurator_baseline(cases: pd.DataFrame, python: Path | None = None) -> 
             f"{python or sys.executable} has no aiconfigurator-core; install tokenwatt[silicon], "
             "or name an interpreter that has it"
         )
-    found = _ask([_question(case) for case in cases.to_dict("records")], python)
+    found = _ask([question(case) for case in cases.to_dict("records")], python)
     answers = empty_answers(cases.index, UNSUPPORTED, METHOD)
     for name in ("output_tokens_per_s_per_gpu", "tpot_s", "ttft_s", "gpu_power_w"):
         answers[f"predicted_{name}"] = [line.get(name, np.nan) for line in found]
@@ -69,7 +69,8 @@ def aiconfigurator_baseline(cases: pd.DataFrame, python: Path | None = None) -> 
     return answers.assign(status=np.where(answers["reason"] == "", OK, UNSUPPORTED))
 
 
-def _question(case: dict[Any, Any]) -> dict[str, Any]:
+def question(case: dict[Any, Any]) -> dict[str, Any]:
+    """What the package is asked of one valid case, as values of JSON."""
     asked = {name: case[name] for name in _ASKED}
     numbers = {name: None if pd.isna(case[name]) else float(case[name]) for name in _ASKED_NUMBERS}
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in asked.items()}

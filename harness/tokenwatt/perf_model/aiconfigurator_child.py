@@ -14,7 +14,7 @@ import math
 import os
 import re
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def _modes(name: str, case: dict[str, Any]) -> dict[str, str]:
     return {"gemm_quant_mode": mode, "moe_quant_mode": mode}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _model(name: str, system: str, engine: str, shares: tuple[int, ...], modes: tuple[tuple[str, str], ...]) -> Any:
     """A model, and a backend of its own: a backend keeps answers by lengths and batch, whatever the model."""
     builders, models, helpers = _sdk("config_builders"), _sdk("models"), _sdk("models.helpers")
@@ -89,7 +89,7 @@ def _model(name: str, system: str, engine: str, shares: tuple[int, ...], modes: 
     return models.get_model(name, config, engine), _sdk("backends.factory").get_backend(engine)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _database(system: str, engine: str) -> Any:
     databases = _sdk("perf_database")
     version = databases.get_latest_database_version(system, engine)
@@ -99,7 +99,7 @@ def _database(system: str, engine: str) -> Any:
     return database
 
 
-@lru_cache(maxsize=None)
+@cache
 def _checkpoint(model: str, weight_dtype: str) -> str | None:
     """The package's model of that shape: of the same precision if it has one, else in bfloat16."""
     folder = Path(str(importlib.import_module("aiconfigurator_core").__file__)).parent / "model_configs"

@@ -26,7 +26,15 @@ from tokenwatt.perf_model.weight_dtypes import compute_dtype_of
 from tokenwatt.reference.facts import FactBook
 from tokenwatt.reference.systems import load_system
 
-_WEIGHT_BYTES = {"bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625, "mxfp4": 0.53125, "int4": 0.5625}
+_WEIGHT_BYTES = {
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5625,
+    "mxfp4": 0.53125,
+    "int4": 0.5625,
+}
 """Of a weight with its scales: one byte for 16 of NVFP4, for 32 of MXFP4, two for 32 of int4."""
 _CACHE_BYTES = 2.0
 

@@ -96,7 +96,9 @@ def residuals(
     `log_ratio` (NaN where there is no number)."""
     parts = []
     for quantity in QUANTITIES:
-        names = {name: f"predicted_{quantity}{end}" for name, end in zip(("predicted", "low", "high"), ENDS, strict=True)}
+        names = {
+            name: f"predicted_{quantity}{end}" for name, end in zip(("predicted", "low", "high"), ENDS, strict=True)
+        }
         found = {name: answers[column].where(answers["status"] == OK) for name, column in names.items()}
         status = answers["status"]
         if is_baseline:
@@ -111,7 +113,8 @@ def residuals(
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
     lines = [
-        {**dict(zip(CELL, key, strict=True)), **_line(part)} for key, part in rows.groupby(CELL, sort=True, dropna=False)
+        {**dict(zip(CELL, key, strict=True)), **_line(part)}
+        for key, part in rows.groupby(CELL, sort=True, dropna=False)
     ]
     return pd.DataFrame(lines, columns=[*CELL, *_LINE])
 

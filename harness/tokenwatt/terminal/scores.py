@@ -31,7 +31,9 @@ def print_scores(scores: Mapping[str, Scores], with_cells: bool = True) -> None:
     console.print(_sets_table(own.sets))
     lines = ["error: median of |predicted / measured - 1| in a cell, then the mean over cells; a refused row is 100 %"]
     if len(scores) > 1:
-        console.print("\nerror beside the baselines, in brackets the rows that one of them does not support", markup=False)
+        console.print(
+            "\nerror beside the baselines, in brackets the rows that one of them does not support", markup=False
+        )
         console.print(_baselines_table(scores))
     if with_cells:
         console.print("\ncells, the worst first", highlight=False)
@@ -71,7 +73,9 @@ def _with_unsupported(line: pd.Series) -> str:
 
 
 def _cells_table(cells: pd.DataFrame) -> object:
-    table = new_table("rows of", "quantity", "model", "system", "rows", "refused", "error", "bias", "in 80 %", "high/low")
+    table = new_table(
+        "rows of", "quantity", "model", "system", "rows", "refused", "error", "bias", "in 80 %", "high/low"
+    )
     for line in cells[cells["rows"] > 0].sort_values("error", ascending=False, kind="stable").to_dict("records"):
         table.add_row(
             line["source_set"],
