@@ -143,7 +143,7 @@ def table() -> Callable[..., pd.DataFrame]:
     return make
 
 
-def fit_fractions(rows: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+def fit_fractions(rows: pd.DataFrame) -> dict[str, tuple[float, ...]]:
     """Fractions of the roofline: tenth, half and nine tenths of the rows lie below."""
     limits = ceilings(rows)
     found = {}
@@ -153,7 +153,7 @@ def fit_fractions(rows: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def predict_by_fractions(cases: pd.DataFrame, fit: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
+def predict_by_fractions(cases: pd.DataFrame, fit: dict[str, tuple[float, ...]]) -> pd.DataFrame:
     """A small predictor: fractions of the roofline. A model that does not fit is refused."""
     answers = empty_answers(cases.index, method="specs")
     limits = ceilings(cases)

@@ -66,15 +66,13 @@ counts = st.one_of(st.none(), st.sampled_from([1, 2, 3, 4, 8, 16, 64]))
 
 
 @settings(max_examples=300)
-@given(counts, counts, counts, counts, counts)
-def test_what_is_read_adds_up(
-    num_gpus: int | None, tp: int | None, ep: int | None, dp: int | None, pp: int | None
-) -> None:
+@given(st.builds(Given, counts, counts, counts, counts, counts))
+def test_what_is_read_adds_up(said: Given) -> None:
     try:
-        found = resolve_parallelism(Given(num_gpus, tp, ep, dp, pp))
+        found = resolve_parallelism(said)
     except UserError:
         return
     assert found.attention_tp * found.attention_dp * found.pp == found.gpus
     assert found.moe_tp * found.moe_ep == found.attention_tp * found.attention_dp
-    assert num_gpus in (None, found.gpus)
-    assert dp in (None, found.attention_dp)
+    assert said.num_gpus in (None, found.gpus)
+    assert said.dp in (None, found.attention_dp)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,13 @@ def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
     assert text["predicted_tpot_s"].notna().all()
 
 
+def test_only_columns_of_numbers_become_numbers(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("case_id,model,gpu,engine_version,isl,tp\n01,Qwen3-8B,H100,0.10,512,x\n")
+    assert run(tmp_path / "cases.csv", "-o", tmp_path / "out.parquet").exit_code == 1
+    found = pd.read_parquet(tmp_path / "out.parquet").iloc[0]
+    assert (found["case_id"], found["engine_version"], found["isl"], found["tp"]) == ("01", "0.10", 512, "x")
+
+
 def test_measured_columns_are_never_read(tmp_path: Path) -> None:
     cases = written(tmp_path / "cases.csv")
     shuffled = table()
@@ -106,7 +112,8 @@ def test_bad_rows_are_refused_and_the_others_answered(tmp_path: Path) -> None:
     lines.loc[0, "isl"] = -1
     lines.loc[1, "gpu"] = "H1000"
     # 671 billion parameters of one byte on one GPU of 80 GB.
-    lines.loc[2, ["model", "num_gpus", "weight_dtype", "concurrency"]] = ["DeepSeek-V3", 1, "fp8", None]
+    for name, value in {"model": "DeepSeek-V3", "num_gpus": 1, "weight_dtype": "fp8", "concurrency": np.nan}.items():
+        lines.loc[2, name] = value
     lines.to_csv(tmp_path / "cases.csv", index=False)
     done = run(tmp_path / "cases.csv", "-o", tmp_path / "out.csv")
     found = pd.read_csv(tmp_path / "out.csv")
@@ -153,7 +160,7 @@ def test_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="No space left"):
         write_predictions(pd.DataFrame({"a": [1]}), place)
     assert place.read_text() == "as it was"
-    assert os.listdir(tmp_path) == ["out.csv"]
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_a_written_file_is_readable_by_all(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def _shape(model: str) -> str:
 
 
 def _precision(name: str) -> str:
-    """Precision of one of the package's checkpoints, by its name; DeepSeek and MiniMax publish fp8 without saying so."""
+    """Precision of a checkpoint of the package, by its name; DeepSeek and MiniMax publish fp8 without saying so."""
     short = name.casefold()
     if "nvfp4" in short:
         return "fp4"

@@ -1,8 +1,8 @@
 """What a prediction has to beat: ratios of data sheets applied to a Hopper row, and one constant for everything.
 
 Matching row. For a case on another GPU the Hopper row of the same source and model family whose labels are nearest:
-the same precision first, then the same engine, then the least sum of |log2| of the ratios of requests in flight, prompt,
-output and GPUs (an unknown value is as near as any other), then the first. A case without one is not supported.
+the same precision first, then the same engine, then the least sum of |log2| of the ratios of requests in flight,
+prompt, output and GPUs (an unknown value is as near as any other), then the first. A case without one is not supported.
 
 Ratio. TPOT and TTFT of the row over r, its tokens/s times r, with r the ratio of memory bandwidths, of dense peaks (of
 the precision that each multiplies in), or of TDPs. With as many requests in flight an instance of fewer GPUs has more

@@ -34,6 +34,8 @@ SCENARIOS = ("closed_loop", "offline")
 POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
 _COUNTS = ("num_gpus", "tp", "ep", "dp", "pp", *POOLS)
 _AMOUNTS = ("isl", "osl", "concurrency")
+NUMERIC = (*_COUNTS, *_AMOUNTS)
+"""Columns of numbers; a count is a whole one."""
 _TEXTS = ("engine", "engine_version", "task", "source_set")
 _FLAGS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 

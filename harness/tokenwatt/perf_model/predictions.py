@@ -10,7 +10,7 @@ import pandas as pd
 
 from tokenwatt import store
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.cases import Cases
+from tokenwatt.perf_model.cases import NUMERIC, Cases
 
 QUANTITIES = ("output_tokens_per_s_per_gpu", "tpot_s", "ttft_s", "gpu_power_w", "joules_per_output_token")
 """token/s per GPU, s, s, W of a GPU's board, J of board energy per output token with prefill inside."""
@@ -88,12 +88,10 @@ def check_suffix(path: Path) -> None:
 
 
 def _typed(column: pd.Series) -> pd.Series:
-    """Text that is a number in every row as numbers; parquet has one type for a column."""
-    if column.dtype != "object" or column.isna().all():
+    """A column of one type, as parquet needs it: numbers where every cell of a column of numbers is one, else text."""
+    if column.dtype != "object":
         return column
-    if column.name == "case_id":
-        return column.astype("str")
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return column.map(lambda cell: None if pd.isna(cell) else str(cell))
+    numbers = pd.to_numeric(column, errors="coerce") if column.name in NUMERIC else None
+    if isinstance(numbers, pd.Series) and numbers.isna().equals(column.isna()):
+        return numbers
+    return column.map(lambda cell: None if pd.isna(cell) else str(cell))

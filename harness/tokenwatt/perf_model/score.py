@@ -66,8 +66,8 @@ def labels_of(cases: Cases) -> pd.DataFrame:
     same = ["|".join(map(str, values)) for values in cases.valid.reindex(columns=list(_SAME)).itertuples(index=False)]
     labels.loc[cases.valid.index, "group"] = same
     for index in cases.refused:
-        labels.at[index, "family"] = _or_itself(model_family, labels.at[index, "model"])
-        labels.at[index, "system"] = _or_itself(system_of_gpu, labels.at[index, "system"])
+        labels.at[index, "family"] = _or_itself(model_family, str(labels.at[index, "model"]))
+        labels.at[index, "system"] = _or_itself(system_of_gpu, str(labels.at[index, "system"]))
     return labels.assign(source_set=labels["source_set"].replace("", "rows"))
 
 

@@ -1,4 +1,4 @@
-"""Scores of predictions as people read them: the predictor, the baselines beside it, its cells, and what was refused."""
+"""Scores of predictions as people read them: the predictor, the baselines beside it, its cells."""
 
 from __future__ import annotations
 
