@@ -14,7 +14,7 @@ from tokenwatt.architecture import GroupedAttention, LatentAttention
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operators import STATE_BYTES
 from tokenwatt.perf_model.parallelism import Parallelism
-from tokenwatt.perf_model.precision import BITS, Precision
+from tokenwatt.perf_model.precision import Precision, weight_bytes_of
 from tokenwatt.perf_model.shape import Block, LinearAttention, ModelShape, StateSpace
 
 USABLE = 0.92
@@ -62,18 +62,20 @@ def capacity_of(
 def weight_bytes(shape: ModelShape, parallelism: Parallelism, precision: Precision) -> float:
     """Stored weights of one GPU, byte; norms and biases, which are thousandths, are left out."""
     tp, hidden = parallelism.attention_tp, shape.hidden_size
-    embeddings = shape.head_parameters * (1 if shape.tie_word_embeddings else 2) * BITS[precision.head] / tp
+    embeddings = shape.head_parameters * (1 if shape.tie_word_embeddings else 2) * weight_bytes_of(precision.head) / tp
     layers = 0.0
     for block, count in _stage(shape):
-        mixer = block.mixer_parameters(hidden) * BITS[precision.attention] / tp
+        mixer = block.mixer_parameters(hidden) * weight_bytes_of(precision.attention) / tp
         if block.experts is None:
-            rest = (block.always_parameters(hidden) - block.mixer_parameters(hidden)) * BITS[precision.mlp] / tp
+            rest = (
+                (block.always_parameters(hidden) - block.mixer_parameters(hidden)) * weight_bytes_of(precision.mlp) / tp
+            )
         else:
             always = block.always_parameters(hidden) - block.mixer_parameters(hidden)
-            stored = block.experts.num_experts * block.expert_parameters(hidden) * BITS[precision.experts]
-            rest = always * BITS[precision.mlp] / tp + stored / (parallelism.moe_tp * parallelism.moe_ep)
+            stored = block.experts.num_experts * block.expert_parameters(hidden) * weight_bytes_of(precision.experts)
+            rest = always * weight_bytes_of(precision.mlp) / tp + stored / (parallelism.moe_tp * parallelism.moe_ep)
         layers += count * (mixer + rest)
-    return (embeddings + layers / parallelism.pp) / 8
+    return embeddings + layers / parallelism.pp
 
 
 def _stage(shape: ModelShape) -> list[tuple[Block, int]]:
@@ -82,7 +84,7 @@ def _stage(shape: ModelShape) -> list[tuple[Block, int]]:
 
 def _sequence_bytes(block: Block, parallelism: Parallelism, precision: Precision, context: float) -> float:
     """What one layer keeps of a sequence on one GPU, byte."""
-    tp, kv = parallelism.attention_tp, BITS[precision.kv] / 8
+    tp, kv = parallelism.attention_tp, weight_bytes_of(precision.kv)
     match block.mixer:
         case GroupedAttention() as attention:
             kept = context if block.window is None else min(context, block.window)

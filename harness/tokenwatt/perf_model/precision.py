@@ -18,22 +18,25 @@ from dataclasses import dataclass
 from tokenwatt.architecture import GroupedAttention
 from tokenwatt.perf_model.shape import ModelShape
 
-BITS = {
-    "bfloat16": 16.0,
-    "fp8": 8.0,
-    "fp8_block": 8.0 + 32 / 128**2,
-    "nvfp4": 4.0 + 8 / 16,
-    "mxfp4": 4.0 + 8 / 32,
-    "int4": 4.0 + 16 / 32,
+WEIGHT_BYTES = {
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0 + 4 / 128**2,
+    "nvfp4": 0.5 + 1 / 16,
+    "mxfp4": 0.5 + 1 / 32,
+    "int4": 0.5 + 2 / 128,
 }
-"""Bits of a stored element with its share of the scales."""
-UNPACKED = frozenset({"mxfp4", "int4"})
-"""Formats that may be unpacked on the way to tensor cores that lack them."""
+"""Bytes of a stored element with its share of the scales."""
+
+
+def weight_bytes_of(dtype: str) -> float:
+    """Bytes of a stored element (`WEIGHT_BYTES`)."""
+    return WEIGHT_BYTES[dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Keys of `BITS` for each part of a model."""
+    """Keys of `WEIGHT_BYTES` for each part of a model."""
 
     attention: str
     """Projections of attention and of recurrent mixers."""
@@ -42,7 +45,7 @@ class Precision:
     experts: str
     kv: str
     """Keys and values of a token."""
-    head: str = "bfloat16"
+    head: str = "bf16"
 
 
 def precision_of(weight_dtype: str, shape: ModelShape, engine: str = "") -> Precision:
@@ -50,7 +53,7 @@ def precision_of(weight_dtype: str, shape: ModelShape, engine: str = "") -> Prec
 
     engine: who serves it, `trtllm` among them; any other keeps the cache in bfloat16 unless the checkpoint asks.
     """
-    kv = "fp8" if engine == "trtllm" else "bfloat16"
+    kv = "fp8" if engine == "trtllm" else "bf16"
     has_experts = any(block.experts for block in shape.blocks)
     match weight_dtype:
         case "fp8" | "int8":
@@ -59,12 +62,12 @@ def precision_of(weight_dtype: str, shape: ModelShape, engine: str = "") -> Prec
         case "fp4":
             return _nvfp4(shape, has_experts)
         case "mxfp4":
-            return Precision("bfloat16", "bfloat16", "mxfp4", kv)
+            return Precision("bf16", "bf16", "mxfp4", kv)
         case "int4":
-            rest = "bfloat16" if has_experts else "int4"
+            rest = "bf16" if has_experts else "int4"
             return Precision(rest, rest, "int4", kv)
         case _:
-            return Precision("bfloat16", "bfloat16", "bfloat16", kv)
+            return Precision("bf16", "bf16", "bf16", kv)
 
 
 def _nvfp4(shape: ModelShape, has_experts: bool) -> Precision:
@@ -72,8 +75,8 @@ def _nvfp4(shape: ModelShape, has_experts: bool) -> Precision:
     is_plain = mixers == {GroupedAttention} and (not has_experts or shape.name.startswith("Qwen3"))
     has_recurrence = any(block.is_recurrent for block in shape.blocks)
     return Precision(
-        attention="nvfp4" if is_plain else "bfloat16",
-        mlp="bfloat16" if has_recurrence and has_experts else "nvfp4",
+        attention="nvfp4" if is_plain else "bf16",
+        mlp="bf16" if has_recurrence and has_experts else "nvfp4",
         experts="nvfp4",
         kv="fp8",
     )
