@@ -8,7 +8,7 @@ and multiplies; one prefill multiplies. With bandwidth B and peak P of one GPU:
     speed   = R * osl / (cycle * n)                                                    output tokens/s per GPU
 
 with R requests in flight, cache of isl + osl / 2 tokens in bfloat16 (no more than a window), and flop twice the weights
-that one token is multiplied with. Where R is not given it is what fits: the memory that is left beside the weights over
+that one token is multiplied with; all weights are taken to be of the case's precision. Where R is not given it is what fits: the memory that is left beside the weights over
 the cache of isl + osl tokens.
 """
 
@@ -20,23 +20,15 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.architecture import GroupedAttention, LatentAttention
+from tokenwatt.perf_model.precision import weight_bytes_of
 from tokenwatt.perf_model.shape import ModelShape
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.perf_model.weight_dtypes import compute_dtype_of
 from tokenwatt.reference.facts import FactBook
 from tokenwatt.reference.systems import load_system
 
-_WEIGHT_BYTES = {
-    "bfloat16": 2.0,
-    "float16": 2.0,
-    "fp8": 1.0,
-    "int8": 1.0,
-    "fp4": 0.5625,
-    "mxfp4": 0.53125,
-    "int4": 0.5625,
-}
-"""Of a weight with its scales: one byte for 16 of NVFP4, for 32 of MXFP4, two for 32 of int4."""
-_CACHE_BYTES = 2.0
+_STORED = {"bfloat16": "bf16", "float16": "bf16", "int8": "fp8", "fp4": "nvfp4"}
+_CACHE_BYTES = weight_bytes_of("bf16")
 
 
 def ceilings(cases: pd.DataFrame, facts: FactBook | None = None) -> pd.DataFrame:
@@ -47,9 +39,10 @@ def ceilings(cases: pd.DataFrame, facts: FactBook | None = None) -> pd.DataFrame
 
 def _ceiling(case: dict[Any, Any], facts: FactBook | None) -> tuple[float, float]:
     shape, spec = model_shape(case["model"]), load_system(case["system"], facts)
-    gpus, isl, osl, size = case["num_gpus"], case["isl"], case["osl"], _WEIGHT_BYTES[case["weight_dtype"]]
+    dtype = case["weight_dtype"]
+    gpus, isl, osl, size = case["num_gpus"], case["isl"], case["osl"], weight_bytes_of(_STORED.get(dtype, dtype))
     bandwidth = gpus * spec.hbm_bytes_per_s.value
-    peak = gpus * spec.flop_per_s(compute_dtype_of(case["weight_dtype"], case["system"], facts)).value
+    peak = gpus * spec.flop_per_s(compute_dtype_of(dtype, case["system"], facts)).value
     requests = case["concurrency"]
     if math.isnan(requests):
         left = gpus * spec.hbm_bytes.value - shape.matmul_parameters * size

@@ -172,6 +172,11 @@ class Block:
     """Whether a projection as wide as the queries gates the answer of attention (Qwen3.5)."""
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether it keeps a state in place of a cache that grows."""
+        return isinstance(self.mixer, LinearAttention | StateSpace)
+
+    @property
     def experts(self) -> Experts | None:
         """Its experts; None if it has none."""
         return self.mlp if isinstance(self.mlp, MixtureOfExperts | PlainExperts) else None

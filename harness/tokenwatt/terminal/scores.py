@@ -69,7 +69,7 @@ def _baselines_table(scores: Mapping[str, Scores]) -> object:
 
 def _with_unsupported(line: pd.Series) -> str:
     error = _percent(line["error"])
-    return f"{error} ({line['unsupported']})" if line["unsupported"] and line["rows"] else error
+    return f"{error} ({line['unsupported']:.0f})" if line["unsupported"] and line["rows"] else error
 
 
 def _cells_table(cells: pd.DataFrame) -> object:
