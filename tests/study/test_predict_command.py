@@ -187,7 +187,8 @@ def test_scores_beside_baselines(tmp_path: Path) -> None:
     # The H100 rows have no other Hopper row to stand in for them.
     ratio = {line["quantity"]: line for line in scores["tdp ratio"]["sets"]}
     assert (ratio["tpot_s"]["rows"], ratio["tpot_s"]["unsupported"]) == (15, 15)
-    shown = run("--score", cases)
+    shown = run("--score", cases, "--fit", cases)
+    assert "30 of the scored rows were fitted on" in shown.stderr
     assert "tokens/s per GPU" in shown.stdout
     assert "constant x roofline" in shown.stdout
 

@@ -63,7 +63,7 @@ def predict(
     """
     from tokenwatt.perf_model import predictions
     from tokenwatt.perf_model.cases import check_cases, read_table
-    from tokenwatt.perf_model.scoring_run import KnownRows, read_known
+    from tokenwatt.perf_model.scoring_run import KnownRows, fitted_and_scored, read_known
     from tokenwatt.store import check_place
 
     is_scored = score or leave_out is not None
@@ -87,6 +87,8 @@ def predict(
     refused = answers[answers["status"] != predictions.OK]
     _tell(f"{len(answers) - len(refused)} rows predicted, {len(refused)} refused", refused["reason"])
     if is_scored:
+        if leave_out is None and (seen := fitted_and_scored(known, checked)):
+            typer.echo(f"{seen} of the scored rows were fitted on; --leave-out hides them from the fit", err=True)
         _score(checked, table, answers, known, aiconfigurator, as_json)
     elif as_json:
         typer.echo(predictions.joined(checked.given, answers).to_json(orient="records", indent=2))

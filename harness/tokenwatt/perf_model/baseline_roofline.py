@@ -8,8 +8,8 @@ and multiplies; one prefill multiplies. With bandwidth B and peak P of one GPU:
     speed   = R * osl / (cycle * n)                                                    output tokens/s per GPU
 
 with R requests in flight, cache of isl + osl / 2 tokens in bfloat16 (no more than a window), and flop twice the weights
-that one token is multiplied with; all weights are taken to be of the case's precision. Where R is not given it is what fits: the memory that is left beside the weights over
-the cache of isl + osl tokens.
+that one token is multiplied with; all weights are taken to be of the case's precision. Where R is not given it is what
+fits: the memory that is left beside the weights over the cache of isl + osl tokens.
 """
 
 from __future__ import annotations

@@ -57,6 +57,13 @@ def read_known(paths: Sequence[Path], facts: FactBook | None = None) -> tuple[Kn
     return KnownRows.joined(parts), refused
 
 
+def fitted_and_scored(known: KnownRows, cases: Cases) -> int:
+    """How many valid cases are called as a row that was fitted on: their scores say nothing of unseen rows."""
+    if "case_id" not in known.cases.columns or "case_id" not in cases.valid.columns:
+        return 0
+    return int(cases.valid["case_id"].dropna().astype(str).isin(known.cases["case_id"].dropna().astype(str)).sum())
+
+
 def score_all(
     name: str,
     cases: Cases,
