@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_power import refit, tables
 from tokenwatt.perf_model.operator_power.fit import cap_fraction, cells, fit_power
+from tokenwatt.perf_model.operator_power.hold_out import generations_apart, hold_out_score
 from tokenwatt.perf_model.operator_power.model import Coefficients, parts_w, slowdown, soft_minimum
 from tokenwatt.perf_model.operator_power.prediction import OperatorPower, load_operator_power
 from tokenwatt.perf_model.operator_power.rows import Name, PowerRow, load_power_rows, read_power_rows
@@ -318,6 +319,18 @@ def test_a_measured_board_uses_its_own_rows_until_it_is_excluded():
         load_operator_power("H200 SXM", rows=HOPPER_ONLY, exclude_gpus=("H200 SXM",))
 
 
+def test_a_misspelt_name_excludes_nothing_silently():
+    with pytest.raises(UserError, match="unknown system 'B200'"):
+        load_operator_power("H200 SXM", exclude_gpus=("B200",))
+
+
+def test_no_measurement_of_an_excluded_board_is_left():
+    # What remains are rows of the H200, so the answer is that of a file that never had the other two.
+    hopper = [each for each in load_power_rows() if each.subject in ("", "H200 SXM")]
+    excluded = load_operator_power("B200 SXM", exclude_gpus=("B200 SXM", "GB200 NVL72"))
+    assert excluded == load_operator_power("B200 SXM", rows=hopper)
+
+
 def test_a_lower_limit_moves_the_cap():
     assert load_operator_power("H200 SXM", rows=HOPPER_ONLY, limit_w=500.0).cap_w == pytest.approx(490)
     with pytest.raises(UserError, match="must be above 140 W, got 100"):
@@ -367,6 +380,34 @@ def test_a_row_that_contradicts_itself_is_refused(change, message):
     good = row("H200 SXM", "static_w", 140.0, "W").model_dump()
     with pytest.raises(ValueError, match=message):
         PowerRow.model_validate(good | change)
+
+
+# Boards that are withheld
+
+
+def test_a_withheld_board_is_scored_by_its_rows():
+    # H200: 140 W static and 70 pJ/byte ask for 210 W at 1e12 byte/s, which stands in two rows of three. The third reads
+    # 105 W: 210 is 100 % above. The range of 0.2 alone reaches from 210 / 1.29 = 163 to 271 W.
+    rows = pd.DataFrame(
+        {
+            "system": "H200 SXM",
+            "family": "gemm",
+            "dtype": "fp8",
+            "power_w": [210.0, 210.0, 105.0],
+            "flop_per_s": 0.0,
+            "bytes_per_s": 1e12,
+        }
+    )
+    found = hold_out_score(rows, "H200 SXM", HOPPER_ONLY).loc["gemm"]
+    assert found["rows"] == 3
+    assert found["median_error_percent"] == pytest.approx(0)
+    assert found["covered_percent"] == pytest.approx(200 / 3)
+
+
+def test_older_generations_are_those_left():
+    systems = ["B200 SXM", "GB200 NVL72", "H200 SXM"]
+    assert generations_apart(systems, "GB200 NVL72") == ["B200 SXM", "GB200 NVL72"]
+    assert generations_apart(systems, "H200 SXM") == systems
 
 
 # Writing the rows anew

@@ -116,6 +116,8 @@ def load_operator_power(
         UserError: the system is unknown, a Fact is missing, every GPU is excluded, or the limit is not above static.
     """
     spec = load_system(system, facts)
+    for name in exclude_gpus:
+        load_system(name, facts)  # refuses a name that is misspelt, which would exclude nothing
     shipped = load_power_rows() if rows is None else tuple(rows)
     subjects = [name for name in dict.fromkeys(row.subject for row in shipped) if name and name not in exclude_gpus]
     known = {name: (load_system(name, facts), rows_of(shipped, name)) for name in subjects}

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_power.fit import PowerFit, fit_power, predicted_w, score
+from tokenwatt.perf_model.operator_power.hold_out import generations_apart, hold_out_score
 from tokenwatt.perf_model.operator_power.rows import UNITS, PowerRow
 from tokenwatt.perf_model.operator_power.tables import PACKAGE, package_table, read_table
 from tokenwatt.perf_model.operator_power.work import with_rates
@@ -43,6 +44,18 @@ def fitted_rows(table: pd.DataFrame, source: str) -> tuple[list[PowerRow], pd.Da
         cap_w = fit.values["cap_fraction", ""][1] * tdp_w
         scores[system] = score(predicted_w(fit.values, mine, cap_w), mine)
     return [*rows, *assumed_rows()], pd.concat(scores, names=["system"])
+
+
+def older_to_newer(table: pd.DataFrame, rows: Sequence[PowerRow]) -> pd.DataFrame | None:
+    """Scores of each system as told from older generations alone; None where all are of one."""
+    rates = with_rates(table)
+    systems = sorted(set(rates["system"]))
+    scores = {}
+    for system in systems:
+        excluded = generations_apart(systems, system)
+        if len(excluded) < len(systems):
+            scores[system] = hold_out_score(rates, system, rows, excluded)
+    return pd.concat(scores, names=["system"]) if scores else None
 
 
 def assumed_rows() -> list[PowerRow]:
@@ -112,10 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = package_table() if given.table is None else read_table(given.table)
         rows, scores = fitted_rows(table, f"{PACKAGE}, {SOURCE}" if given.table is None else SOURCE)
         write_rows(given.out, rows)
+        told = older_to_newer(table, rows)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(scores.round(1).to_string())
+    print("Fitted:", scores.round(1).to_string(), sep="\n")
+    if told is not None:
+        print("Told from older generations alone:", told.round(1).to_string(), sep="\n")
     return 0
 
 
