@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_power import refit, tables
-from tokenwatt.perf_model.operator_power.fit import cap_fraction, cells, fit_power
+from tokenwatt.perf_model.operator_power.fit import cap_fraction, cells, fit_power, solve_with_meter
 from tokenwatt.perf_model.operator_power.hold_out import generations_apart, hold_out_score
 from tokenwatt.perf_model.operator_power.model import Coefficients, parts_w, slowdown, soft_minimum
 from tokenwatt.perf_model.operator_power.prediction import OperatorPower, load_operator_power
@@ -229,6 +229,26 @@ def test_the_fit_finds_parameters_that_we_know():
         low, value, high = values[name]
         assert value == pytest.approx(truth, rel=0.1), name
         assert low <= value <= high
+
+
+def test_a_meter_that_lags_is_seen_through():
+    # Each reading is 40 % its own and 60 % the one before it, row by row within a family.
+    table = measured(noise=0.01, spoilt=0.0)
+    for _, rows in table.groupby("family"):
+        read = rows["power_w"].to_numpy().copy()
+        for at in range(1, len(read)):
+            read[at] = 0.4 * read[at] + 0.6 * read[at - 1]
+        table.loc[rows.index, "power_w"] = read
+    names: list[Name] = [
+        ("static_w", ""),
+        ("busy_moe_w", ""),
+        ("pj_per_flop", "bfloat16"),
+        ("pj_per_flop", "fp8"),
+        ("pj_per_byte", ""),
+    ]
+    parameters, own = solve_with_meter(table, names, cap_w=690.0)
+    assert own == pytest.approx({"gemm": 0.4, "moe": 0.4}, abs=0.02)
+    assert parameters == pytest.approx([130, 150, 0.8, 0.4, 70], rel=0.1)
 
 
 def test_the_fit_is_the_same_each_time():

@@ -1,6 +1,7 @@
 """FLOP and memory bytes of each row of a table of measured operators.
 
-A table has one row per problem, in these columns (an operator leaves the columns of others empty):
+A table has one row per problem, in the order of measurement, in these columns (an operator leaves those of others
+empty):
 
     gpu            key of `SYSTEMS`
     op             one of `FAMILIES`
