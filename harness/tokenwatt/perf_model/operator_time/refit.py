@@ -15,7 +15,7 @@ from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.fit import Fit, fit_curve
 from tokenwatt.perf_model.operator_time.operators import OPERATORS, Operator, operator_of
 from tokenwatt.perf_model.operator_time.serving import serving_rows
-from tokenwatt.perf_model.operator_time.tables import ENGINES, SYSTEM_OF_FOLDER, read_collectives, read_operator
+from tokenwatt.perf_model.operator_time.tables import ENGINES, NCCL, SYSTEM_OF_FOLDER, read_collectives, read_operator
 from tokenwatt.reference.operators import OperatorRow
 from tokenwatt.reference.systems import load_system
 
@@ -29,7 +29,7 @@ _HOST_RATIO = 4.0
 def measured_rows(folder: str, engine: str) -> Iterator[tuple[Operator, pd.DataFrame]]:
     """Each operator with its rows of one GPU and engine, cut to what serving asks."""
     for family, operator in OPERATORS.items():
-        if operator.kind == "compute":
+        if operator.kind == "compute" and engine != NCCL:
             rows = read_operator(family, folder, engine)
             yield operator, serving_rows(rows, family) if len(rows) else rows
     rows = read_collectives(folder, engine)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in folders:
             if folder not in SYSTEM_OF_FOLDER:
                 raise unknown_name("gpu", folder, SYSTEM_OF_FOLDER)
-        rows = [row for folder in folders for engine in ENGINES for row in refit(folder, engine)]
+        rows = [row for folder in folders for engine in (*ENGINES, NCCL) for row in refit(folder, engine)]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

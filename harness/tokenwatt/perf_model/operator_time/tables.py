@@ -21,6 +21,7 @@ from tokenwatt.perf_model.operator_time.routing import rank_load
 
 PACKAGE = "aiconfigurator-core"
 ENGINES = ("vllm", "sglang", "trtllm")
+NCCL = "nccl"
 SYSTEM_OF_FOLDER = {
     "a100_sxm": "A100 SXM",
     "h100_sxm": "H100 SXM",
@@ -108,26 +109,29 @@ def read_operator(family: str, folder: str, engine: str) -> pd.DataFrame:
 
 
 def read_collectives(folder: str, engine: str) -> pd.DataFrame:
-    """Rows of all collectives on one GPU as one engine runs them: its own all-reduce, NCCL's others, its MoE exchange.
+    """Rows of all collectives on one GPU as one engine runs them: its own all-reduce and its exchange of tokens.
 
-    Columns as of `read_operator`; `operator` names the number of GPUs too, and the shape is bytes and gpus.
+    Args:
+        folder: key of `SYSTEM_OF_FOLDER`.
+        engine: one of `ENGINES`, or `NCCL` for the library by itself.
+
+    Returns:
+        Columns as of `read_operator`; `operator` names the number of GPUs too, and the shape is bytes and gpus.
     """
-    frames = []
+    if engine == NCCL:
+        found = _newest(folder, "comm", NCCL, "nccl_perf")
+        frames = []
+        if found is not None:
+            table, path = found
+            table = table[table["nccl_dtype"] == "half"].replace({"op_name": {"alltoall": "all_to_all"}})
+            frames.append(_messages(table, 2).assign(**_origin(path)))
+        return _framed(frames, "all_reduce")
+    frames = _exchanges(folder, engine)
     reduced = _newest(folder, "comm", engine, "custom_allreduce_perf")
     if reduced is not None:
         table, path = reduced
         table = table[~table["kernel_source"].str.contains("eager")]
         frames.append(_messages(table.assign(op_name="all_reduce"), 2).assign(**_origin(path)))
-    nccl = _newest(folder, "comm", "nccl", "nccl_perf")
-    if nccl is not None:
-        table, path = nccl
-        table = table[table["nccl_dtype"] == "half"]
-        if reduced is not None:
-            table = table[table["op_name"] != "all_reduce"]
-        frames.append(_messages(table.replace({"op_name": {"alltoall": "all_to_all"}}), 2).assign(**_origin(path)))
-    frames.extend(_exchanges(folder, engine))
-    if not frames:
-        return _framed([], "all_reduce")
     return _framed(frames, "all_reduce")
 
 
@@ -308,6 +312,9 @@ def _messages(table: pd.DataFrame, element_bytes: int) -> pd.DataFrame:
 
 def _exchanges(folder: str, engine: str) -> list[pd.DataFrame]:
     """Dispatch and combine of experts on several ranks, each rank with its own tokens."""
+    rack = _newest(folder, "comm", engine, "trtllm_alltoall_perf")
+    if rack is not None:
+        return _rack_exchange(*rack)
     frames = []
     exchange = _newest(folder, "comm", engine, "moe_a2a_perf")
     if exchange is not None:
@@ -323,15 +330,12 @@ def _exchanges(folder: str, engine: str) -> list[pd.DataFrame]:
             continue
         table, path = found
         table = table[table["node_num"] == 1]
-        # The tables do not name the ranks: all GPUs of the node that measured, eight, four in a GB200 tray.
+        # The tables do not name the ranks: all GPUs of the node that measured, eight, four in a tray of a rack.
         ranks = pd.Series(4 if folder.startswith("gb") else 8, table.index)
         sent = _sent_bytes(table["num_token"], table["num_topk"], ranks, table["hidden_size"])
         for phase in ("dispatch", "combine"):
             part = _exchange(phase, table[f"{phase}_{column}"] * _US, sent, ranks)
             frames.append(part.assign(**_origin(path)))
-    rack = _newest(folder, "comm", engine, "trtllm_alltoall_perf")
-    if rack is not None:
-        frames.extend(_rack_exchange(*rack))
     return frames
 
 
