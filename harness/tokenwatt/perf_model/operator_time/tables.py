@@ -325,13 +325,15 @@ def _exchanges(folder: str, engine: str) -> list[pd.DataFrame]:
             sent = _sent_bytes(part["num_tokens"], part["topk"], part["ep_size"], part["hidden_size"])
             frames.append(_exchange(phase, part["latency"] * _US, sent, part["ep_size"]).assign(**_origin(path)))
     for name, column in (("wideep_deepep_ll_perf", "avg_t_us"), ("wideep_deepep_normal_perf", "transmit_us")):
+        # These tables do not name the ranks: eight GPUs of a node. What a rack's tray of four took part in is unknown.
+        if folder.startswith("gb"):
+            continue
         found = _newest(folder, "comm", engine, name)
         if found is None:
             continue
         table, path = found
         table = table[table["node_num"] == 1]
-        # The tables do not name the ranks: all GPUs of the node that measured, eight, four in a tray of a rack.
-        ranks = pd.Series(4 if folder.startswith("gb") else 8, table.index)
+        ranks = pd.Series(8, table.index)
         sent = _sent_bytes(table["num_token"], table["num_topk"], ranks, table["hidden_size"])
         for phase in ("dispatch", "combine"):
             part = _exchange(phase, table[f"{phase}_{column}"] * _US, sent, ranks)

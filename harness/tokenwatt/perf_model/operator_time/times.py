@@ -278,29 +278,31 @@ class OperatorTimes:
         return _known_ceilings(self.system, dtype)
 
     def _collective_s(self, name: str, bytes_: ArrayLike, gpus: int) -> Floats:
-        """Between two measured numbers of GPUs, and beyond the last two, log time is a line in log GPUs."""
+        """Time of a collective among any number of GPUs of one switched domain.
+
+        Between two measured numbers of GPUs log time is a line in log GPUs. Beyond the largest, latency grows with the
+        depth of a tree, log2(gpus), and the bytes that leave a GPU as the collective has it; GPUs outside of the
+        system's domain count as if they were inside.
+        """
         moved = _array(bytes_)
         if gpus <= 1:
             return np.zeros_like(moved)
-        scales = self._scales(name)
-        if gpus in scales:
-            return self._seconds(among(name, gpus), "bf16", _shape(bytes=moved, gpus=gpus))
-        below = max((each for each in scales if each < gpus), default=scales[0])
-        above = min((each for each in scales if each > gpus), default=scales[-1])
-        if below == above:
-            below = scales[max(scales.index(above) - 1, 0)] if gpus > above else below
-            above = scales[min(scales.index(below) + 1, len(scales) - 1)]
-        near, far = (
-            self._seconds(among(name, each), "bf16", _shape(bytes=moved, gpus=each)) for each in (below, above)
-        )
+        scales = _known_scales(self.system, self.engine, name, self.exclude_gpus)
+        below = max((each for each in scales if each <= gpus), default=scales[0])
+        above = min((each for each in scales if each >= gpus), default=scales[-1])
+        near = self._among_s(name, moved, below, gpus if above <= below else below)
         if below == above:
             return near
+        far = self._among_s(name, moved, above, above)
         weight = math.log(gpus / below) / math.log(above / below)
         return near * (far / near) ** weight
 
-    def _scales(self, name: str) -> list[int]:
-        """Numbers of GPUs among which a curve is known, here or by the trend."""
-        return list(_known_scales(self.system, self.engine, name, self.exclude_gpus))
+    def _among_s(self, name: str, moved: Floats, measured: int, gpus: int) -> Floats:
+        """Time among `gpus` GPUs by the curve of `measured` ones."""
+        found = self.resolve(among(name, measured), "bf16").curve
+        depth = math.log2(gpus) / math.log2(measured)
+        deeper = Curve(found.key, {**found.parameters, "latency_s": found.parameters["latency_s"] * depth}, found.log_sd)
+        return deeper.seconds(_shape(bytes=moved, gpus=gpus), "bf16", self._ceilings("bf16"))
 
 
 @lru_cache(maxsize=1024)
@@ -315,7 +317,10 @@ def _known_ceilings(system: str, dtype: str) -> Ceilings:
 @lru_cache(maxsize=1024)
 def _known_scales(system: str, engine: str, name: str, exclude: tuple[str, ...]) -> tuple[int, ...]:
     known = []
+    domain = load_system(system).gpus_per_domain.value
     for gpus in _SCALES:
+        if gpus > domain:
+            continue
         own = None if system in exclude else measured_curve(system, engine, among(name, gpus), "bf16")
         if own is not None or load_trend(exclude).curve(system, engine, among(name, gpus), "bf16") is not None:
             known.append(gpus)

@@ -10,7 +10,10 @@ distance. A slope belongs to a parameter of an operator family and is pooled ove
 level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law.
 
 How sure: time of reference problems is a random walk along x with a jump between any two systems,
-variance = jump + drift * distance; both come from predicting measured generations from the others.
+variance = jump + drift * distance; both come from predicting measured generations from the others. Systems of one
+generation err together, so n generations are n - 1 steps that were observed: the walk's spread is that of Student's t
+with n - 1 degrees of freedom, brought to the 80 % interval of a normal. An operator that one generation alone has
+takes the drift of all operators.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from typing import cast
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.stats import chi2, norm
+from scipy.stats import t as student
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.curves import Curve, Key, Library, candidates, load_curves
-from tokenwatt.perf_model.operator_time.operators import operator_of
+from tokenwatt.perf_model.operator_time.operators import OPERATORS, operator_of
 from tokenwatt.perf_model.operator_time.reference_problems import reference_problems
 from tokenwatt.reference.systems import load_system
 
@@ -42,6 +47,11 @@ GENERATIONS = {
     "GB300 NVL72": "Blackwell",
 }
 """Ancestors: one line of devices with HBM and NVLink. L40S and RTX PRO 6000 have neither."""
+
+_UPPER_END = 0.9
+"""Of the 80 % interval."""
+_STEP = 0.2
+"""Distance above which two systems are not of one generation: B200 and GB200 are 0.1 apart, H200 and B200 0.8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,9 @@ class Trend:
             raise UserError(f"a trend needs operator curves of at least one of {', '.join(GENERATIONS)}")
         self._slopes = _slopes(self._library)
         self._walks: dict[str, tuple[float, float]] = {}
+        self._known_errors: dict[str, list[tuple[float, float]]] = {}
+        steps = max(len({GENERATIONS[name] for name in self._library}) - 1, 1)
+        self._wider = float(student.ppf(_UPPER_END, steps) / norm.ppf(_UPPER_END))
 
     def curve(self, system: str, engine: str, operator: str, dtype: str) -> Extrapolation | None:
         """The curve at `system`; None where no ancestor has one, nor one that may stand in."""
@@ -87,7 +100,8 @@ class Trend:
                 jump, drift = self._walk(family)
                 distance = abs(position(system) - np.mean([position(name) for name in ancestors]))
                 strange = self._strangeness(family) if key.dtype != dtype else 0.0
-                sd = math.sqrt(curve.log_sd**2 + jump + drift * distance + strange)
+                walked = (jump + drift * distance) * self._wider**2
+                sd = math.sqrt(curve.log_sd**2 + walked + strange)
                 return Extrapolation(Curve(curve.key, curve.parameters, sd), ancestors)
         return None
 
@@ -113,11 +127,18 @@ class Trend:
     def _walk(self, family: str) -> tuple[float, float]:
         """Variance of a jump, and of a walk of unit length, in log time."""
         if family not in self._walks:
-            self._walks[family] = _walk(self._errors(family))
+            errors = self._errors(family)
+            jump, drift = _walk(errors)
+            if not any(distance > _STEP for distance, _ in errors):
+                everything = [each for other in OPERATORS for each in self._errors(other)]
+                drift = _walk(everything)[1]
+            self._walks[family] = jump, drift
         return self._walks[family]
 
     def _errors(self, family: str) -> list[tuple[float, float]]:
         """(distance, log error) of each measured curve: by a sister of its generation, and by the other generations."""
+        if family in self._known_errors:
+            return self._known_errors[family]
         found = []
         for name, curves in self._library.items():
             sisters = {other for other in self._library if GENERATIONS[other] == GENERATIONS[name]} - {name}
@@ -134,6 +155,7 @@ class Trend:
                         guessed, ancestors = guess
                         distance = abs(position(name) - np.mean([position(each) for each in ancestors]))
                         found.append((float(distance), _log_ratio(guessed, curve, name, key.dtype)))
+        self._known_errors[family] = found
         return found
 
     def _strangeness(self, family: str) -> float:
@@ -147,7 +169,8 @@ class Trend:
                 other = next((each for each in own if each in curves and each.dtype != key.dtype), None)
                 if other is not None:
                     errors.append(_log_ratio(curves[other], curve, name, key.dtype))
-        return float(np.mean(np.square(errors))) if errors else 0.0
+        # By the median, as a kernel that one system lacks must not speak for all.
+        return float(np.median(np.square(errors)) / chi2.ppf(0.5, 1)) if errors else 0.0
 
 
 class _Centres(Trend):
