@@ -55,7 +55,9 @@ def fit_curve(rows: pd.DataFrame, operator: Operator, dtype: str, ceilings: Ceil
         UserError: fewer rows than parameters.
     """
     if len(rows) <= len(operator.parameters):
-        raise UserError(f"{operator.name} {dtype}: {len(operator.parameters)} parameters need more rows than {len(rows)}")
+        raise UserError(
+            f"{operator.name} {dtype}: {len(operator.parameters)} parameters need more rows than {len(rows)}"
+        )
     chosen = _sample(rows, operator)
     start = np.log([parameter.start for parameter in operator.parameters])
     best = _solve(chosen, operator, dtype, ceilings, start)

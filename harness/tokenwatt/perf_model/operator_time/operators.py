@@ -334,9 +334,7 @@ OPERATORS = {
             _COMPUTE,
             linear_prefill_work,
         ),
-        Operator(
-            "linear_attention.decode", "compute", ("batch", *_LINEAR), _LINEAR, _COMPUTE, linear_decode_work
-        ),
+        Operator("linear_attention.decode", "compute", ("batch", *_LINEAR), _LINEAR, _COMPUTE, linear_decode_work),
         _link("all_reduce", _all_reduce_work),
         _link("all_gather", _collective_work),
         _link("reduce_scatter", _collective_work),

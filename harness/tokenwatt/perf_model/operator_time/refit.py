@@ -1,4 +1,4 @@
-"""Refit every operator curve from the installed tables: `python -m tokenwatt.perf_model.operator_time.refit -o FILE`."""
+"""Refit every operator curve from the tables: `python -m tokenwatt.perf_model.operator_time.refit -o FILE`."""
 
 from __future__ import annotations
 
@@ -69,22 +69,26 @@ def rows_of(
     fit: Fit, subject: str, engine: str, operator: Operator, name: str, dtype: str, source: str
 ) -> Iterator[OperatorRow]:
     """One fit as rows, its spread last."""
-    shared = {"subject": subject, "engine": engine, "operator": name, "dtype": dtype}
-    tail = {"rows": fit.rows, "source": source, "grade": "measured"}
-    for parameter in operator.parameters:
-        value, low, high = (_short(each[parameter.name]) for each in (fit.parameters, fit.low, fit.high))
+    figures = [
+        (parameter.name, *(each[parameter.name] for each in (fit.parameters, fit.low, fit.high)), parameter.unit)
+        for parameter in operator.parameters
+    ]
+    figures += [("log_sd", *(fit.log_sd,) * 3, "1"), ("median_error", *(fit.median_error,) * 3, "1")]
+    for label, value, low, high, unit in figures:
         yield OperatorRow(
-            **shared,
-            parameter=parameter.name,
-            value=value,
-            low=min(low, value),
-            high=max(high, value),
-            unit=parameter.unit,
-            **tail,
+            subject=subject,
+            engine=engine,
+            operator=name,
+            dtype=dtype,
+            parameter=label,
+            value=_short(value),
+            low=min(_short(low), _short(value)),
+            high=max(_short(high), _short(value)),
+            unit=unit,
+            rows=fit.rows,
+            source=source,
+            grade="measured",
         )
-    for label, figure in (("log_sd", fit.log_sd), ("median_error", fit.median_error)):
-        value = _short(figure)
-        yield OperatorRow(**shared, parameter=label, value=value, low=value, high=value, unit="1", **tail)
 
 
 def _short(value: float) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.curves import STAND_INS, Curve, load_curves
-from tokenwatt.perf_model.operator_time.operators import Ceilings, Floats, Shape, among
+from tokenwatt.perf_model.operator_time.operators import Ceilings, Floats, Shape, among, operator_of
 from tokenwatt.perf_model.operator_time.precision import PRECISIONS, precision
 from tokenwatt.perf_model.operator_time.routing import rank_load
 from tokenwatt.perf_model.operator_time.trend import load_trend, measured_curve
@@ -35,9 +35,7 @@ class ResolvedCurve:
     """What stands in for what; empty where the very curve was measured."""
 
 
-def curve(
-    gpu: str, engine: str, operator: str, dtype: str, exclude_gpus: Collection[str] = ()
-) -> ResolvedCurve:
+def curve(gpu: str, engine: str, operator: str, dtype: str, exclude_gpus: Collection[str] = ()) -> ResolvedCurve:
     """The curve of `operator` in `dtype` on `gpu` as `engine` runs it.
 
     Measured there, or: the nearest precision, each with the nearest engine (`curves.candidates`); else the same from
@@ -55,6 +53,7 @@ def _resolve(gpu: str, engine: str, operator: str, dtype: str, exclude: tuple[st
     if engine not in STAND_INS:
         raise unknown_name("engine", engine, STAND_INS)
     precision(dtype)
+    operator_of(operator)
     if gpu not in exclude:
         own = measured_curve(gpu, engine, operator, dtype)
         if own is not None:
@@ -150,9 +149,7 @@ class OperatorTimes:
         window: ArrayLike = 0,
     ) -> Floats:
         """One new token of each of `batch` sequences over `context` keys, its own included; window 0 is none."""
-        shape = _shape(
-            batch=batch, context=context, heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window
-        )
+        shape = _shape(batch=batch, context=context, heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window)
         return self._seconds("attention.decode", kv_dtype, shape)
 
     def attention_prefill_s(
@@ -239,9 +236,7 @@ class OperatorTimes:
         value_dim: ArrayLike = 128,
     ) -> Floats:
         """Gated delta rule for one token of each sequence, with its convolution."""
-        shape = _shape(
-            batch=batch, key_heads=key_heads, value_heads=value_heads, key_dim=key_dim, value_dim=value_dim
-        )
+        shape = _shape(batch=batch, key_heads=key_heads, value_heads=value_heads, key_dim=key_dim, value_dim=value_dim)
         return self._seconds("linear_attention.decode", "bf16", shape)
 
     def all_reduce_s(self, bytes_: ArrayLike, gpus: int) -> Floats:
@@ -301,7 +296,9 @@ class OperatorTimes:
         """Time among `gpus` GPUs by the curve of `measured` ones."""
         found = self.resolve(among(name, measured), "bf16").curve
         depth = math.log2(gpus) / math.log2(measured)
-        deeper = Curve(found.key, {**found.parameters, "latency_s": found.parameters["latency_s"] * depth}, found.log_sd)
+        deeper = Curve(
+            found.key, {**found.parameters, "latency_s": found.parameters["latency_s"] * depth}, found.log_sd
+        )
         return deeper.seconds(_shape(bytes=moved, gpus=gpus), "bf16", self._ceilings("bf16"))
 
 

@@ -1,9 +1,9 @@
 """Curves of a GPU that nobody measured, from those of its ancestors.
 
-Every parameter is a ratio to a ceiling, a number of rows, or a time. Its logarithm moves along x = log of the dense bf16
-peak: the more arithmetic a device has, the more work it takes to fill it and the smaller the share of its ceilings that
-a problem of a given size reaches. (The year of shipping would part H100 from H200, which are one die, and FLOP per byte
-would put Rubin, with its faster memory, before Hopper.)
+Every parameter is a ratio to a ceiling, a number of rows, or a time. Its logarithm moves along x = log of the dense
+bf16 peak: the more arithmetic a device has, the more work it takes to fill it and the smaller the share of its ceilings
+that a problem of a given size reaches. (The year of shipping would part H100 from H200, which are one die, and FLOP per
+byte would put Rubin, with its faster memory, before Hopper.)
 
 The centre starts from the nearest generation that was measured, the mean of its systems, and moves by slope times
 distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions, each with a
