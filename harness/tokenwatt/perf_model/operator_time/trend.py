@@ -5,9 +5,11 @@ bf16 peak: the more arithmetic a device has, the more work it takes to fill it a
 that a problem of a given size reaches. (The year of shipping would part H100 from H200, which are one die, and FLOP per
 byte would put Rubin, with its faster memory, before Hopper.)
 
-The centre starts from the nearest generation that was measured, the mean of its systems, and moves by slope times
-distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions, each with a
-level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law.
+The centre starts from the nearest generation that was measured, the mean of its systems, and moves by share times slope
+times distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions, each with
+a level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law. The share
+belongs to the family: the one that would have predicted the newest measured generation best from those before it. A
+slope that could not be tried so has none.
 
 How sure: time of reference problems is a random walk along x with a jump between any two systems,
 variance = jump + drift * distance; both come from predicting measured generations from the others. Systems of one
@@ -48,6 +50,7 @@ GENERATIONS = {
 }
 """Ancestors: one line of devices with HBM and NVLink. L40S and RTX PRO 6000 have neither."""
 
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _UPPER_END = 0.9
 """Of the 80 % interval."""
 _STEP = 0.2
@@ -85,6 +88,7 @@ class Trend:
         if not self._library:
             raise UserError(f"a trend needs operator curves of at least one of {', '.join(GENERATIONS)}")
         self._slopes = _slopes(self._library)
+        self._shares: dict[str, float] = {}
         self._walks: dict[str, tuple[float, float]] = {}
         self._known_errors: dict[str, list[tuple[float, float]]] = {}
         steps = max(len({GENERATIONS[name] for name in self._library}) - 1, 1)
@@ -114,15 +118,22 @@ class Trend:
         ancestors = tuple(name for name in having if GENERATIONS[name] == nearest)
         curves = [self._library[name][key] for name in ancestors]
         operator = operator_of(key.operator)
+        share = self.share(operator.name)
         parameters = {}
         for parameter in operator.parameters:
-            slope = self._slopes.get((operator.name, parameter.name), 0.0)
+            slope = share * self._slopes.get((operator.name, parameter.name), 0.0)
             moved = [
                 math.log(curve.parameters[parameter.name]) + slope * (x - position(name))
                 for name, curve in zip(ancestors, curves, strict=True)
             ]
             parameters[parameter.name] = min(max(math.exp(np.mean(moved)), parameter.low), parameter.high)
         return Curve(key, parameters, float(np.mean([curve.log_sd for curve in curves]))), ancestors
+
+    def share(self, family: str) -> float:
+        """How much of its slopes a family follows, 0 to 1."""
+        if family not in self._shares:
+            self._shares[family] = _best_share(self._library, family)
+        return self._shares[family]
 
     def _walk(self, family: str) -> tuple[float, float]:
         """Variance of a jump, and of a walk of unit length, in log time."""
@@ -174,11 +185,44 @@ class Trend:
 
 
 class _Centres(Trend):
-    """A trend that is asked for its centre alone."""
+    """A trend that is asked for its centre alone, with a given share of its slopes."""
+
+    def __init__(self, library: Library, share: float = 0.0) -> None:
+        super().__init__(library)
+        self._given_share = share
+
+    def share(self, family: str) -> float:
+        """The given one."""
+        del family
+        return self._given_share
 
     def centre(self, system: str, key: Key) -> tuple[Curve, tuple[str, ...]] | None:
         """Curve and ancestors, no spread."""
         return self._centre(system, key)
+
+
+def _best_share(library: Library, family: str) -> float:
+    """Share of the slopes that predicts the newest generation best from at least two before it; 0 without those."""
+    newest = GENERATIONS[max(library, key=lambda name: (position(name), name))]
+    older = {name: curves for name, curves in library.items() if GENERATIONS[name] != newest}
+    if len({GENERATIONS[name] for name in older}) < 2:
+        return 0.0
+    return min(_SHARES, key=lambda share: _forward_error(library, older, newest, family, share))
+
+
+def _forward_error(library: Library, older: Library, newest: str, family: str, share: float) -> float:
+    """Mean |log error| of the newest generation's curves of a family, predicted from older ones."""
+    trend = _Centres(older, share)
+    errors = [
+        abs(_log_ratio(guess[0], curve, name, key.dtype))
+        for name, curves in library.items()
+        if GENERATIONS[name] == newest
+        for key, curve in curves.items()
+        if operator_of(key.operator).name == family
+        for guess in [trend.centre(name, key)]
+        if guess is not None
+    ]
+    return float(np.mean(errors)) if errors else 0.0
 
 
 def _log_ratio(guessed: Curve, measured: Curve, system: str, dtype: str) -> float:
