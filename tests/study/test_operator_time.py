@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of
-from tokenwatt.perf_model.operator_time.curves import candidates, curves_of_rows, load_curves
+from tokenwatt.perf_model.operator_time.curves import Key, candidates, curves_of_rows, load_curves
 from tokenwatt.perf_model.operator_time.fit import fit_curve
-from tokenwatt.perf_model.operator_time.operators import OPERATORS, Ceilings, operator_of, seen_pairs
+from tokenwatt.perf_model.operator_time.operators import OPERATORS, Ceilings, operator_of
 from tokenwatt.perf_model.operator_time.precision import precision
 from tokenwatt.perf_model.operator_time.refit import refit, rows_of, timed_the_host, write_rows
 from tokenwatt.perf_model.operator_time.routing import rank_load
@@ -21,6 +21,7 @@ from tokenwatt.perf_model.operator_time.serving import serving_rows
 from tokenwatt.perf_model.operator_time.tables import data_folder, version_key
 from tokenwatt.perf_model.operator_time.times import OperatorTimes, curve
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS, Trend
+from tokenwatt.perf_model.operator_time.work import seen_pairs
 from tokenwatt.reference.operators import OperatorRow, load_operator_rows
 from tokenwatt.reference.systems import load_system
 from tokenwatt.reference.tables import read_rows
@@ -224,6 +225,16 @@ def test_the_spread_of_the_trend_widens_with_distance() -> None:
     assert near is not None
     assert far is not None
     assert near.curve.log_sd < far.curve.log_sd
+
+
+def test_a_slope_that_was_never_tried_is_not_followed() -> None:
+    library = load_curves()
+    blackwell = [name for name, generation in GENERATIONS.items() if generation == "Blackwell"]
+    assert Trend(library, blackwell).share("attention.decode") == 0
+    hopper = library["H200 SXM"][Key("vllm", "matmul", "bf16")]
+    found = Trend(library, ["A100 SXM", "H100 SXM", *blackwell]).curve("VR NVL72", "vllm", "matmul", "bf16")
+    assert found is not None
+    assert found.curve.parameters == pytest.approx(hopper.parameters)
 
 
 def test_stand_ins_are_named() -> None:

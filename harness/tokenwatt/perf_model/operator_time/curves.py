@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokenwatt.perf_model.operator_time.operators import Ceilings, Floats, Shape, operator_of
+from tokenwatt.perf_model.operator_time.operators import Ceilings, operator_of
 from tokenwatt.perf_model.operator_time.precision import precision
+from tokenwatt.perf_model.operator_time.work import Floats, Shape
 from tokenwatt.reference.operators import OperatorRow, load_operator_rows
 
 STAND_INS = {

@@ -10,7 +10,8 @@ from scipy.optimize import least_squares
 from scipy.stats import t as student
 
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.operator_time.operators import Ceilings, Floats, Operator, Shape
+from tokenwatt.perf_model.operator_time.operators import Ceilings, Operator
+from tokenwatt.perf_model.operator_time.work import Floats, Shape
 
 SOFT_LOG = 0.1
 """Residuals of log time beyond this count linearly: a kernel that was chosen badly must not bend the curve."""

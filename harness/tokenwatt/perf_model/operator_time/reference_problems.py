@@ -8,8 +8,9 @@ from itertools import product
 
 import numpy as np
 
-from tokenwatt.perf_model.operator_time.operators import Shape, operator_of
+from tokenwatt.perf_model.operator_time.operators import operator_of
 from tokenwatt.perf_model.operator_time.routing import rank_load
+from tokenwatt.perf_model.operator_time.work import Shape
 
 _LAYER = {"heads": (8, 32), "kv_heads": (1, 4), "head_dim": (128,), "window": (0,)}
 _GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {

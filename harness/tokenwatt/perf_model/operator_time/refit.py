@@ -12,10 +12,11 @@ import pandas as pd
 
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
+from tokenwatt.perf_model.operator_time.collective_tables import NCCL, read_collectives
 from tokenwatt.perf_model.operator_time.fit import Fit, fit_curve
 from tokenwatt.perf_model.operator_time.operators import OPERATORS, Operator, operator_of
 from tokenwatt.perf_model.operator_time.serving import serving_rows
-from tokenwatt.perf_model.operator_time.tables import ENGINES, NCCL, SYSTEM_OF_FOLDER, read_collectives, read_operator
+from tokenwatt.perf_model.operator_time.tables import ENGINES, SYSTEM_OF_FOLDER, read_operator
 from tokenwatt.reference.operators import OperatorRow
 from tokenwatt.reference.systems import load_system
 

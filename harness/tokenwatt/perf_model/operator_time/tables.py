@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.operator_time.operators import OPERATORS, Floats, among
+from tokenwatt.perf_model.operator_time.operators import OPERATORS
 from tokenwatt.perf_model.operator_time.routing import rank_load
+from tokenwatt.perf_model.operator_time.work import Floats
 
 PACKAGE = "aiconfigurator-core"
 ENGINES = ("vllm", "sglang", "trtllm")
-NCCL = "nccl"
 SYSTEM_OF_FOLDER = {
     "a100_sxm": "A100 SXM",
     "h100_sxm": "H100 SXM",
@@ -47,7 +47,8 @@ DTYPE_OF_TABLE = {
 """What a table calls a precision; int8 activations ("sq") are left out, for which no peak is known here."""
 
 _LEAST_SHARE = 0.2
-_MS, _US = 1e-3, 1e-6
+MS = 1e-3
+"""Tables are in milliseconds, but for some of exchanges."""
 # Non-gated experts are another operator; the other is an activation that no model here has.
 _OTHER_KERNELS = ("nongated", "situ_as_silu")
 _LATENT = {"qk_head_dim": 192.0, "v_head_dim": 128.0, "latent_dim": 512.0, "rotary_dim": 64.0}
@@ -101,41 +102,14 @@ def read_operator(family: str, folder: str, engine: str) -> pd.DataFrame:
         table.
     """
     area, name = _TABLES[family]
-    found = _newest(folder, area, engine, name)
+    found = newest(folder, area, engine, name)
     if found is None:
-        return _framed([], family)
+        return framed([], family)
     table, path = found
-    return _framed([_READERS[family](table).assign(**_origin(path))], family)
+    return framed([_READERS[family](table).assign(**origin(path))], family)
 
 
-def read_collectives(folder: str, engine: str) -> pd.DataFrame:
-    """Rows of all collectives on one GPU as one engine runs them: its own all-reduce and its exchange of tokens.
-
-    Args:
-        folder: key of `SYSTEM_OF_FOLDER`.
-        engine: one of `ENGINES`, or `NCCL` for the library by itself.
-
-    Returns:
-        Columns as of `read_operator`; `operator` names the number of GPUs too, and the shape is bytes and gpus.
-    """
-    if engine == NCCL:
-        found = _newest(folder, "comm", NCCL, "nccl_perf")
-        frames = []
-        if found is not None:
-            table, path = found
-            table = table[table["nccl_dtype"] == "half"].replace({"op_name": {"alltoall": "all_to_all"}})
-            frames.append(_messages(table, 2).assign(**_origin(path)))
-        return _framed(frames, "all_reduce")
-    frames = _exchanges(folder, engine)
-    reduced = _newest(folder, "comm", engine, "custom_allreduce_perf")
-    if reduced is not None:
-        table, path = reduced
-        table = table[~table["kernel_source"].str.contains("eager")]
-        frames.append(_messages(table.assign(op_name="all_reduce"), 2).assign(**_origin(path)))
-    return _framed(frames, "all_reduce")
-
-
-def _framed(frames: list[pd.DataFrame], family: str) -> pd.DataFrame:
+def framed(frames: list[pd.DataFrame], family: str) -> pd.DataFrame:
     """One frame, the fastest kernel of each shape, in a fixed order."""
     columns = ["operator", "dtype", *OPERATORS[family].columns]
     if not frames or not any(len(frame) for frame in frames):
@@ -146,7 +120,8 @@ def _framed(frames: list[pd.DataFrame], family: str) -> pd.DataFrame:
     return fastest[[*columns, "latency_s", "engine_version", "source"]].reset_index(drop=True)
 
 
-def _origin(path: Path) -> dict[str, str]:
+def origin(path: Path) -> dict[str, str]:
+    """Version of the engine, and where the table lies."""
     inside = "/".join(path.parts[-5:])
     return {"engine_version": path.parts[-2], "source": f"{PACKAGE}=={package_version()}:systems/data/{inside}"}
 
@@ -156,7 +131,8 @@ def version_key(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
-def _newest(folder: str, area: str, engine: str, name: str) -> tuple[pd.DataFrame, Path] | None:
+def newest(folder: str, area: str, engine: str, name: str) -> tuple[pd.DataFrame, Path] | None:
+    """The table that counts, with its path; None where there is none."""
     paths = sorted(
         (data_folder() / folder / area / engine).glob(f"*/{name}.parquet"), key=lambda path: version_key(path.parts[-2])
     )
@@ -167,7 +143,10 @@ def _newest(folder: str, area: str, engine: str, name: str) -> tuple[pd.DataFram
     return next(each for each in reversed(tables) if len(each[0]) >= _LEAST_SHARE * fullest)
 
 
-def _frame(operator: str, dtype: pd.Series | str, latency_s: pd.Series, **shape: pd.Series | Floats) -> pd.DataFrame:
+def columns_of(
+    operator: str, dtype: pd.Series | str, latency_s: pd.Series, **shape: pd.Series | Floats
+) -> pd.DataFrame:
+    """Columns of a frame, without the rows whose precision has no name here."""
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in shape.items()}
     names = dtype if isinstance(dtype, str) else dtype.to_numpy()
     frame = pd.DataFrame({"operator": operator, "dtype": names, **columns, "latency_s": latency_s.to_numpy()})
@@ -176,7 +155,7 @@ def _frame(operator: str, dtype: pd.Series | str, latency_s: pd.Series, **shape:
 
 def _matmul(table: pd.DataFrame) -> pd.DataFrame:
     dtype = table["gemm_dtype"].map(DTYPE_OF_TABLE)
-    return _frame("matmul", dtype, table["latency"] * _MS, m=table["m"], n=table["n"], k=table["k"])
+    return columns_of("matmul", dtype, table["latency"] * MS, m=table["m"], n=table["n"], k=table["k"])
 
 
 def _attention_dtype(table: pd.DataFrame, computed: str) -> pd.Series:
@@ -190,10 +169,10 @@ def _window(table: pd.DataFrame) -> pd.Series:
 
 
 def _attention_prefill(table: pd.DataFrame) -> pd.DataFrame:
-    return _frame(
+    return columns_of(
         "attention.prefill",
         _attention_dtype(table, "attn_dtype"),
-        table["latency"] * _MS,
+        table["latency"] * MS,
         batch=table["batch_size"],
         tokens=table["isl"],
         prefix=table["step"],
@@ -206,10 +185,10 @@ def _attention_prefill(table: pd.DataFrame) -> pd.DataFrame:
 
 def _attention_decode(table: pd.DataFrame) -> pd.DataFrame:
     # Kernels of decode multiply in what suits them; the cache's width is what a caller knows.
-    return _frame(
+    return columns_of(
         "attention.decode",
         table["kv_cache_dtype"].map(DTYPE_OF_TABLE),
-        table["latency"] * _MS,
+        table["latency"] * MS,
         batch=table["batch_size"],
         context=table["step"] + 1,
         heads=table["num_heads"],
@@ -224,10 +203,10 @@ def _constant(table: pd.DataFrame, *names: str) -> dict[str, Floats]:
 
 
 def _latent_prefill(table: pd.DataFrame) -> pd.DataFrame:
-    return _frame(
+    return columns_of(
         "latent.prefill",
         _attention_dtype(table, "mla_dtype"),
-        table["latency"] * _MS,
+        table["latency"] * MS,
         batch=table["batch_size"],
         tokens=table["isl"],
         prefix=table["step"],
@@ -237,10 +216,10 @@ def _latent_prefill(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _latent_decode(table: pd.DataFrame) -> pd.DataFrame:
-    return _frame(
+    return columns_of(
         "latent.decode",
         table["kv_cache_dtype"].map(DTYPE_OF_TABLE),
-        table["latency"] * _MS,
+        table["latency"] * MS,
         batch=table["batch_size"],
         context=table["step"] + 1,
         heads=table["num_heads"],
@@ -259,10 +238,10 @@ def _grouped_matmul(table: pd.DataFrame) -> pd.DataFrame:
             part["num_tokens"], part["num_experts"], part["topk"], part["moe_ep_size"], str(routing)
         )
         frames.append(
-            _frame(
+            columns_of(
                 "grouped_matmul",
                 part["moe_dtype"].map(DTYPE_OF_TABLE),
-                part["latency"] * _MS,
+                part["latency"] * MS,
                 tokens=part["num_tokens"],
                 hidden=part["hidden_size"],
                 intermediate=part["inter_size"] / part["moe_tp_size"],
@@ -284,10 +263,10 @@ def _linear(table: pd.DataFrame, phase: str, operator: str) -> pd.DataFrame:
     layers = kernels.groupby(shape, as_index=False)["latency"].agg(["sum", "size"])
     layers = layers[layers["size"] == 2]
     tokens = {"tokens": layers["seq_len"]} if operator.endswith("prefill") else {}
-    return _frame(
+    return columns_of(
         operator,
         "bf16",
-        layers["sum"] * _MS,
+        layers["sum"] * MS,
         batch=layers["batch_size"],
         **tokens,
         key_heads=layers["num_k_heads"],
@@ -295,75 +274,6 @@ def _linear(table: pd.DataFrame, phase: str, operator: str) -> pd.DataFrame:
         key_dim=layers["head_k_dim"],
         value_dim=layers["head_v_dim"],
     )
-
-
-def _messages(table: pd.DataFrame, element_bytes: int) -> pd.DataFrame:
-    """Collectives of `message_size` elements."""
-    names = [among(name, gpus) for name, gpus in zip(table["op_name"], table["num_gpus"], strict=True)]
-    frame = _frame(
-        "",
-        "bf16",
-        table["latency"] * _MS,
-        bytes=table["message_size"] * element_bytes,
-        gpus=table["num_gpus"],
-    )
-    return frame.assign(operator=names)
-
-
-def _exchanges(folder: str, engine: str) -> list[pd.DataFrame]:
-    """Dispatch and combine of experts on several ranks, each rank with its own tokens."""
-    rack = _newest(folder, "comm", engine, "trtllm_alltoall_perf")
-    if rack is not None:
-        return _rack_exchange(*rack)
-    frames = []
-    exchange = _newest(folder, "comm", engine, "moe_a2a_perf")
-    if exchange is not None:
-        table, path = exchange
-        table = table[table["comm_dtype"].isin(["default", "bfloat16"]) & (table["node_num"] == 1)]
-        for phase in ("dispatch", "combine"):
-            part = table[table["phase"] == phase]
-            sent = _sent_bytes(part["num_tokens"], part["topk"], part["ep_size"], part["hidden_size"])
-            frames.append(_exchange(phase, part["latency"] * _US, sent, part["ep_size"]).assign(**_origin(path)))
-    for name, column in (("wideep_deepep_ll_perf", "avg_t_us"), ("wideep_deepep_normal_perf", "transmit_us")):
-        # These tables do not name the ranks: eight GPUs of a node. What a rack's tray of four took part in is unknown.
-        if folder.startswith("gb"):
-            continue
-        found = _newest(folder, "comm", engine, name)
-        if found is None:
-            continue
-        table, path = found
-        table = table[table["node_num"] == 1]
-        ranks = pd.Series(8, table.index)
-        sent = _sent_bytes(table["num_token"], table["num_topk"], ranks, table["hidden_size"])
-        for phase in ("dispatch", "combine"):
-            part = _exchange(phase, table[f"{phase}_{column}"] * _US, sent, ranks)
-            frames.append(part.assign(**_origin(path)))
-    return frames
-
-
-def _rack_exchange(table: pd.DataFrame, path: Path) -> list[pd.DataFrame]:
-    """TensorRT-LLM's exchange over NVLink of a rack: preparing belongs to dispatch."""
-    table = table[(table["moe_dtype"] == "bfloat16") & (table["kernel_source"] == "NVLinkTwoSided")]
-    shape = ["num_tokens", "hidden_size", "topk", "num_experts", "moe_ep_size"]
-    wide = table.pivot_table(index=shape, columns="op_name", values="latency", aggfunc="min").reset_index()
-    wide["dispatch"] = wide["alltoall_prepare"] + wide["alltoall_dispatch"]
-    wide["combine"] = wide["alltoall_combine"]
-    sent = _sent_bytes(wide["num_tokens"], wide["topk"], wide["moe_ep_size"], wide["hidden_size"])
-    return [
-        _exchange(phase, wide[phase] * _MS, sent, wide["moe_ep_size"]).assign(**_origin(path))
-        for phase in ("dispatch", "combine")
-    ]
-
-
-def _sent_bytes(tokens: pd.Series, top_k: pd.Series, ranks: pd.Series, hidden: pd.Series) -> pd.Series:
-    """bf16 bytes of a rank's tokens, one copy for each of at most `ranks` ranks."""
-    return tokens * np.minimum(top_k, ranks) * hidden * 2
-
-
-def _exchange(phase: str, latency_s: pd.Series, sent: pd.Series, ranks: pd.Series) -> pd.DataFrame:
-    frame = _frame("", "bf16", latency_s, bytes=sent, gpus=ranks)
-    names = [among(f"moe_{phase}", int(each)) for each in ranks]
-    return frame.assign(operator=names)
 
 
 _READERS = {

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.curves import STAND_INS, Curve, load_curves
-from tokenwatt.perf_model.operator_time.operators import Ceilings, Floats, Shape, among, operator_of
+from tokenwatt.perf_model.operator_time.operators import Ceilings, among, operator_of
 from tokenwatt.perf_model.operator_time.precision import PRECISIONS, precision
 from tokenwatt.perf_model.operator_time.routing import rank_load
 from tokenwatt.perf_model.operator_time.trend import load_trend, measured_curve
+from tokenwatt.perf_model.operator_time.work import Floats, Shape
 from tokenwatt.reference.systems import load_system
 
 Method = Literal["silicon", "specs"]

@@ -5,11 +5,11 @@ bf16 peak: the more arithmetic a device has, the more work it takes to fill it a
 that a problem of a given size reaches. (The year of shipping would part H100 from H200, which are one die, and FLOP per
 byte would put Rubin, with its faster memory, before Hopper.)
 
-The centre starts from the nearest generation that was measured, the mean of its systems, and moves by share times slope
-times distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions, each with
-a level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law. The share
-belongs to the family: the one that would have predicted the newest measured generation best from those before it. A
-slope that could not be tried so has none.
+The centre starts from the nearest generation that was measured, the mean of its systems, and moves by share times
+slope times distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions,
+each with a level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law.
+The share belongs to the family: the one that would have predicted the newest measured generation best from those before
+it. A slope that could not be tried so has none.
 
 How sure: time of reference problems is a random walk along x with a jump between any two systems,
 variance = jump + drift * distance; both come from predicting measured generations from the others. Systems of one
