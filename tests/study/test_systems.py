@@ -7,6 +7,7 @@ from tokenwatt.reference.facts import load_facts
 from tokenwatt.reference.systems import load_system, system_of_board
 
 SYSTEMS = ("H100 SXM", "H200 SXM", "B200 SXM", "GB200 NVL72", "GB300 NVL72", "VR NVL72")
+WITHOUT_COST = ("A100 SXM", "B300 SXM", "L40S", "RTX PRO 6000", "Rubin Ultra NVL144")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -21,7 +22,17 @@ def test_every_system_has_what_a_fleet_needs(name: str) -> None:
 
 
 def test_the_facts_name_these_systems() -> None:
-    assert tuple(load_facts().subjects) == SYSTEMS
+    assert tuple(load_facts().subjects) == (*SYSTEMS, *WITHOUT_COST)
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, *WITHOUT_COST])
+def test_every_system_has_what_a_prediction_needs(name: str) -> None:
+    spec = load_system(name)
+    assert spec.has_peak("bfloat16")
+    assert spec.has_peak("fp8") == (name != "A100 SXM")
+    assert 5e10 < spec.nvlink_bytes_per_s.value < 5e12
+    if name not in ("L40S", "RTX PRO 6000"):
+        assert 2020 <= spec.ship_year.value <= 2027
 
 
 def test_unknown_system_is_answered_with_the_nearest() -> None:

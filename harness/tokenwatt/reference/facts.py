@@ -134,6 +134,10 @@ class FactBook:
         """Systems that have a Fact, in the order of the files."""
         return list(dict.fromkeys(fact.subject for fact in self.facts if fact.subject))
 
+    def has(self, subject: str, name: str) -> bool:
+        """Whether there is a Fact `name` of `subject`."""
+        return (subject, name) in self._index
+
     def get(self, subject: str, name: str, unit: str) -> Fact:
         """The Fact `name` of `subject`, in `unit`.
 

@@ -48,6 +48,20 @@ class SystemSpec:
             raise UserError(f"no dense peak is known for dtype {dtype!r}; known: {', '.join(sorted(_PEAK))}")
         return self._fact(_PEAK[dtype], "flop/s")
 
+    def has_peak(self, dtype: str) -> bool:
+        """Whether a dense peak in `dtype` is known."""
+        return self.facts.has(self.name, _PEAK[dtype])
+
+    @property
+    def nvlink_bytes_per_s(self) -> Fact:
+        """Bandwidth of one GPU's links, both directions together, byte/s; those of PCIe where there is no NVLink."""
+        return self._fact("nvlink_bytes_per_s", "byte/s")
+
+    @property
+    def ship_year(self) -> Fact:
+        """Year of the first shipments."""
+        return self._fact("ship_year", "a")
+
     @property
     def hbm_bytes_per_s(self) -> Fact:
         """Memory bandwidth, byte/s."""
