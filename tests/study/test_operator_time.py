@@ -23,6 +23,7 @@ from tokenwatt.perf_model.operator_time.times import OperatorTimes, curve
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS, Trend
 from tokenwatt.perf_model.operator_time.work import seen_pairs
 from tokenwatt.reference.operators import OperatorRow, load_operator_rows
+from tokenwatt.reference.ranges import CASES
 from tokenwatt.reference.systems import load_system
 from tokenwatt.reference.tables import read_rows
 
@@ -261,11 +262,10 @@ def test_collectives_among_other_numbers_of_gpus_lie_between_or_beyond() -> None
     assert rack.all_reduce_s(1e4, 72) > rack.all_reduce_s(1e4, 16)
 
 
-def test_ceilings_of_a_caller_replace_the_facts() -> None:
-    doubled = Ceilings(2 * 989e12, 2 * 4.8e12, 2 * 4.5e11)
-    fast = OperatorTimes("H200 SXM", "vllm", ceilings={"bf16": doubled}).matmul_s(8192, 8192, 8192, "bf16")
-    plain = OperatorTimes("H200 SXM", "vllm").matmul_s(8192, 8192, 8192, "bf16")
-    assert 0.49 < fast / plain < 0.6
+def test_uncertain_facts_have_two_ends() -> None:
+    # A matmul of so many rows is bound by the peak, which is known within 15 % each way in the press.
+    ends = [OperatorTimes("VR NVL72", "vllm", case=case).matmul_s(16384, 8192, 8192, "bf16") for case in CASES]
+    assert ends[0] > ends[1] > ends[2]
 
 
 @pytest.mark.skipif(HAS_TABLES, reason="aiconfigurator-core is installed")

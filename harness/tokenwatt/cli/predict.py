@@ -48,6 +48,10 @@ def predict(
         Group | None,
         typer.Option("--leave-out", help="Score each GPU, or model family, by a fit that has not seen it."),
     ] = None,
+    specs_only: Annotated[
+        bool,
+        typer.Option("--specs-only", help="Predict as if nobody had measured operators on the GPU or its generation."),
+    ] = False,
     aiconfigurator: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +84,7 @@ def predict(
     for path, reasons in unused.items():
         if reasons:
             _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
-    answers = _answers(checked, known, KnownRows.of(checked, table), leave_out)
+    answers = _answers(checked, known, KnownRows.of(checked, table), leave_out, specs_only)
     if output is not None:
         predictions.write_predictions(predictions.joined(checked.given, answers), output)
         typer.echo(f"written to {output}", err=True)
@@ -95,19 +99,20 @@ def predict(
     raise typer.Exit(1 if len(refused) == len(answers) else 0)
 
 
-def _answers(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group | None) -> pd.DataFrame:
+def _answers(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group | None, specs_only: bool) -> pd.DataFrame:
     """Answers to all given cases, by a fit on the known rows or the shipped one."""
-    from tokenwatt.perf_model.fit import fit_rows, shipped_fit  # pyrefly: ignore[missing-import]
+    from tokenwatt.perf_model.fit import fit_rows, shipped_fit
     from tokenwatt.perf_model.leave_out import predict_left_out
-    from tokenwatt.perf_model.predict import predict_cases  # pyrefly: ignore[missing-import]
+    from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
     from tokenwatt.perf_model.predictions import answer
     from tokenwatt.perf_model.scoring_run import KnownRows
 
+    predict = predict_from_specs if specs_only else predict_cases
     if leave_out is not None:
         rows = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
-        return predict_left_out(cases, rows, leave_out.value, fit_rows, predict_cases)
+        return predict_left_out(cases, rows, leave_out.value, fit_rows, predict)
     fitted = fit_rows(known.rows) if len(known.cases) else shipped_fit()
-    return answer(cases, lambda valid: predict_cases(valid, fitted))
+    return answer(cases, lambda valid: predict(valid, fitted))
 
 
 def _score(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tokenwatt.architecture import GroupedAttention, LatentAttention
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.operators import STATE_BYTES
+from tokenwatt.perf_model.operations import STATE_BYTES
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, weight_bytes_of
 from tokenwatt.perf_model.shape import Block, LinearAttention, ModelShape, StateSpace

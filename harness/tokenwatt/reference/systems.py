@@ -73,6 +73,12 @@ class SystemSpec:
         return self._fact("hbm_bytes", "byte")
 
     @property
+    def addressable_memory_bytes(self) -> Fact:
+        """Memory that software can allocate from, byte; the capacity as sold where nobody reported it."""
+        name = "addressable_memory_bytes"
+        return self._fact(name if self.facts.has(self.name, name) else "hbm_bytes", "byte")
+
+    @property
     def tdp_w(self) -> Fact:
         """Board power limit as sold, W. Not what a board draws."""
         return self._fact("tdp_w", "W")

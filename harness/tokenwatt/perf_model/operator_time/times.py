@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -19,6 +19,7 @@ from tokenwatt.perf_model.operator_time.precision import PRECISIONS, precision
 from tokenwatt.perf_model.operator_time.routing import rank_load
 from tokenwatt.perf_model.operator_time.trend import load_trend, measured_curve
 from tokenwatt.perf_model.operator_time.work import Floats, Shape
+from tokenwatt.reference.ranges import Case
 from tokenwatt.reference.systems import load_system
 
 Method = Literal["silicon", "specs"]
@@ -96,13 +97,18 @@ class OperatorTimes:
     engine: str
     exclude_gpus: tuple[str, ...] = ()
     """Systems to be taken as not measured."""
-    ceilings: Mapping[str, Ceilings] | None = None
-    """Ceilings by precision instead of those of the Facts, for a system whose Facts are uncertain."""
+    case: Case = "central"
+    """End of the ranges of its Facts that its ceilings are taken at."""
 
     @property
     def method(self) -> Method:
         """Whether this system has operator tables."""
         return "silicon" if self.system in load_curves() and self.system not in self.exclude_gpus else "specs"
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Memory bandwidth, byte/s."""
+        return self._ceilings("bf16").hbm_bytes_per_s
 
     def resolve(self, operator: str, dtype: str) -> ResolvedCurve:
         """The curve that answers, and what stands in for what."""
@@ -269,9 +275,7 @@ class OperatorTimes:
         return found.curve.seconds(shape, dtype, self._ceilings(dtype))
 
     def _ceilings(self, dtype: str) -> Ceilings:
-        if self.ceilings is not None and dtype in self.ceilings:
-            return self.ceilings[dtype]
-        return _known_ceilings(self.system, dtype)
+        return _known_ceilings(self.system, dtype, self.case)
 
     def _collective_s(self, name: str, bytes_: ArrayLike, gpus: int) -> Floats:
         """Time of a collective among any number of GPUs of one switched domain.
@@ -304,12 +308,12 @@ class OperatorTimes:
 
 
 @lru_cache(maxsize=1024)
-def _known_ceilings(system: str, dtype: str) -> Ceilings:
+def _known_ceilings(system: str, dtype: str, case: Case) -> Ceilings:
     spec = load_system(system)
     if not runs_at(spec, dtype):
         having = [name for name in PRECISIONS if runs_at(spec, name)]
         raise UserError(f"{system} has no {dtype}; it has {', '.join(having)}")
-    return ceilings_of(spec, dtype)
+    return ceilings_of(spec, dtype, case)
 
 
 @lru_cache(maxsize=1024)

@@ -64,6 +64,8 @@ class Load:
     """What one step carries, for one attention rank."""
 
     decode_tokens: float = 0.0
+    queries: float = 1.0
+    """Of decode_tokens those that belong to one sequence: more than one where drafted tokens are verified."""
     context: float = 0.0
     """Keys that a decoding token sees, its own included."""
     prefill_tokens: float = 0.0
@@ -368,11 +370,12 @@ class _Step:
     ) -> Operation:
         """Each sequence's token meets the keys that it sees, of which `cached` elements are stored for each token;
         `answered` elements of queries and answers belong to it."""
-        sequences, keys = self.load.decode_tokens, self.seen(block, self.load.context)
-        moved = sequences * (keys * cached * weight_bytes_of(self.precision.kv) + answered * ACTIVATION_BYTES)
+        tokens, keys = self.load.decode_tokens, self.seen(block, self.load.context)
+        sequences = tokens / self.load.queries
+        moved = sequences * keys * cached * weight_bytes_of(self.precision.kv) + tokens * answered * ACTIVATION_BYTES
         shape = (("batch", sequences), ("context", keys), *sizes)
         return Operation(
-            "attention.decode", kind, self.precision.kv, 1.0, sequences * keys * flop_per_key, moved, shape=shape
+            "attention.decode", kind, self.precision.kv, 1.0, tokens * keys * flop_per_key, moved, shape=shape
         )
 
     def prefill(self, kind: Kind, block: Block, heads: float, widths: float, cached: float, sizes: Sizes) -> Operation:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenwatt.architecture import DenseMlp, GroupedAttention
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import USABLE, WORKSPACE_BYTES, capacity_of, weight_bytes
-from tokenwatt.perf_model.operators import Load, Operation, step_operations
+from tokenwatt.perf_model.operations import Load, Operation, step_operations
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape import Block, ModelShape

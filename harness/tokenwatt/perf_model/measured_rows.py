@@ -1,0 +1,60 @@
+"""Rows that were measured, as answers to cases that ask for the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tokenwatt.perf_model.fit import Fit
+from tokenwatt.perf_model.predictions import ENDS, OK, QUANTITIES
+
+LABELS = (
+    "family",
+    "system",
+    "weight_dtype",
+    "num_gpus",
+    "attention_tp",
+    "attention_dp",
+    "moe_tp",
+    "moe_ep",
+    "pp",
+    "disaggregated",
+    "engine",
+    "engine_version",
+    "source_set",
+    "task",
+    "scenario",
+    "isl",
+    "osl",
+    "concurrency",
+)
+"""What two rows have to agree in to be the same operating point."""
+REPEAT_LOG_SD = 0.06
+"""Of two published runs of the same labels (median of TPOT): a measurement is no more exact than its repetition."""
+_Z80 = 1.2815515655446004
+
+
+def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
+    """Columns of answers to the cases that rows of the fit answer; empty where there are none."""
+    if fit.known is None or fit.known.empty:
+        return {}
+    known = fit.known
+    keys, asked = _keys(known), _keys(cases)
+    found = np.log(known[list(QUANTITIES)].astype("float64")).groupby(keys).agg(["mean", "count"])
+    matched = asked[asked.isin(found.index)]
+    if matched.empty:
+        return {}
+    answers: dict[str, pd.Series] = {}
+    for name in QUANTITIES:
+        mean = matched.map(found[name, "mean"])
+        half = _Z80 * REPEAT_LOG_SD * np.sqrt(1 + 1 / np.maximum(matched.map(found[name, "count"]), 1))
+        values = dict(zip(ENDS, (np.exp(mean), np.exp(mean - half), np.exp(mean + half)), strict=True))
+        answers |= {f"predicted_{name}{end}": value.dropna() for end, value in values.items()}
+    said = {"method": "measured", "status": OK}
+    return answers | {name: pd.Series(value, index=matched.index) for name, value in said.items()}
+
+
+def _keys(rows: pd.DataFrame) -> pd.Series:
+    """All labels of each row as one text. Missing is a label like any other: as many as fit, or not said."""
+    table = rows.reindex(columns=list(LABELS))
+    return pd.Series(["|".join(map(str, row)) for row in table.itertuples(index=False)], index=rows.index)

@@ -1,0 +1,145 @@
+"""Cases in, predictions out: five quantities with 80 % intervals, and how each was found.
+
+`measured`  rows that the fit was made from are called the same: their values.
+`silicon`   operator tables exist for the GPU.
+`specs`     data sheet alone: its curves come from other generations, and its Facts have ranges.
+
+Spread of log time of a case, as variances: what its cell may be off by, given the cells that are known; a row within
+its cell; for `specs` what carried-over curves are off by, each kind of operation by its share of the step, and half of
+the distance between both ends of the Facts. Power and energy have the spread that rows of known power showed, and that
+of time. `Fit.widen` multiplies each quantity's spread by what calibration on unseen rows asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from tokenwatt.errors import UserError
+from tokenwatt.perf_model.base_times import BaseTimes, base_times
+from tokenwatt.perf_model.cell_effects import expected
+from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, served
+from tokenwatt.perf_model.fit import Fit, Planned, at_expected, central, planned
+from tokenwatt.perf_model.measured_rows import measured_answers
+from tokenwatt.perf_model.operation_kinds import DECODE
+from tokenwatt.perf_model.operator_time.times import OperatorTimes
+from tokenwatt.perf_model.operator_time.trend import GENERATIONS
+from tokenwatt.perf_model.plan import Plan, plan_case
+from tokenwatt.perf_model.predictions import OK, QUANTITIES, REFUSED, empty_answers
+from tokenwatt.reference.systems import load_system
+
+Floats = NDArray[np.float64]
+Z80 = float(norm.ppf(0.9))
+
+
+def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
+    """Predict valid cases (`check_cases`).
+
+    Returns:
+        A frame of the same index with the columns `predictions.ANSWERED`; a case that cannot be planned is refused
+        with the reason.
+    """
+    answers = empty_answers(cases.index)
+    plans: list[Plan] = []
+    places: list[int] = []
+    for place, row in enumerate(cases.to_dict("records")):
+        try:
+            plans.append(plan_case(row))
+            places.append(place)
+        except UserError as error:
+            answers.iloc[place, answers.columns.get_indexer(["status", "reason"])] = (REFUSED, str(error))
+    if plans:
+        answers.loc[cases.index[places], answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
+        answers.loc[cases.index[places], "method"] = _methods(plans, fit)
+    measured = measured_answers(cases, fit)
+    for name, column in measured.items():
+        answers.loc[column.index, name] = column
+    answers.loc[answers["status"] != REFUSED, "status"] = OK
+    return answers
+
+
+def predict_from_specs(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
+    """As `predict_cases`, with the operator tables of each case's whole generation taken away."""
+    generations = cases["system"].map(lambda system: GENERATIONS.get(system, system))
+    parts = []
+    for generation, part in cases.groupby(generations, sort=False):
+        without = tuple(sorted(system for system, other in GENERATIONS.items() if other == generation))
+        parts.append(predict_cases(part, replace(fit, exclude_gpus=without)))
+    return pd.concat(parts).loc[cases.index]
+
+
+def _numbers(plans: list[Plan], fit: Fit) -> Floats:
+    """Central value, low and high end of every quantity, in the order of the columns; (cases, 3 x quantities)."""
+    cases = planned(plans, fit.exclude_gpus)
+    found, spread = central(fit, cases), log_spreads(fit, cases)
+    columns = []
+    for name in QUANTITIES:
+        reach = np.exp(Z80 * spread[name])
+        low, high = found[name] / reach, found[name] * reach
+        if name == "gpu_power_w":
+            limit = np.array([load_system(plan.system).tdp_w.range.high for plan in plans])
+            high = np.maximum(np.minimum(high, limit), found[name])
+        columns += [found[name], low, high]
+    return np.stack(columns, axis=1)
+
+
+def _methods(plans: Sequence[Plan], fit: Fit) -> list[str]:
+    return [OperatorTimes(plan.system, plan.engine, fit.exclude_gpus).method for plan in plans]
+
+
+def log_spreads(fit: Fit, cases: Planned) -> dict[str, Floats]:
+    """Standard deviation of the logarithm of each quantity, of each case."""
+    _, of_cell = expected(cases.places, fit.cells, fit.spreads)
+    now = at_expected(fit, cases)
+    common = of_cell + _carried_variance(fit, cases, now) + _fact_variance(fit, cases)
+    spreads = {}
+    for name in QUANTITIES:
+        # Board power moves little with time: a slower step draws less for longer.
+        of_time = common if name != "gpu_power_w" else np.zeros_like(common)
+        widen = np.array([fit.widened(name, plan.setting) for plan in cases.plans])
+        spreads[name] = widen * np.sqrt(of_time + fit.row_log_sd[name] ** 2)
+    return spreads
+
+
+def _carried_variance(fit: Fit, cases: Planned, now: Served) -> Floats:
+    """Of curves that come from other systems: kinds err apart, operations of one kind together."""
+    base = cases.base
+    if not base.from_specs.any():
+        return np.zeros(base.cases)
+    weighted = base.seconds * _entry_multipliers(fit, cases)
+    decoding = (base.phase == DECODE) & base.from_specs
+    off = base.by_term(np.where(decoding, weighted * base.log_sd, 0.0))[:, DECODE]
+    return ((off / now.decode_s[:, None]) ** 2).sum(axis=1)
+
+
+def _entry_multipliers(fit: Fit, cases: Planned) -> Floats:
+    """What the time of each operation is multiplied by."""
+    return multipliers(fit.vector)[cases.loop.group[cases.base.case], cases.base.term]
+
+
+def _fact_variance(fit: Fit, cases: Planned) -> Floats:
+    """Of the Facts of a system: half the distance of log time between both ends of their ranges is 80 % of one side."""
+    uncertain = [place for place, plan in enumerate(cases.plans) if _has_ranges(plan.system)]
+    variance = np.zeros(len(cases.plans))
+    if not uncertain:
+        return variance
+    plans = [cases.plans[place] for place in uncertain]
+    ends = [_decode_at(fit, plans, base_times(plans, fit.exclude_gpus, end)) for end in ("low", "high")]
+    variance[uncertain] = (np.log(ends[0] / ends[1]) / (2 * Z80)) ** 2
+    return variance
+
+
+def _decode_at(fit: Fit, plans: list[Plan], base: BaseTimes) -> Floats:
+    return served(fit.vector, loop_of(plans, base)).decode_s
+
+
+def _has_ranges(system: str) -> bool:
+    spec = load_system(system)
+    facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s]
+    facts += [spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)]
+    return any(fact.low < fact.high for fact in facts)

@@ -1,0 +1,95 @@
+"""Make the shipped fit: `python -m tokenwatt.perf_model.ship --fit ROWS --tried ROWS`.
+
+ROWS of --fit give every parameter. Those of --tried, which that fit has not seen, give how far generations and cells
+differ, and what the intervals have to be widened by to hold 80 % of them; no parameter comes from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tokenwatt import store
+from tokenwatt.errors import UserError
+from tokenwatt.perf_model.cell_effects import cells_of, fit_spreads
+from tokenwatt.perf_model.engine_model import served
+from tokenwatt.perf_model.fit import (
+    SHIPPED,
+    Fit,
+    fit_as_json,
+    fit_rows,
+    plannable,
+    planned,
+    time_residuals,
+)
+from tokenwatt.perf_model.predict import predict_cases
+from tokenwatt.perf_model.predictions import QUANTITIES
+from tokenwatt.perf_model.scoring_run import read_known
+
+COVERAGE = 0.8
+
+
+def shipped(rows: pd.DataFrame, tried: pd.DataFrame) -> Fit:
+    """The fit on `rows` with the spreads and intervals that `tried` asks for."""
+    fit = replace(fit_rows(rows), widen={})
+    kept, plans = plannable(tried)
+    cases = planned(plans)
+    measured = {name: kept[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
+    unseen = cells_of(cases.places, time_residuals(served(fit.vector, cases.loop), cases.loop, measured))
+    fit = replace(fit, spreads=fit_spreads([*fit.cells, *unseen], fit.spreads.row))
+    return replace(fit, widen=_widened(fit, tried))
+
+
+def _widened(fit: Fit, tried: pd.DataFrame) -> dict[str, float]:
+    """What each quantity's spread has to be multiplied by to hold COVERAGE of the rows, every cell counting alike."""
+    answers = predict_cases(tried, fit)
+    kept, plans = plannable(tried)
+    settings = pd.Series([plan.setting for plan in plans], index=kept.index)
+    cells = tried[["source_set", "family", "system"]].agg("|".join, axis=1)
+    factors = {}
+    for name in QUANTITIES:
+        # The low end: the high end of power is cut off at the board's limit.
+        central, low = answers[f"predicted_{name}"], answers[f"predicted_{name}_low"]
+        needed = np.abs(np.log(tried[name].astype("float64") / central)) / np.log(central / low)
+        known = needed[np.isfinite(needed)]
+        for setting, part in known.groupby(settings):
+            factors[f"{name}, {setting}"] = _reaching(part, cells[part.index])
+        if len(known):
+            factors[name] = _reaching(known, cells[known.index])
+    return factors
+
+
+def _reaching(needed: pd.Series, cells: pd.Series) -> float:
+    """The factor that COVERAGE of the rows need no more than."""
+    weights = 1.0 / cells.map(cells.value_counts())
+    order = needed.sort_values().index
+    share = weights[order].cumsum() / weights.sum()
+    return float(needed[order][share >= COVERAGE].iloc[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the fit; 2 for input that is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tokenwatt.perf_model.ship", description=__doc__)
+    parser.add_argument("--fit", type=Path, action="append", required=True, metavar="ROWS")
+    parser.add_argument("--tried", type=Path, action="append", required=True, metavar="ROWS")
+    parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
+    given = parser.parse_args(arguments)
+    try:
+        fit = shipped(read_known(given.fit)[0].rows, read_known(given.tried)[0].rows)
+        text = json.dumps(fit_as_json(fit), indent=1) + "\n"
+        store.write_whole(given.output, lambda file: file.write(text.encode()))
+    except UserError as error:
+        print(f"tokenwatt: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
