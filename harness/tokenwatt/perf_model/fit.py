@@ -68,6 +68,8 @@ class Fit:
     widen: dict[str, float]
     """What calibration on rows not seen multiplied the spread of a quantity by: by quantity, and by quantity and
     setting."""
+    carried: float
+    """What it multiplied the spread of carried-over curves by."""
     rows: int
     systems: tuple[str, ...]
     exclude_gpus: tuple[str, ...] = ()
@@ -131,6 +133,7 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
         row_log_sd={},
         power=(),
         widen={},
+        carried=1.0,
         rows=len(plans),
         systems=tuple(sorted({plan.system for plan in plans})),
         exclude_gpus=tuple(exclude_gpus),
@@ -142,7 +145,8 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
     fit = replace(fit, power=tuple(map(float, coefficients)))
     shipped = _shipped_or_none()
     widen = dict(shipped.widen) if shipped else {}
-    return replace(fit, row_log_sd=_row_spreads(fit, cases, measured), widen=widen)
+    carried = shipped.carried if shipped else 1.0
+    return replace(fit, row_log_sd=_row_spreads(fit, cases, measured), widen=widen, carried=carried)
 
 
 def at_expected(fit: Fit, cases: Planned) -> Served:
@@ -248,7 +252,7 @@ def fit_as_json(fit: Fit) -> dict[str, Any]:
 def fit_from_json(values: dict[str, Any]) -> Fit:
     """What `fit_as_json` wrote."""
     cells = tuple(Cell(Place(**cell["place"]), cell["residual"], cell["rows"]) for cell in values["cells"])
-    rest = {name: values[name] for name in ("log_parameters", "row_log_sd", "widen", "rows")}
+    rest = {name: values[name] for name in ("log_parameters", "row_log_sd", "widen", "carried", "rows")}
     lists = {name: tuple(values[name]) for name in ("power", "systems", "exclude_gpus")}
     return Fit(cells=cells, spreads=Spreads(**values["spreads"]), **rest, **lists)
 

@@ -7,7 +7,8 @@
 Spread of log time of a case, as variances: what its cell may be off by, given the cells that are known; a row within
 its cell; for `specs` what carried-over curves are off by, each kind of operation by its share of the step, and half of
 the distance between both ends of the Facts. Power and energy have the spread that rows of known power showed, and that
-of time. `Fit.widen` multiplies each quantity's spread by what calibration on unseen rows asked for.
+of time. Calibration on unseen rows says what the first two are multiplied by (`Fit.widen`), and the third
+(`Fit.carried`).
 """
 
 from __future__ import annotations
@@ -96,13 +97,14 @@ def log_spreads(fit: Fit, cases: Planned) -> dict[str, Floats]:
     """Standard deviation of the logarithm of each quantity, of each case."""
     _, of_cell = expected(cases.places, fit.cells, fit.spreads)
     now = at_expected(fit, cases)
-    common = of_cell + _carried_variance(fit, cases, now) + _fact_variance(fit, cases)
+    carried = fit.carried**2 * _carried_variance(fit, cases, now) + _fact_variance(fit, cases)
     spreads = {}
     for name in QUANTITIES:
         # Board power moves little with time: a slower step draws less for longer.
-        of_time = common if name != "gpu_power_w" else np.zeros_like(common)
+        of_time = 0.0 if name == "gpu_power_w" else 1.0
         widen = np.array([fit.widened(name, plan.setting) for plan in cases.plans])
-        spreads[name] = widen * np.sqrt(of_time + fit.row_log_sd[name] ** 2)
+        seen = widen**2 * (of_time * of_cell + fit.row_log_sd[name] ** 2)
+        spreads[name] = np.sqrt(seen + of_time * carried)
     return spreads
 
 

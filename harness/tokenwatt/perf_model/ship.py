@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,30 +30,34 @@ from tokenwatt.perf_model.fit import (
     planned,
     time_residuals,
 )
-from tokenwatt.perf_model.predict import predict_cases
+from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
 from tokenwatt.perf_model.predictions import QUANTITIES
 from tokenwatt.perf_model.scoring_run import read_known
 
 COVERAGE = 0.8
+LEAST_CELL = 5
 
 
 def shipped(rows: pd.DataFrame, tried: pd.DataFrame) -> Fit:
     """The fit on `rows` with the spreads and intervals that `tried` asks for."""
-    fit = replace(fit_rows(rows), widen={})
+    fit = replace(fit_rows(rows), widen={}, carried=1.0)
     kept, plans = plannable(tried)
     cases = planned(plans)
     measured = {name: kept[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
     unseen = cells_of(cases.places, time_residuals(served(fit.vector, cases.loop), cases.loop, measured))
     fit = replace(fit, spreads=fit_spreads([*fit.cells, *unseen], fit.spreads.row))
-    return replace(fit, widen=_widened(fit, tried))
+    settings = pd.Series([plan.setting for plan in plans], index=kept.index)
+    cells = kept[["source_set", "family", "system"]].agg("|".join, axis=1)
+    counts = cells.map(cells.value_counts())
+    # A cell of few rows counts as much as any other, so it must not be one row that is like no other.
+    weights = pd.Series(np.where(counts >= LEAST_CELL, 1.0 / counts, 0.0), index=kept.index)
+    fit = replace(fit, widen=_widened(fit, kept, settings, weights))
+    return replace(fit, carried=_carried(fit, kept, weights))
 
 
-def _widened(fit: Fit, tried: pd.DataFrame) -> dict[str, float]:
+def _widened(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Series) -> dict[str, float]:
     """What each quantity's spread has to be multiplied by to hold COVERAGE of the rows, every cell counting alike."""
     answers = predict_cases(tried, fit)
-    kept, plans = plannable(tried)
-    settings = pd.Series([plan.setting for plan in plans], index=kept.index)
-    cells = tried[["source_set", "family", "system"]].agg("|".join, axis=1)
     factors = {}
     for name in QUANTITIES:
         # The low end: the high end of power is cut off at the board's limit.
@@ -60,17 +65,29 @@ def _widened(fit: Fit, tried: pd.DataFrame) -> dict[str, float]:
         needed = np.abs(np.log(tried[name].astype("float64") / central)) / np.log(central / low)
         known = needed[np.isfinite(needed)]
         for setting, part in known.groupby(settings):
-            factors[f"{name}, {setting}"] = _reaching(part, cells[part.index])
+            factors[f"{name}, {setting}"] = _reaching(part, weights)
         if len(known):
-            factors[name] = _reaching(known, cells[known.index])
+            factors[name] = _reaching(known, weights)
     return factors
 
 
-def _reaching(needed: pd.Series, cells: pd.Series) -> float:
+def _carried(fit: Fit, tried: pd.DataFrame, weights: pd.Series) -> float:
+    """What the spread of carried-over curves has to be multiplied by for tokens/s from specs alone; at most 1."""
+    name = "output_tokens_per_s_per_gpu"
+    off, spread = {}, {}
+    for factor in (0.0, 1.0):
+        answers = predict_from_specs(tried, replace(fit, carried=factor))
+        central = answers[f"predicted_{name}"]
+        off[factor] = np.abs(np.log(tried[name].astype("float64") / central))
+        spread[factor] = np.log(central / answers[f"predicted_{name}_low"])
+    needed = (off[0.0] ** 2 - spread[0.0] ** 2).clip(lower=0.0) / (spread[1.0] ** 2 - spread[0.0] ** 2)
+    return min(math.sqrt(_reaching(needed[np.isfinite(needed)], weights)), 1.0)
+
+
+def _reaching(needed: pd.Series, weights: pd.Series) -> float:
     """The factor that COVERAGE of the rows need no more than."""
-    weights = 1.0 / cells.map(cells.value_counts())
     order = needed.sort_values().index
-    share = weights[order].cumsum() / weights.sum()
+    share = weights[order].cumsum() / weights[order].sum()
     return float(needed[order][share >= COVERAGE].iloc[0])
 
 
