@@ -206,9 +206,10 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     mixed = decode + np.where(loop.has_pools, 0.0, loop.batch * prompt / steps)
     tpot = np.where(loop.is_gap, decode, mixed) / loop.accepted
     first = _first_token(log_parameters, loop, prompt, decode, mixed * steps)
-    by_loop = loop.concurrency * loop.osl / (first + tpot * np.maximum(loop.osl - 1, 1)) / loop.gpus
+    request = first + mixed / loop.accepted * np.maximum(loop.osl - 1, 1)
+    by_loop = loop.concurrency * loop.osl / request / loop.gpus
     by_batch = loop.batch * loop.ranks * loop.accepted / mixed / loop.gpus
-    rate = np.where(loop.is_gap | loop.is_offline, by_batch, by_loop)
+    rate = np.where(loop.is_offline, by_batch, by_loop)
     first, rate = _pools(loop, prompt, decode * steps, first, rate)
     return Served(decode, prompt, tpot, first, rate)
 
