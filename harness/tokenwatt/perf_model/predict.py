@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,11 +51,12 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     plans: list[Plan] = []
     places: list[int] = []
     limits: list[float] = []
+    refused: dict[Any, str] = {}
     for place, row in enumerate(cases.to_dict("records")):
         try:
             found = candidates(row)
         except UserError as error:
-            answers.iloc[place, answers.columns.get_indexer(["status", "reason"])] = (REFUSED, str(error))
+            refused[cases.index[place]] = str(error)
             continue
         plans += found
         places += [place] * len(found)
@@ -66,6 +68,8 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     if plans:
         answers.loc[cases.index[places], answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
         answers.loc[cases.index[places], "method"] = _methods(plans, fit)
+    for index, reason in refused.items():
+        answers.loc[index, ["status", "reason"]] = [REFUSED, reason]
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
@@ -75,7 +79,7 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
 
 def predict_from_specs(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     """As `predict_cases`, with the operator tables of each case's whole generation taken away."""
-    generations = cases["system"].map(lambda system: GENERATIONS.get(system, system))
+    generations = pd.Series([GENERATIONS.get(system, system) for system in cases["system"]], index=cases.index)
     parts = []
     for generation, part in cases.groupby(generations, sort=False):
         without = tuple(sorted(system for system, other in GENERATIONS.items() if other == generation))
