@@ -31,6 +31,7 @@ OTHER_LARGEST_BATCH = 1024
 """Sequences that an engine lets run at once by default, for one attention rank."""
 LEAST_CACHE = 0.06
 """Share of the memory that a server which starts at all has left for its cache."""
+NATIVE = "native"
 ENGINES = {"vllm": "vllm", "sglang": "sglang", "trt": "trtllm", "tensorrt": "trtllm"}
 
 
@@ -42,6 +43,8 @@ class Plan:
     system: str
     engine: str
     """vllm, sglang or trtllm: whose operators and overheads; vllm where a case names none of them."""
+    is_native: bool
+    """Whether it is our own engine, which has overheads of its own."""
     source: str
     """Whose definitions the numbers follow: mlenergy's TPOT is a gap that no prompt interrupts, others' a mean."""
     shape: ModelShape
@@ -70,6 +73,8 @@ class Plan:
     @property
     def group(self) -> str:
         """Whose overheads it has: the engine as this source runs it."""
+        if self.is_native:
+            return "native"
         if self.source == "mlenergy":
             return f"{self.engine} mlenergy"
         return f"{self.engine} offline" if self.is_offline and self.engine == "trtllm" else self.engine
@@ -125,6 +130,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         family=row["family"],
         system=system.name,
         engine=engine,
+        is_native=row["engine"].casefold() == NATIVE,
         source=row["source_set"],
         shape=shape,
         parallelism=parallelism,
