@@ -17,11 +17,12 @@ from typing import Any
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import Capacity, capacity_of
-from tokenwatt.perf_model.operations import Load, Operation, step_operations
+from tokenwatt.perf_model.operations import Load, Operation
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape import ModelShape
 from tokenwatt.perf_model.shape_library import model_shape
+from tokenwatt.perf_model.steps import step_operations
 from tokenwatt.reference.systems import load_system
 
 CHUNK = 8192
