@@ -172,6 +172,6 @@ def small_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
     fit, predict = ModuleType("tokenwatt.perf_model.fit"), ModuleType("tokenwatt.perf_model.predict")
     half = {"output_tokens_per_s_per_gpu": (0.25, 0.5, 1.0), "tpot_s": (1.0, 2.0, 4.0)}
     vars(fit).update(fit_rows=fit_fractions, shipped_fit=lambda: half)
-    vars(predict).update(predict_cases=predict_by_fractions)
+    vars(predict).update(predict_cases=predict_by_fractions, predict_from_specs=predict_by_fractions)
     monkeypatch.setitem(sys.modules, fit.__name__, fit)
     monkeypatch.setitem(sys.modules, predict.__name__, predict)

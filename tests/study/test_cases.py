@@ -62,7 +62,7 @@ def test_model_and_gpu_are_enough() -> None:
     assert (found["scenario"], found["num_gpus"], found["weight_dtype"]) == ("offline", 1, "mxfp4")
     assert (found["isl"], found["osl"]) == (1024.0, 1024.0)
     assert pd.isna(found["concurrency"])
-    assert found["assumed"] == "isl osl weight_dtype num_gpus"
+    assert found["assumed"] == "isl osl weight_dtype num_gpus tp"
 
 
 @pytest.mark.parametrize(("task", "isl"), [("lm-arena-chat", 200.0), ("gpqa", 300.0), ("TP4", 1024.0)])
@@ -90,7 +90,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"task": "TP8"}, "task TP8 means num_gpus 8, but num_gpus is 4"),
     ({"model": "Qwen/Qwen3-30B-A3B", "ep": "3", "num_gpus": "6", "tp": "6"}, "tp 6 does not divide the 32 heads"),
     ({"pp": "3"}, "pp 3 does not divide 4 GPUs"),
-    ({"scenario": "server"}, "unknown scenario 'server'"),
+    ({"scenario": "serve"}, "unknown scenario 'serve'"),
     ({"concurrency": None}, "scenario closed_loop needs concurrency"),
     ({"weight_dtype": "fp3"}, "unknown weight_dtype 'fp3'"),
     ({"weight_dtype": "nvfp4"}, "H100 SXM has no tensor cores for weight_dtype nvfp4"),

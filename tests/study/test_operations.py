@@ -179,7 +179,7 @@ def test_what_parts_are_stored_in():
     nvfp4 = precision_of("fp4", model_shape("DeepSeek-V3"))
     assert (nvfp4.attention, nvfp4.experts, nvfp4.kv) == ("bf16", "nvfp4", "fp8")
     assert precision_of("fp4", model_shape("Llama-3.1-70B")).attention == "nvfp4"
-    assert precision_of("mxfp4", model_shape("gpt-oss-20b"), "trtllm") == Precision("bf16", "bf16", "mxfp4", "fp8")
+    assert precision_of("mxfp4", model_shape("gpt-oss-20b"), "trtllm") == Precision("bf16", "bf16", "mxfp4", "bf16")
 
 
 SMALL = ModelShape("small", 64, 100, (Block(GroupedAttention(4, 2, 16, 1.0), DenseMlp(128)),) * 3)

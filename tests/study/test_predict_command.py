@@ -1,6 +1,7 @@
 """`tokenwatt predict`: what it writes, prints and exits with, with a small predictor of the tests' own."""
 
 import csv
+import importlib
 import json
 import stat
 from pathlib import Path
@@ -197,8 +198,7 @@ def test_scores_beside_baselines(tmp_path: Path) -> None:
 def test_each_group_is_predicted_by_a_fit_without_it(
     tmp_path: Path, by: str, groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tokenwatt.perf_model.fit as fit  # pyrefly: ignore[missing-import]
-
+    fit = importlib.import_module("tokenwatt.perf_model.fit")
     seen: list[frozenset[str]] = []
     column = {"gpu": "system", "model": "family"}[by]
     fit_rows = fit.fit_rows

@@ -133,7 +133,8 @@ def _of(times: OperatorTimes, operator: str, dtype: str, seconds: Floats) -> Ans
 
 def _matmul(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    return _of(times, "matmul", dtype, times.matmul_s(*_sizes(operations, "m", "n", "k"), dtype))
+    m, n, k = _sizes(operations, "m", "n", "k")
+    return _of(times, "matmul", dtype, times.matmul_s(m, n, k, dtype))
 
 
 def _grouped_matmul(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
@@ -147,14 +148,18 @@ def _grouped_matmul(times: OperatorTimes, operations: list[Operation], dtype: st
 
 def _attention_decode(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    sizes = _sizes(operations, "batch", "context", "heads", "kv_heads", "head_dim")
-    return _of(times, "attention.decode", dtype, times.attention_decode_s(*sizes, dtype))
+    batch, context, heads, kv_heads, width = _sizes(operations, "batch", "context", "heads", "kv_heads", "head_dim")
+    seconds = times.attention_decode_s(batch, context, heads, kv_heads, width, dtype)
+    return _of(times, "attention.decode", dtype, seconds)
 
 
 def _attention_prefill(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    *sizes, window = _sizes(operations, "batch", "tokens", "prefix", "heads", "kv_heads", "head_dim", "window")
-    return _of(times, "attention.prefill", dtype, times.attention_prefill_s(*sizes, dtype, window))
+    batch, tokens, prefix, heads, kv_heads, width, window = _sizes(
+        operations, "batch", "tokens", "prefix", "heads", "kv_heads", "head_dim", "window"
+    )
+    seconds = times.attention_prefill_s(batch, tokens, prefix, heads, kv_heads, width, dtype, window)
+    return _of(times, "attention.prefill", dtype, seconds)
 
 
 def _latent_decode(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.gpu_names import system_of_gpu
-from tokenwatt.perf_model.parallelism import Given, resolve_parallelism
+from tokenwatt.perf_model.parallelism import Given, is_label, resolve_parallelism
 from tokenwatt.perf_model.shape_library import model_family, model_shape
 from tokenwatt.perf_model.weight_dtypes import weight_dtype_of
 from tokenwatt.reference.facts import FactBook
+from tokenwatt.reference.mlperf import load_mlperf
 
 MEASURED: tuple[str, ...] = (
     "output_tokens_per_s_per_gpu",
@@ -29,11 +30,13 @@ MEASURED: tuple[str, ...] = (
 )
 """Columns that hold answers: no predictor sees them."""
 REQUIRED = ("model", "gpu")
-SCENARIOS = ("closed_loop", "offline")
-"""A fixed number of requests in flight, or all at once and as many in flight as fit."""
+SCENARIOS = ("closed_loop", "offline", "server", "interactive")
+"""A fixed number of requests in flight; all at once and as many in flight as fit; or, as MLPerf has it, as many as the
+limit on the time of a token allows."""
+LIMITED = ("server", "interactive")
 POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
 _COUNTS = ("num_gpus", "tp", "ep", "dp", "pp", *POOLS)
-_AMOUNTS = ("isl", "osl", "concurrency")
+_AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "draft_tokens", "accepted_length")
 NUMERIC = (*_COUNTS, *_AMOUNTS)
 """Columns of numbers; a count is a whole one."""
 _TEXTS = ("engine", "engine_version", "task", "source_set")
@@ -113,8 +116,10 @@ def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
       decode worker where `disaggregated`
     - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
     - `isl`, `osl`: tokens; `concurrency`: requests in flight, NaN for as many as fit
+    - `tpot_limit_s`: what a token may take where `server` or `interactive` leaves the concurrency open, else NaN
     - `disaggregated`: False where it is not said; `engine`, `engine_version`, `task`, `source_set`: "" where not
-    - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces
+    - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces; `tp` where
+      nothing says how an instance shares the model and the best way may be chosen
     """
     given = table.drop(columns=[name for name in MEASURED if name in table.columns])
     clean: dict[Any, dict[str, Any]] = {}
@@ -163,8 +168,13 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
     absent = [name for name in ("isl", "osl") if amounts[name] is None]
     absent += ["weight_dtype"] if label is None else []
     absent += ["num_gpus"] if num_gpus is None and instance_gpus == 1 else []
+    scenario = _scenario(_text(row.get("scenario")), amounts["concurrency"])
+    if scenario != "closed_loop" and _is_split_open(said, texts["task"], disaggregated):
+        absent.append("tp")
+    isl, osl, limit_s = _asked(family, scenario, amounts, texts)
     return {
         **row,
+        **{name: math.nan if value is None else value for name, value in amounts.items() if name in row},
         **{name: math.nan if value is None else value for name, value in counts.items() if name in row},
         **texts,
         "model": model,
@@ -175,12 +185,35 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         "num_gpus": num_gpus or instance_gpus,
         **shares,
         "disaggregated": disaggregated,
-        "scenario": _scenario(_text(row.get("scenario")), amounts["concurrency"]),
+        "scenario": scenario,
+        "tpot_limit_s": limit_s,
         "concurrency": math.nan if amounts["concurrency"] is None else amounts["concurrency"],
-        "isl": amounts["isl"] or ASSUMED_PROMPT.get(texts["task"], ASSUMED_LENGTH),
-        "osl": amounts["osl"] or ASSUMED_LENGTH,
+        "isl": isl,
+        "osl": osl,
         "assumed": " ".join(absent),
     }
+
+
+def _is_split_open(said: Mapping[str, int | None], task: str, disaggregated: bool) -> bool:
+    """Whether nothing says how an instance shares the model."""
+    return not disaggregated and all(value is None for value in said.values()) and not is_label(task)
+
+
+def _asked(
+    family: str, scenario: str, amounts: Mapping[str, float | None], texts: Mapping[str, str]
+) -> tuple[float, float, float]:
+    """isl, osl and the limit on TPOT (NaN for none): as said, as MLPerf has them where a case is of it, or assumed."""
+    is_mlperf = scenario in LIMITED or "mlperf" in texts["source_set"].casefold()
+    task = load_mlperf().get(family) if is_mlperf else None
+    isl = amounts["isl"] or (task.isl if task else ASSUMED_PROMPT.get(texts["task"], ASSUMED_LENGTH))
+    osl = amounts["osl"] or (task.osl if task else ASSUMED_LENGTH)
+    limit_s = amounts["tpot_limit_s"]
+    if scenario not in LIMITED or amounts["concurrency"] is not None:
+        return isl, osl, math.nan
+    limit_s = limit_s or (task.tpot_limit_s(scenario) if task else None)
+    if limit_s is None:
+        raise UserError(f"scenario {scenario} of {family} needs tpot_limit_s or concurrency (MLPerf: none)")
+    return isl, osl, limit_s
 
 
 def _gpus(counts: Mapping[str, int | None], disaggregated: bool) -> tuple[int | None, int | None]:
@@ -204,6 +237,7 @@ def _gpus(counts: Mapping[str, int | None], disaggregated: bool) -> tuple[int | 
 def _scenario(found: str | None, concurrency: float | None) -> str:
     if found is None:
         return "offline" if concurrency is None else "closed_loop"
+    found = found.casefold()
     if found not in SCENARIOS:
         raise unknown_name("scenario", found, SCENARIOS)
     if found == "closed_loop" and concurrency is None:

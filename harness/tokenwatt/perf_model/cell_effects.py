@@ -101,7 +101,8 @@ def fit_spreads(cells: Sequence[Cell], row: float) -> Spreads:
     known, residuals = [cell.place for cell in cells], np.array([cell.residual for cell in cells])
 
     def unlikely(logs: Floats) -> float:
-        spreads = Spreads(*map(math.exp, logs), row)
+        family, generation, cell = map(float, np.exp(logs))
+        spreads = Spreads(family, generation, cell, row)
         factor = cho_factor(covariance(known, known, spreads) + _noise(cells, spreads))
         log_determinant = 2 * np.log(np.diag(factor[0])).sum()
         # A weak pull to 0.1 keeps a spread that the cells say nothing of from running away.

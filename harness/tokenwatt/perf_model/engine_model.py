@@ -6,8 +6,9 @@ One step of a rank on the GPU, and what the host spends beside it:
     host = fixed + per_sequence x running sequences
     step = (gpu^p + host^p)^(1/p)            p = 1: one after the other; large: the longer hides the shorter
 
-A prompt costs `prefill` x its share of a prefill step. In a closed loop each of B sequences brings one prompt for each
-`osl` tokens, so a token takes on average
+A prompt costs `prefill` x its share of a prefill step, and `per_request`: the step that takes a request in is no
+recorded graph, and the host makes room for it. In a closed loop each of B sequences brings one prompt for each `osl`
+tokens, so a token takes on average
 
     mixed = decode step + B x prompt / (osl / accepted)        tokens/s of a rank = B x accepted / mixed
 
@@ -66,6 +67,7 @@ def priors() -> tuple[Prior, ...]:
             ("launch_s", 3e-6, 0.5),
             ("host_s", 1e-3, 0.5),
             ("per_sequence_s", 1e-5, 0.7),
+            ("per_request_s", 3e-3, 0.7),
             ("prefill", 1.0, 0.25),
             ("overlap", 1.0, 0.7),
         )
@@ -201,7 +203,8 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     sharpness = 1 + of_groups(log_parameters, "overlap")[group]
     decode = loop.stages * _meet(gpu[:, DECODE], beside, sharpness) * factor
     prefill = of_groups(log_parameters, "prefill")[group] * factor
-    prompt = (gpu[:, PREFILL] + host) * loop.share_of_chunk * prefill
+    taking_in = of_groups(log_parameters, "per_request_s")[group] * factor
+    prompt = (gpu[:, PREFILL] + host) * loop.share_of_chunk * prefill + taking_in
     steps = loop.osl / loop.accepted
     mixed = decode + np.where(loop.has_pools, 0.0, loop.batch * prompt / steps)
     tpot = np.where(loop.is_gap, decode, mixed) / loop.accepted

@@ -252,9 +252,18 @@ def fit_as_json(fit: Fit) -> dict[str, Any]:
 def fit_from_json(values: dict[str, Any]) -> Fit:
     """What `fit_as_json` wrote."""
     cells = tuple(Cell(Place(**cell["place"]), cell["residual"], cell["rows"]) for cell in values["cells"])
-    rest = {name: values[name] for name in ("log_parameters", "row_log_sd", "widen", "carried", "rows")}
-    lists = {name: tuple(values[name]) for name in ("power", "systems", "exclude_gpus")}
-    return Fit(cells=cells, spreads=Spreads(**values["spreads"]), **rest, **lists)
+    return Fit(
+        log_parameters=values["log_parameters"],
+        cells=cells,
+        spreads=Spreads(**values["spreads"]),
+        row_log_sd=values["row_log_sd"],
+        power=tuple(values["power"]),
+        widen=values["widen"],
+        carried=values["carried"],
+        rows=values["rows"],
+        systems=tuple(values["systems"]),
+        exclude_gpus=tuple(values["exclude_gpus"]),
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -40,16 +40,16 @@ def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
         return {}
     known = fit.known
     keys, asked = _keys(known), _keys(cases)
-    found = np.log(known[list(QUANTITIES)].astype("float64")).groupby(keys).agg(["mean", "count"])
-    matched = asked[asked.isin(found.index)]
+    matched = asked[asked.isin(keys)]
     if matched.empty:
         return {}
     answers: dict[str, pd.Series] = {}
     for name in QUANTITIES:
-        mean = matched.map(found[name, "mean"])
-        half = _Z80 * REPEAT_LOG_SD * np.sqrt(1 + 1 / np.maximum(matched.map(found[name, "count"]), 1))
-        values = dict(zip(ENDS, (np.exp(mean), np.exp(mean - half), np.exp(mean + half)), strict=True))
-        answers |= {f"predicted_{name}{end}": value.dropna() for end, value in values.items()}
+        rows = pd.Series(np.log(known[name].to_numpy(dtype=np.float64)), index=known.index).groupby(keys)
+        mean, count = (matched.map(each).to_numpy(dtype=np.float64) for each in (rows.mean(), rows.count()))
+        half = _Z80 * REPEAT_LOG_SD * np.sqrt(1 + 1 / np.maximum(count, 1))
+        for end, logs in zip(ENDS, (mean, mean - half, mean + half), strict=True):
+            answers[f"predicted_{name}{end}"] = pd.Series(np.exp(logs), index=matched.index).dropna()
     said = {"method": "measured", "status": OK}
     return answers | {name: pd.Series(value, index=matched.index) for name, value in said.items()}
 

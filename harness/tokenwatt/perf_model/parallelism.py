@@ -85,6 +85,11 @@ def _heads(mixer: Mixer) -> int:
     return mixer.num_heads if isinstance(mixer, StateSpace) else mixer.num_attention_heads
 
 
+def is_label(task: str) -> bool:
+    """Whether a task says how GPUs share a model."""
+    return _LABEL.fullmatch(task.strip()) is not None
+
+
 def _of_label(given: Given) -> Parallelism | None:
     match = _LABEL.fullmatch((given.task or "").strip())
     if match is None:

@@ -101,7 +101,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         UserError: a model that does not fit, with the arithmetic, or drafted tokens that contradict themselves.
     """
     system, shape, engine = load_system(row["system"]), model_shape(row["model"]), engine_of(row["engine"])
-    is_offline = row["scenario"] == "offline"
+    is_offline = row["scenario"] != "closed_loop" and math.isnan(row["concurrency"])
     parallelism = _split(row, shape, engine, is_offline)
     precision = precision_of(row["weight_dtype"], shape, engine)
     if engine == "trtllm" and precision.experts == "fp8_block" and not row["family"].startswith("DeepSeek"):

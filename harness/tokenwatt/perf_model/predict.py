@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,14 @@ from scipy.stats import norm
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.base_times import BaseTimes, base_times
 from tokenwatt.perf_model.cell_effects import expected
+from tokenwatt.perf_model.choices import best_of, candidates
 from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, served
 from tokenwatt.perf_model.fit import Fit, Planned, at_expected, central, planned
 from tokenwatt.perf_model.measured_rows import measured_answers
 from tokenwatt.perf_model.operation_kinds import DECODE
 from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
-from tokenwatt.perf_model.plan import Plan, plan_case
+from tokenwatt.perf_model.plan import Plan
 from tokenwatt.perf_model.predictions import OK, QUANTITIES, REFUSED, empty_answers
 from tokenwatt.reference.systems import load_system
 
@@ -48,15 +50,26 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     answers = empty_answers(cases.index)
     plans: list[Plan] = []
     places: list[int] = []
+    limits: list[float] = []
+    refused: dict[Any, str] = {}
     for place, row in enumerate(cases.to_dict("records")):
         try:
-            plans.append(plan_case(row))
-            places.append(place)
+            found = candidates(row)
         except UserError as error:
-            answers.iloc[place, answers.columns.get_indexer(["status", "reason"])] = (REFUSED, str(error))
+            refused[cases.index[place]] = str(error)
+            continue
+        plans += found
+        places += [place] * len(found)
+        limits += [row["tpot_limit_s"]] * len(found)
+    if len(set(places)) < len(places):
+        now = at_expected(fit, planned(plans, fit.exclude_gpus))
+        chosen = best_of(plans, np.array(limits), now, np.array(places))
+        plans, places = [plans[each] for each in chosen], sorted(set(places))
     if plans:
         answers.loc[cases.index[places], answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
         answers.loc[cases.index[places], "method"] = _methods(plans, fit)
+    for index, reason in refused.items():
+        answers.loc[index, ["status", "reason"]] = [REFUSED, reason]
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
@@ -66,7 +79,7 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
 
 def predict_from_specs(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     """As `predict_cases`, with the operator tables of each case's whole generation taken away."""
-    generations = cases["system"].map(lambda system: GENERATIONS.get(system, system))
+    generations = pd.Series([GENERATIONS.get(system, system) for system in cases["system"]], index=cases.index)
     parts = []
     for generation, part in cases.groupby(generations, sort=False):
         without = tuple(sorted(system for system, other in GENERATIONS.items() if other == generation))

@@ -62,7 +62,8 @@ def _widened(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Ser
     for name in QUANTITIES:
         # The low end: the high end of power is cut off at the board's limit.
         central, low = answers[f"predicted_{name}"], answers[f"predicted_{name}_low"]
-        needed = np.abs(np.log(tried[name].astype("float64") / central)) / np.log(central / low)
+        off = np.abs(np.log(tried[name].to_numpy(dtype=np.float64) / central.to_numpy()))
+        needed = pd.Series(off / np.log((central / low).to_numpy(dtype=np.float64)), index=tried.index)
         known = needed[np.isfinite(needed)]
         for setting, part in known.groupby(settings):
             factors[f"{name}, {setting}"] = _reaching(part, weights)

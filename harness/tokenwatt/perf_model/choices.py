@@ -1,0 +1,82 @@
+"""What a case leaves open: how its GPUs share the model, and how many sequences a limit on TPOT allows.
+
+Offline and under a limit whoever publishes a number has looked for the best way; so is it here. Ways: tensor parallel
+over t GPUs, and for mixtures attention data parallel with experts spread, t = 1, 2, 4 ... GPUs of the domain, as many
+instances as there are GPUs for. Batches: what fits, times powers of the root of two below it. The way with the most
+tokens/s per GPU within the limit is taken; where none is within it, the one with the shortest TPOT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenwatt.errors import UserError
+from tokenwatt.perf_model.engine_model import Served
+from tokenwatt.perf_model.plan import Plan, plan_case
+from tokenwatt.perf_model.shape_library import model_shape
+from tokenwatt.reference.systems import load_system
+
+BATCHES = 24
+"""Steps of the root of two from what fits down to a four thousandth of it."""
+LARGEST_INSTANCE = 8
+
+
+def candidates(row: Mapping[Any, Any]) -> list[Plan]:
+    """Plans of a valid row: one, or all ways that it leaves open.
+
+    Raises:
+        UserError: a row that has no plan; of several ways the reason of the last.
+    """
+    plans, reason = [], None
+    for way in _ways(row):
+        try:
+            plans.append(plan_case({**row, **way}))
+        except UserError as error:
+            reason = error
+    if not plans and reason is not None:
+        raise reason
+    if math.isnan(row["tpot_limit_s"]):
+        return plans
+    return [with_batch(plan, plan.batch * 2 ** (-step / 2)) for plan in plans for step in range(BATCHES)]
+
+
+def with_batch(plan: Plan, batch: float) -> Plan:
+    """The same with fewer sequences, one at least."""
+    batch = max(batch, 1.0)
+    chunk = plan.isl * max(min(plan.chunk / plan.isl, math.floor(batch)), 1.0)
+    return replace(plan, batch=batch, waits=batch, concurrency=batch * plan.parallelism.attention_dp, chunk=chunk)
+
+
+def best_of(plans: Sequence[Plan], limits_s: NDArray[np.float64], now: Served, owners: NDArray[np.int64]) -> list[int]:
+    """Place of the plan that each owner takes, owners in ascending order."""
+    chosen = []
+    for owner in np.unique(owners):
+        places = np.flatnonzero(owners == owner)
+        within = places[~(now.tpot_s[places] > limits_s[places])]
+        best = within[now.tokens_per_s_per_gpu[within].argmax()] if len(within) else places[now.tpot_s[places].argmin()]
+        chosen.append(int(best))
+    return chosen
+
+
+def _ways(row: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    if "tp" not in row["assumed"].split():
+        return [{}]
+    said = "num_gpus" not in row["assumed"].split()
+    domain = int(load_system(row["system"]).gpus_per_domain.value)
+    gpus = int(row["num_gpus"]) if said else min(domain, LARGEST_INSTANCE)
+    shape = model_shape(row["model"])
+    ways = []
+    for each in (2**power for power in range(int(math.log2(gpus)) + 1)):
+        if gpus % each:
+            continue
+        number = {"num_gpus": gpus if said else each, "pp": 1}
+        ways.append(number | {"attention_tp": each, "attention_dp": 1, "moe_tp": each, "moe_ep": 1})
+        if each > 1 and any(block.experts for block in shape.blocks):
+            ways.append(number | {"attention_tp": 1, "attention_dp": each, "moe_tp": 1, "moe_ep": each})
+    return ways

@@ -1,0 +1,82 @@
+"""What a case leaves open is chosen: the split of the model, and the batch under a limit on TPOT."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from tokenwatt.perf_model.cases import check_cases
+from tokenwatt.perf_model.choices import candidates
+from tokenwatt.perf_model.fit import shipped_fit
+from tokenwatt.perf_model.predict import predict_cases
+from tokenwatt.reference.mlperf import load_mlperf
+
+
+def predicted(**columns: object) -> pd.DataFrame:
+    cases = check_cases(pd.DataFrame([columns], dtype="object"))
+    assert not cases.refused, cases.refused
+    return pd.concat([cases.valid, predict_cases(cases.valid, shipped_fit())], axis=1)
+
+
+def reason(**columns: object) -> str:
+    return check_cases(pd.DataFrame([columns], dtype="object")).refused[0]
+
+
+LLAMA = {"model": "llama2-70b", "gpu": "H200", "weight_dtype": "fp8", "engine": "trtllm", "source_set": "mlperf"}
+SPEED = "predicted_output_tokens_per_s_per_gpu"
+
+
+def test_mlperf_lengths_and_limits_stand_in_where_a_case_says_none() -> None:
+    (row,) = check_cases(pd.DataFrame([{**LLAMA, "scenario": "Interactive"}])).valid.to_dict("records")
+    assert (row["isl"], row["osl"], row["tpot_limit_s"]) == (314, 294.45, 0.04)
+    said = {**LLAMA, "scenario": "server", "isl": 100, "tpot_limit_s": 0.1}
+    (row,) = check_cases(pd.DataFrame([said])).valid.to_dict("records")
+    assert (row["isl"], row["osl"], row["tpot_limit_s"]) == (100, 294.45, 0.1)
+    assert "tp" in row["assumed"].split()
+
+
+def test_a_limit_on_tpot_is_kept_and_costs_tokens() -> None:
+    offline, server, interactive = (
+        predicted(**LLAMA, num_gpus=8, scenario=name) for name in ("offline", "server", "interactive")
+    )
+    assert interactive["predicted_tpot_s"][0] <= 0.04
+    assert server["predicted_tpot_s"][0] <= 0.2
+    assert interactive[SPEED][0] < server[SPEED][0] <= offline[SPEED][0]
+
+
+def test_the_best_split_is_at_least_as_good_as_each() -> None:
+    case = {**LLAMA, "num_gpus": 8, "scenario": "offline"}
+    best = predicted(**case)[SPEED][0]
+    each = [predicted(**case, tp=tp, dp=8 // tp)[SPEED][0] for tp in (1, 2, 4, 8)]
+    assert best == pytest.approx(max(each))
+
+
+def test_a_mixture_may_spread_its_experts_and_a_dense_model_may_not() -> None:
+    def ways(model: str) -> set[tuple[int, int]]:
+        table = pd.DataFrame([{"model": model, "gpu": "B200", "num_gpus": 4, "scenario": "offline"}])
+        (row,) = check_cases(table).valid.to_dict("records")
+        return {(plan.parallelism.attention_tp, plan.parallelism.moe_ep) for plan in candidates(row)}
+
+    assert ways("Qwen3-32B") == {(1, 1), (2, 1), (4, 1)}
+    assert ways("Qwen3-30B-A3B") == {(1, 1), (2, 1), (4, 1), (1, 2), (1, 4)}
+
+
+def test_what_is_said_is_not_chosen() -> None:
+    table = pd.DataFrame([{**LLAMA, "num_gpus": 8, "tp": 8, "scenario": "offline"}])
+    (row,) = check_cases(table).valid.to_dict("records")
+    assert "tp" not in row["assumed"].split()
+    assert [plan.parallelism.attention_tp for plan in candidates(row)] == [8]
+
+
+def test_a_limit_that_nobody_set_is_asked_for() -> None:
+    assert reason(model="Qwen3-8B", gpu="H100", scenario="server") == (
+        "scenario server of Qwen3-8B needs tpot_limit_s or concurrency (MLPerf: none)"
+    )
+    assert "needs tpot_limit_s" in reason(model="mixtral-8x7b", gpu="H100", scenario="interactive")
+    assert "unknown scenario 'serve' (did you mean 'server'?)" in reason(model="Qwen3-8B", gpu="H100", scenario="serve")
+
+
+def test_mlperf_tasks_are_models_of_the_library() -> None:
+    from tokenwatt.perf_model.shape_library import model_family
+
+    assert all(model_family(name) == name for name in load_mlperf())
