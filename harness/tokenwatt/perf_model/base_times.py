@@ -109,10 +109,12 @@ def base_times(plans: Sequence[Plan], exclude_gpus: Collection[str] = (), end: C
 
 
 def _computed(dtype: str, system: str) -> str:
-    """What weights are multiplied in: MXFP4 with activations in fp8 where the tensor cores know it."""
-    if dtype == "mxfp4" and load_system(system).has_peak("fp4"):
+    """What weights are multiplied in: MXFP4 with activations in fp8 where the tensor cores know fp4; weights of one
+    byte in bf16 where they do not know fp8, as int8 is served on A100."""
+    spec = load_system(system)
+    if dtype == "mxfp4" and spec.has_peak("fp4"):
         return "mxfp4_fp8"
-    return dtype
+    return "int8" if dtype in ("fp8", "fp8_block") and not spec.has_peak("fp8") else dtype
 
 
 Answer = tuple[Floats, float, bool]

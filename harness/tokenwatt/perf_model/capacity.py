@@ -44,11 +44,13 @@ class Capacity:
         Raises:
             UserError: the arithmetic of what does not.
         """
+        has = f"{gpu} has {self.memory_bytes / GIGA:.0f} GB"
+        weights = f"{self.weight_bytes / GIGA:.0f} GB of weights"
         if self.weight_bytes > self.memory_bytes:
-            raise UserError(
-                f"does not fit: {self.weight_bytes / GIGA:.0f} GB of weights on each GPU, "
-                f"{gpu} has {self.memory_bytes / GIGA:.0f} GB"
-            )
+            raise UserError(f"does not fit: {weights} on each GPU, {has}")
+        if self.weight_bytes + self.sequence_bytes > self.memory_bytes:
+            cache = f"{self.sequence_bytes / GIGA:.0f} GB of cache of one sequence"
+            raise UserError(f"does not fit: {weights} and {cache} on each GPU, {has}")
 
 
 def capacity_of(

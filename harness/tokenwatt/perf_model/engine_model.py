@@ -10,9 +10,11 @@ A prompt costs `prefill` x its share of a prefill step, and `per_request`: the s
 recorded graph, and the host makes room for it. In a closed loop each of B sequences brings one prompt for each `osl`
 tokens, so a token takes on average
 
-    mixed = decode step + B x prompt / (osl / accepted)        tokens/s of a rank = B x accepted / mixed
+    mixed = decode step + B x prompt / (osl / accepted)        tokens/s of a rank = B x accepted / mixed offline
 
     TTFT = a x prompt x (1 + g x (requests of the rank - 1)) + b x decode step + c + wait of those that do not fit
+
+    tokens/s = requests in flight x osl / (TTFT + mixed / accepted x (osl - 1))       in a closed loop
 
 where g is what prompts that arrive together wait for one another: published runs start all at once. Two pools: prompts
 are computed elsewhere, so a token takes the decode step, and requests/s are those of the slower pool.
@@ -39,7 +41,6 @@ Floats = NDArray[np.float64]
 GROUPS = ("vllm", "sglang", "trtllm", "native", "vllm mlenergy", "trtllm offline")
 """Engines as sources run them: `Plan.group`."""
 _FAMILIES = ("matmul", "experts", "attention", "reduce")
-_ELEMENTWISE = TERMS.index("elementwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _places() -> dict[str, int]:
 
 
 @cache
-def _term_places() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _term_places() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """For multipliers of (group, term): place of the shared one, of the family's and of the format's, -1 for none."""
     shape = (len(GROUPS), len(TERMS))
     shared, own, formats = (np.full(shape, -1) for _ in range(3))
@@ -103,13 +104,13 @@ def _term_places() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int
             shared[row, column] = _places().get(f"term:{term}", -1)
             own[row, column] = _places().get(f"{family}:{group}", -1)
             formats[row, column] = _places().get(f"{term}:{group}", -1) if family == "experts" else -1
-    return shared, own, formats, np.arange(len(GROUPS))
+    return shared, own, formats
 
 
 def multipliers(log_parameters: Floats) -> Floats:
     """Of every group and term; shape (groups, terms)."""
     padded = np.append(log_parameters, 0.0)
-    shared, own, formats, _ = _term_places()
+    shared, own, formats = _term_places()
     return np.exp(padded[shared] + padded[own] + padded[formats])
 
 
@@ -228,7 +229,9 @@ def _first_token(log_parameters: Floats, loop: Loop, prompt: Floats, decode: Flo
         of_groups(log_parameters, name)[loop.group] for name in ("ttft_prompt", "ttft_crowd", "ttft_steps", "ttft_s")
     )
     others = np.where(loop.has_pools, loop.waits / loop.prefill_workers * loop.decode_workers, loop.waits) - 1
-    computed = own * prompt * loop.stages * (1 + crowd * np.maximum(others, 0.0)) + steps * decode + fixed
+    # Workers that compute prompts alone are not cut into stages.
+    stages = np.where(loop.has_pools, 1.0, loop.stages)
+    computed = own * prompt * stages * (1 + crowd * np.maximum(others, 0.0)) + steps * decode + fixed
     queued = np.maximum(loop.waits / loop.batch - 1, 0.0) * (request + computed)
     return computed + queued
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from tokenwatt.perf_model.fit import Fit
-from tokenwatt.perf_model.predictions import ENDS, OK, QUANTITIES
+from tokenwatt.perf_model.predictions import ENDS, OK, QUANTITIES, Z80
 
 LABELS = (
     "family",
@@ -19,6 +22,10 @@ LABELS = (
     "moe_ep",
     "pp",
     "disaggregated",
+    "prefill_workers",
+    "prefill_gpus_each",
+    "decode_workers",
+    "decode_gpus_each",
     "engine",
     "engine_version",
     "source_set",
@@ -27,11 +34,12 @@ LABELS = (
     "isl",
     "osl",
     "concurrency",
+    "draft_tokens",
+    "accepted_length",
 )
 """What two rows have to agree in to be the same operating point."""
 REPEAT_LOG_SD = 0.06
 """Of two published runs of the same labels (median of TPOT): a measurement is no more exact than its repetition."""
-_Z80 = 1.2815515655446004
 
 
 def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
@@ -47,7 +55,7 @@ def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
     for name in QUANTITIES:
         rows = pd.Series(np.log(known[name].to_numpy(dtype=np.float64)), index=known.index).groupby(keys)
         mean, count = (matched.map(each).to_numpy(dtype=np.float64) for each in (rows.mean(), rows.count()))
-        half = _Z80 * REPEAT_LOG_SD * np.sqrt(1 + 1 / np.maximum(count, 1))
+        half = Z80 * REPEAT_LOG_SD * np.sqrt(1 + 1 / np.maximum(count, 1))
         for end, logs in zip(ENDS, (mean, mean - half, mean + half), strict=True):
             answers[f"predicted_{name}{end}"] = pd.Series(np.exp(logs), index=matched.index).dropna()
     said = {"method": "measured", "status": OK}
@@ -57,4 +65,11 @@ def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
 def _keys(rows: pd.DataFrame) -> pd.Series:
     """All labels of each row as one text. Missing is a label like any other: as many as fit, or not said."""
     table = rows.reindex(columns=list(LABELS))
-    return pd.Series(["|".join(map(str, row)) for row in table.itertuples(index=False)], index=rows.index)
+    return pd.Series(["|".join(map(_text, row)) for row in table.itertuples(index=False)], index=rows.index)
+
+
+def _text(label: Any) -> str:
+    """A number is the same in whatever type its column has it: one of whole numbers turns to floats by a gap in it."""
+    if pd.isna(label):
+        return ""
+    return repr(float(label)) if isinstance(label, Real) else str(label)

@@ -19,6 +19,8 @@ TERMS = (
     "reduce",
     "exchange",
 )
+_ONE_BYTE = {"fp8_block": "fp8", "int8": "fp8"}
+"""Formats that share a multiplier."""
 _OF_KIND = {
     "attention.decode": "attention.decode",
     "latent.decode": "latent.decode",
@@ -39,4 +41,4 @@ def term_of(operation: Operation, dtype: str) -> str:
     family = {"matmul": "matmul", "grouped_matmul": "experts"}.get(operation.kind)
     if family is None:
         return _OF_KIND[operation.kind]
-    return f"{family}.{'fp8' if dtype == 'fp8_block' else dtype}"
+    return f"{family}.{_ONE_BYTE.get(dtype, dtype)}"

@@ -119,6 +119,8 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     capacity = capacity_of(shape, parallelism, precision, context, memory)
     capacity.check(row["gpu"])
     prefill, prefill_workers, decode_workers = _pools(row, parallelism)
+    if prefill is not None:
+        capacity_of(shape, prefill, precision, isl, memory).check(f"prefill: {row['gpu']}")
     gpus = int(row["num_gpus"]) if prefill else parallelism.gpus
     instances = decode_workers if prefill else max(row["num_gpus"] / parallelism.gpus, 1.0)
     fits = max(capacity.largest_batch, LEAST_CACHE * memory / capacity.sequence_bytes)

@@ -5,7 +5,7 @@ As published checkpoints have it (their `quantization_config` or `hf_quant_confi
 - fp8: every projection and expert; with a scale for each 128 x 128 weights where a mixture of experts is published so.
 - fp4 (NVFP4): dense models and Qwen3's mixtures every product; others keep attention and recurrent mixers in bfloat16,
   those with recurrent mixers their shared experts too. Such checkpoints ask for a cache in fp8.
-- mxfp4, and int4 of a mixture of experts: the experts alone; int4 of a dense model every product.
+- mxfp4 and int4: the experts alone of a mixture of experts, every product of a dense model.
 
 Routers, embedding and output head stay in bfloat16. The cache is what the engine takes by default: bfloat16, and fp8
 for TensorRT-LLM.
@@ -16,27 +16,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenwatt.architecture import GroupedAttention
+from tokenwatt.perf_model.operator_time.precision import precision
 from tokenwatt.perf_model.shape import ModelShape
-
-WEIGHT_BYTES = {
-    "bf16": 2.0,
-    "fp8": 1.0,
-    "fp8_block": 1.0 + 4 / 128**2,
-    "nvfp4": 0.5 + 1 / 16,
-    "mxfp4": 0.5 + 1 / 32,
-    "int4": 0.5 + 2 / 128,
-}
-"""Bytes of a stored element with its share of the scales."""
 
 
 def weight_bytes_of(dtype: str) -> float:
-    """Bytes of a stored element (`WEIGHT_BYTES`)."""
-    return WEIGHT_BYTES[dtype]
+    """Bytes of a stored element with its share of the scales (`operator_time.precision`)."""
+    return precision(dtype).weight_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Keys of `WEIGHT_BYTES` for each part of a model."""
+    """Names of `operator_time.precision.PRECISIONS` for each part of a model."""
 
     attention: str
     """Projections of attention and of recurrent mixers."""
@@ -61,11 +52,9 @@ def precision_of(weight_dtype: str, shape: ModelShape, engine: str = "") -> Prec
             return Precision(stored, stored, stored, kv)
         case "fp4":
             return _nvfp4(shape, has_experts)
-        case "mxfp4":
-            return Precision("bf16", "bf16", "mxfp4", kv)
-        case "int4":
-            rest = "bf16" if has_experts else "int4"
-            return Precision(rest, rest, "int4", kv)
+        case "mxfp4" | "int4":
+            rest = "bf16" if has_experts else weight_dtype
+            return Precision(rest, rest, weight_dtype, kv)
         case _:
             return Precision("bf16", "bf16", "bf16", kv)
 

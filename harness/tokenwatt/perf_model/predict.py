@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.base_times import BaseTimes, base_times
@@ -33,11 +32,10 @@ from tokenwatt.perf_model.operation_kinds import DECODE
 from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
 from tokenwatt.perf_model.plan import Plan
-from tokenwatt.perf_model.predictions import OK, QUANTITIES, REFUSED, empty_answers
+from tokenwatt.perf_model.predictions import QUANTITIES, REFUSED, Z80, empty_answers
 from tokenwatt.reference.systems import load_system
 
 Floats = NDArray[np.float64]
-Z80 = float(norm.ppf(0.9))
 
 
 def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
@@ -73,7 +71,6 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
-    answers.loc[answers["status"] != REFUSED, "status"] = OK
     return answers
 
 

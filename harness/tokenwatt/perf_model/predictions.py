@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ QUANTITIES = ("output_tokens_per_s_per_gpu", "tpot_s", "ttft_s", "gpu_power_w", 
 """token/s per GPU, s, s, W of a GPU's board, J of board energy per output token with prefill inside."""
 OK, REFUSED, UNSUPPORTED = "ok", "refused", "unsupported"
 """Status of a row: predicted; refused for what is wrong with the case; not what a baseline can do."""
+Z80 = NormalDist().inv_cdf(0.9)
+"""Standard deviations from the middle of a normal distribution to either end of what holds 80 % of it."""
 ENDS = ("", "_low", "_high")
 PREDICTED = tuple(f"predicted_{quantity}{end}" for quantity in QUANTITIES for end in ENDS)
 """Central value and ends of the 80 % interval of each quantity."""

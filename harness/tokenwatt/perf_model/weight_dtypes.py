@@ -49,9 +49,10 @@ def weight_dtype_of(model: str, label: str | None, system: str, facts: FactBook 
 
 def compute_dtype_of(weight_dtype: str, system: str, facts: FactBook | None = None) -> str:
     """What the tensor cores of a system multiply weights of that format in."""
-    if weight_dtype == "mxfp4":
-        return "fp4" if _has_peak(system, "fp4", facts) else "bfloat16"
-    return {"int4": "bfloat16", "int8": "fp8", "float16": "bfloat16"}.get(weight_dtype, weight_dtype)
+    wanted = {"mxfp4": "fp4", "int8": "fp8"}.get(weight_dtype)
+    if wanted is not None:
+        return wanted if _has_peak(system, wanted, facts) else "bfloat16"
+    return {"int4": "bfloat16", "float16": "bfloat16"}.get(weight_dtype, weight_dtype)
 
 
 def _of_name(model: str) -> str | None:

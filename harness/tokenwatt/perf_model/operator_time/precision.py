@@ -24,13 +24,13 @@ class Precision:
 PRECISIONS = {
     "bf16": Precision("bfloat16", 2.0, 2.0, ("fp8", "fp8_block")),
     "fp8": Precision("fp8", 1.0, 1.0, ("fp8_block", "bf16_fp8", "bf16")),
-    "fp8_block": Precision("fp8", 1.0, 1.0, ("fp8", "bf16")),
-    "nvfp4": Precision("fp4", 0.5625, 0.5625, ("mxfp4_fp8", "fp8_block", "fp8", "bf16")),
-    "mxfp4": Precision("bfloat16", 0.53125, 2.0, ("int4", "bf16")),
-    "mxfp4_fp8": Precision("fp8", 0.53125, 1.0, ("nvfp4", "fp8_block", "fp8", "bf16")),
-    "int4": Precision("bfloat16", 0.515625, 2.0, ("mxfp4", "int8", "bf16")),
+    "fp8_block": Precision("fp8", 1 + 4 / 128**2, 1.0, ("fp8", "bf16")),
+    "nvfp4": Precision("fp4", 0.5 + 1 / 16, 0.5 + 1 / 16, ("mxfp4_fp8", "fp8_block", "fp8", "bf16")),
+    "mxfp4": Precision("bfloat16", 0.5 + 1 / 32, 2.0, ("int4", "bf16")),
+    "mxfp4_fp8": Precision("fp8", 0.5 + 1 / 32, 1.0, ("nvfp4", "fp8_block", "fp8", "bf16")),
+    "int4": Precision("bfloat16", 0.5 + 2 / 128, 2.0, ("mxfp4", "int8", "bf16")),
     "int8": Precision("bfloat16", 1.0, 2.0, ("int4", "bf16")),
-    "int4_fp8": Precision("fp8", 0.515625, 1.0, ("mxfp4_fp8", "fp8_block", "fp8", "bf16")),
+    "int4_fp8": Precision("fp8", 0.5 + 2 / 128, 1.0, ("mxfp4_fp8", "fp8_block", "fp8", "bf16")),
     "bf16_fp8": Precision("bfloat16", 1.0, 2.0, ("fp8", "bf16")),
 }
 """By name. Weights and activations of a matmul; in attention the width of a cached element is `weight_bytes`.
