@@ -65,12 +65,17 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
 
 def predict_from_specs(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     """As `predict_cases`, with the operator tables of each case's whole generation taken away."""
+    return pd.concat([predict_cases(part, without) for part, without in by_generation(cases, fit)]).loc[cases.index]
+
+
+def by_generation(cases: pd.DataFrame, fit: Fit) -> list[tuple[pd.DataFrame, Fit]]:
+    """Cases of each generation, with the fit that must not use the operator tables of any of its systems."""
     generations = cases["system"].map(lambda system: GENERATIONS.get(system, system))
     parts = []
     for generation, part in cases.groupby(generations, sort=False):
         without = tuple(sorted(system for system, other in GENERATIONS.items() if other == generation))
-        parts.append(predict_cases(part, replace(fit, exclude_gpus=without)))
-    return pd.concat(parts).loc[cases.index]
+        parts.append((part, replace(fit, exclude_gpus=without)))
+    return parts
 
 
 def _numbers(plans: list[Plan], fit: Fit) -> Floats:
