@@ -132,4 +132,11 @@ def test_published_prompt_length_must_be_a_range(tmp_path: Path) -> None:
 
 def test_fact_files_hold_nothing_else() -> None:
     shipped = {path.name for path in reference_folder().glob("*.csv")}
-    assert shipped == {*FACT_FILES, "published.csv", "operators.csv", "operator_power.csv", "mlperf.csv"}
+    assert shipped == {
+        *FACT_FILES,
+        "published.csv",
+        "operators.csv",
+        "operator_power.csv",
+        "mlperf.csv",
+        "published_ratios.csv",
+    }

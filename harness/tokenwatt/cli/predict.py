@@ -76,6 +76,10 @@ def predict(
             "--aiconfigurator", metavar="PYTHON", help="Interpreter that has aiconfigurator-core. Default: this one."
         ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FOLDER", help="With --score: write the scores and a page for each system."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict speed, power and energy row by row, with 80 % intervals; with --score, say how good that is.
@@ -97,12 +101,16 @@ def predict(
         raise UserError("predict needs a place for its answers: -o OUT.csv, -o OUT.parquet, --json or --score")
     if aiconfigurator is not None and not is_scored:
         raise UserError("--aiconfigurator names a baseline of --score; add --score")
+    if page is not None and (not score or leave_out is not None or specs_only):
+        raise UserError("--page tries every way by itself: give it with --score, without --leave-out and --specs-only")
     table = read_table(cases)
     checked = check_cases(table)
     known, unused = read_known(fit or ())
     for path, reasons in unused.items():
         if reasons:
             _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
+    if page is not None:
+        _write_page(page, checked, table, known, aiconfigurator)
     fitted = None
     if leave_out is not None:
         answers = _left_out(checked, known, KnownRows.of(checked, table), leave_out, specs_only)
@@ -189,17 +197,35 @@ def _left_out(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group, 
     return predict_left_out(cases, rows, leave_out.value, fit_rows, predict)
 
 
+def _write_page(folder: Path, cases: Cases, table: pd.DataFrame, known: KnownRows, python: Path | None) -> None:
+    from tokenwatt.perf_model.aiconfigurator import is_installed
+    from tokenwatt.perf_model.page.trials import run_trials
+    from tokenwatt.perf_model.page.write import page_files, write_pages
+    from tokenwatt.store import check_place
+
+    _check_measured(table)
+    check_place(folder / "README.md", "--page")
+    files = page_files(run_trials(cases, table, known, python, python is not None or is_installed()))
+    write_pages(folder, files)
+    typer.echo(f"{len(files)} files written to {folder}", err=True)
+
+
+def _check_measured(table: pd.DataFrame) -> None:
+    from tokenwatt.perf_model.cases import measured_columns
+
+    if measured_columns(table).isna().all(axis=None):
+        raise UserError("nothing to score: no row has a measured value")
+
+
 def _score(
     cases: Cases, table: pd.DataFrame, answers: pd.DataFrame, known: KnownRows, python: Path | None, as_json: bool
 ) -> None:
     from tokenwatt.perf_model.aiconfigurator import is_installed
-    from tokenwatt.perf_model.cases import measured_columns
     from tokenwatt.perf_model.score import scores_as_json
     from tokenwatt.perf_model.scoring_run import score_all
     from tokenwatt.terminal import PREDICTOR, print_scores
 
-    if measured_columns(table).isna().all(axis=None):
-        raise UserError("nothing to score: no row has a measured value")
+    _check_measured(table)
     has_package = python is not None or is_installed()
     if not has_package:
         typer.echo("aiconfigurator-core is not installed, so that this baseline is left out", err=True)
