@@ -64,7 +64,7 @@ def _panel(rows: pd.DataFrame, cells: Sequence[tuple[str, str]], column: float, 
 
 def _cell(rows: pd.DataFrame, left: float, column: float, top: float) -> list[str]:
     parts = []
-    above, below = (float(np.log(rows["predicted"] / rows[end]).median()) for end in ("low", "high"))
+    above, below = (float(np.median(np.log((rows["predicted"] / rows[end]).to_numpy()))) for end in ("low", "high"))
     if math.isfinite(above) and math.isfinite(below):
         y, bottom = top + _height(above), top + _height(below)
         parts.append(

@@ -182,7 +182,8 @@ def _predictions(system: str, fit: Fit) -> list[str]:
 
 def _prediction(row: Mapping[Any, Any], found: Mapping[Any, Any]) -> list[str]:
     def value(quantity: str, scale: float = 1.0) -> str:
-        return ranged(*(float(found[f"predicted_{quantity}{end}"]) for end in ("", "_low", "_high")), scale)
+        central, low, high = (float(found[f"predicted_{quantity}{end}"]) for end in ("", "_low", "_high"))
+        return ranged(central, low, high, scale)
 
     joules = [float(found[f"predicted_joules_per_output_token{end}"]) for end in ("", "_high", "_low")]
     return [
