@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tokenwatt.architecture import DenseMlp, GroupedAttention
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import USABLE, WORKSPACE_BYTES, capacity_of, weight_bytes
-from tokenwatt.perf_model.operations import Load, Operation, step_operations
+from tokenwatt.perf_model.operations import Load, Operation
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape import Block, ModelShape
 from tokenwatt.perf_model.shape_library import library_names, model_shape
+from tokenwatt.perf_model.steps import step_operations
 
 ONE = Parallelism(gpus=1, attention_tp=1, attention_dp=1, moe_tp=1, moe_ep=1, pp=1)
 BF16 = Precision("bf16", "bf16", "bf16", "bf16")

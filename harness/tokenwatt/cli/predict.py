@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tokenwatt.perf_model.cases import Cases
+    from tokenwatt.perf_model.fit import Fit
     from tokenwatt.perf_model.scoring_run import KnownRows
+    from tokenwatt.perf_model.what_if import Change
 
 _REASONS_SHOWN = 5
 
@@ -34,6 +36,10 @@ def predict(
     cases: Annotated[
         Path, typer.Argument(metavar="CASES", help="CSV or parquet: model and gpu, and what else is known.")
     ],
+    case_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[CASE_ID]", help="Which case --explain explains. Default: the first answered."),
+    ] = None,
     fit: Annotated[
         list[Path] | None,
         typer.Option(
@@ -52,6 +58,18 @@ def predict(
         bool,
         typer.Option("--specs-only", help="Predict as if nobody had measured operators on the GPU or its generation."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of one case where its time and energy go, and what it rests on.")
+    ] = False,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            metavar="NAME=FACTORx",
+            help="Predict again with operations that much faster (attention.decode=1.1x, moe=2x, host=2x); several "
+            "times. all=1.01x: what each one is worth.",
+        ),
+    ] = None,
     aiconfigurator: Annotated[
         Path | None,
         typer.Option(
@@ -71,10 +89,11 @@ def predict(
     from tokenwatt.store import check_place
 
     is_scored = score or leave_out is not None
+    changes = _checked_views(explain, case_id, what_if or [], is_scored)
     if output is not None:
         predictions.check_suffix(output)
         check_place(output, "--output")
-    elif not is_scored and not as_json:
+    elif not (is_scored or as_json or explain or changes):
         raise UserError("predict needs a place for its answers: -o OUT.csv, -o OUT.parquet, --json or --score")
     if aiconfigurator is not None and not is_scored:
         raise UserError("--aiconfigurator names a baseline of --score; add --score")
@@ -84,35 +103,90 @@ def predict(
     for path, reasons in unused.items():
         if reasons:
             _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
-    answers = _answers(checked, known, KnownRows.of(checked, table), leave_out, specs_only)
-    if output is not None:
+    fitted = None
+    if leave_out is not None:
+        answers = _left_out(checked, known, KnownRows.of(checked, table), leave_out, specs_only)
+    else:
+        fitted = _fit(known)
+        answers = _answers(checked, fitted, specs_only)
+    refused = answers[answers["status"] != predictions.OK]
+    is_any_answered = len(refused) < len(answers)
+    if output is not None and not (changes and is_any_answered):
         predictions.write_predictions(predictions.joined(checked.given, answers), output)
         typer.echo(f"written to {output}", err=True)
-    refused = answers[answers["status"] != predictions.OK]
     _tell(f"{len(answers) - len(refused)} rows predicted, {len(refused)} refused", refused["reason"])
     if is_scored:
         if leave_out is None and (seen := fitted_and_scored(known, checked)):
             typer.echo(f"{seen} of the scored rows were fitted on; --leave-out hides them from the fit", err=True)
         _score(checked, table, answers, known, aiconfigurator, as_json)
+    elif fitted is not None and (explain or changes):
+        if is_any_answered:
+            _show(checked, answers, fitted, specs_only, case_id, changes, output, as_json)
     elif as_json:
         typer.echo(predictions.joined(checked.given, answers).to_json(orient="records", indent=2))
-    raise typer.Exit(1 if len(refused) == len(answers) else 0)
+    raise typer.Exit(0 if is_any_answered else 1)
 
 
-def _answers(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group | None, specs_only: bool) -> pd.DataFrame:
-    """Answers to all given cases, by a fit on the known rows or the shipped one."""
+def _checked_views(explain: bool, case_id: str | None, what_if: list[str], is_scored: bool) -> tuple[Change, ...]:
+    """The changes of --what-if, where it and --explain may stand."""
+    if case_id is not None and not explain:
+        raise UserError(f"{case_id!r} names a case, but only --explain looks at one; add --explain")
+    for option, is_given in (("--explain", explain), ("--what-if", bool(what_if))):
+        if is_given and is_scored:
+            raise UserError(f"{option} shows predictions, not scores: leave out --score and --leave-out")
+    if explain and what_if:
+        raise UserError("--explain and --what-if are two views: ask for one of them")
+    if not what_if:
+        return ()
+    from tokenwatt.perf_model.what_if import parse_changes
+
+    return parse_changes(what_if)
+
+
+def _show(
+    cases: Cases,
+    answers: pd.DataFrame,
+    fit: Fit,
+    specs_only: bool,
+    case_id: str | None,
+    changes: tuple[Change, ...],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from tokenwatt.cli.explain import explain_case, show_what_if
+
+    if changes:
+        show_what_if(cases, answers, fit, specs_only, changes, output, as_json)
+    else:
+        explain_case(cases, answers, fit, specs_only, case_id, as_json)
+
+
+def _fit(known: KnownRows) -> Fit:
+    """On the known rows, or the shipped one."""
     from tokenwatt.perf_model.fit import fit_rows, shipped_fit
-    from tokenwatt.perf_model.leave_out import predict_left_out
+
+    return fit_rows(known.rows) if len(known.cases) else shipped_fit()
+
+
+def _answers(cases: Cases, fit: Fit, specs_only: bool) -> pd.DataFrame:
+    """Answers to all given cases."""
     from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
     from tokenwatt.perf_model.predictions import answer
+
+    predict = predict_from_specs if specs_only else predict_cases
+    return answer(cases, lambda valid: predict(valid, fit))
+
+
+def _left_out(cases: Cases, known: KnownRows, own: KnownRows, leave_out: Group, specs_only: bool) -> pd.DataFrame:
+    """Answers to all given cases, by fits that each have not seen a group."""
+    from tokenwatt.perf_model.fit import fit_rows
+    from tokenwatt.perf_model.leave_out import predict_left_out
+    from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
     from tokenwatt.perf_model.scoring_run import KnownRows
 
     predict = predict_from_specs if specs_only else predict_cases
-    if leave_out is not None:
-        rows = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
-        return predict_left_out(cases, rows, leave_out.value, fit_rows, predict)
-    fitted = fit_rows(known.rows) if len(known.cases) else shipped_fit()
-    return answer(cases, lambda valid: predict(valid, fitted))
+    rows = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
+    return predict_left_out(cases, rows, leave_out.value, fit_rows, predict)
 
 
 def _score(

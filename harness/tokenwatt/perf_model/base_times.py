@@ -75,7 +75,7 @@ def base_times(plans: Sequence[Plan], exclude_gpus: Collection[str] = (), end: C
         for operation in operations
     ]
     seconds, log_sd, from_specs = (np.zeros(len(entries)) for _ in range(3))
-    dtypes = [_computed(operation.dtype, plans[case].system) for case, _, operation in entries]
+    dtypes = [computed_dtype(operation.dtype, plans[case].system) for case, _, operation in entries]
     groups: dict[tuple[str, str, str, str, int], list[int]] = defaultdict(list)
     for place, (case, _, operation) in enumerate(entries):
         plan = plans[case]
@@ -108,7 +108,7 @@ def base_times(plans: Sequence[Plan], exclude_gpus: Collection[str] = (), end: C
     )
 
 
-def _computed(dtype: str, system: str) -> str:
+def computed_dtype(dtype: str, system: str) -> str:
     """What weights are multiplied in: MXFP4 with activations in fp8 where the tensor cores know fp4; weights of one
     byte in bf16 where they do not know fp8, as int8 is served on A100."""
     spec = load_system(system)

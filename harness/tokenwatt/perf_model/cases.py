@@ -11,12 +11,16 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from tokenwatt import store
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.perf_model.gpu_names import system_of_gpu
+from tokenwatt.perf_model.own_rows import MARK, rows_of_measurements
 from tokenwatt.perf_model.parallelism import Given, is_label, resolve_parallelism
 from tokenwatt.perf_model.shape_library import model_family, model_shape
 from tokenwatt.perf_model.weight_dtypes import weight_dtype_of
+from tokenwatt.record import Measurement
 from tokenwatt.reference.facts import FactBook
 from tokenwatt.reference.mlperf import load_mlperf
 
@@ -64,6 +68,8 @@ class Cases:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or parquet table with at least the `REQUIRED` columns. Cells of CSV stay text, empty ones become None.
 
+    A `measurements` table of ours is one too (`own_rows`).
+
     Raises:
         UserError: no such file, another format, a damaged file, a missing or repeated column, or no rows.
     """
@@ -102,6 +108,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
+        if MARK in pq.read_schema(path).names:
+            return rows_of_measurements(store.read(path, Measurement))
         return pd.read_parquet(path).reset_index(drop=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a complete parquet file ({str(error).splitlines()[0]})") from None

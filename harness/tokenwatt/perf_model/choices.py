@@ -14,10 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.engine_model import Served
+from tokenwatt.perf_model.fit import Fit, at_expected, planned
 from tokenwatt.perf_model.plan import Plan, plan_case
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.reference.systems import load_system
@@ -25,6 +27,27 @@ from tokenwatt.reference.systems import load_system
 BATCHES = 24
 """Steps of the root of two from what fits down to a four thousandth of it."""
 LARGEST_INSTANCE = 8
+
+
+def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, dict[Any, str]]:
+    """A plan for each valid case that has one, their index, and by index why each of the others has none."""
+    plans: list[Plan] = []
+    owners: list[int] = []
+    limits: list[float] = []
+    refused: dict[Any, str] = {}
+    for place, row in enumerate(cases.to_dict("records")):
+        try:
+            found = candidates(row)
+        except UserError as error:
+            refused[cases.index[place]] = str(error)
+            continue
+        plans += found
+        owners += [place] * len(found)
+        limits += [row["tpot_limit_s"]] * len(found)
+    if len(set(owners)) < len(owners):
+        now = at_expected(fit, planned(plans, fit.exclude_gpus))
+        plans = [plans[place] for place in best_of(plans, np.array(limits), now, np.array(owners))]
+    return plans, cases.index[sorted(set(owners))], refused
 
 
 def candidates(row: Mapping[Any, Any]) -> list[Plan]:

@@ -38,7 +38,7 @@ from tokenwatt.perf_model.plan import Plan
 
 Floats = NDArray[np.float64]
 
-GROUPS = ("vllm", "sglang", "trtllm", "vllm mlenergy", "trtllm offline")
+GROUPS = ("vllm", "sglang", "trtllm", "native", "vllm mlenergy", "trtllm offline")
 """Engines as sources run them: `Plan.group`."""
 _FAMILIES = ("matmul", "experts", "attention", "reduce")
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import Capacity, capacity_of
-from tokenwatt.perf_model.operations import Load, Operation, step_operations
+from tokenwatt.perf_model.operations import Load, Operation
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape import ModelShape
 from tokenwatt.perf_model.shape_library import model_shape
+from tokenwatt.perf_model.steps import step_operations
 from tokenwatt.reference.systems import load_system
 
 CHUNK = 8192
@@ -31,6 +32,7 @@ OTHER_LARGEST_BATCH = 1024
 """Sequences that an engine lets run at once by default, for one attention rank."""
 LEAST_CACHE = 0.06
 """Share of the memory that a server which starts at all has left for its cache."""
+NATIVE = "native"
 ENGINES = {"vllm": "vllm", "sglang": "sglang", "trt": "trtllm", "tensorrt": "trtllm"}
 
 
@@ -42,6 +44,8 @@ class Plan:
     system: str
     engine: str
     """vllm, sglang or trtllm: whose operators and overheads; vllm where a case names none of them."""
+    is_native: bool
+    """Whether it is our own engine, which has overheads of its own."""
     source: str
     """Whose definitions the numbers follow: mlenergy's TPOT is a gap that no prompt interrupts, others' a mean."""
     shape: ModelShape
@@ -70,6 +74,8 @@ class Plan:
     @property
     def group(self) -> str:
         """Whose overheads it has: the engine as this source runs it."""
+        if self.is_native:
+            return "native"
         if self.source == "mlenergy":
             return f"{self.engine} mlenergy"
         return f"{self.engine} offline" if self.is_offline and self.engine == "trtllm" else self.engine
@@ -127,6 +133,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         family=row["family"],
         system=system.name,
         engine=engine,
+        is_native=row["engine"].casefold() == NATIVE,
         source=row["source_set"],
         shape=shape,
         parallelism=parallelism,

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tokenwatt.errors import UserError
 from tokenwatt.perf_model.base_times import BaseTimes, base_times
 from tokenwatt.perf_model.cell_effects import expected
-from tokenwatt.perf_model.choices import best_of, candidates
+from tokenwatt.perf_model.choices import chosen_plans
 from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, served
 from tokenwatt.perf_model.fit import Fit, Planned, at_expected, central, planned
 from tokenwatt.perf_model.measured_rows import measured_answers
@@ -46,28 +44,12 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
         with the reason.
     """
     answers = empty_answers(cases.index)
-    plans: list[Plan] = []
-    places: list[int] = []
-    limits: list[float] = []
-    refused: dict[Any, str] = {}
-    for place, row in enumerate(cases.to_dict("records")):
-        try:
-            found = candidates(row)
-        except UserError as error:
-            refused[cases.index[place]] = str(error)
-            continue
-        plans += found
-        places += [place] * len(found)
-        limits += [row["tpot_limit_s"]] * len(found)
-    if len(set(places)) < len(places):
-        now = at_expected(fit, planned(plans, fit.exclude_gpus))
-        chosen = best_of(plans, np.array(limits), now, np.array(places))
-        plans, places = [plans[each] for each in chosen], sorted(set(places))
+    plans, index, refused = chosen_plans(cases, fit)
     if plans:
-        answers.loc[cases.index[places], answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
-        answers.loc[cases.index[places], "method"] = _methods(plans, fit)
-    for index, reason in refused.items():
-        answers.loc[index, ["status", "reason"]] = [REFUSED, reason]
+        answers.loc[index, answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
+        answers.loc[index, "method"] = _methods(plans, fit)
+    for case, reason in refused.items():
+        answers.loc[case, ["status", "reason"]] = [REFUSED, reason]
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
@@ -76,12 +58,17 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
 
 def predict_from_specs(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     """As `predict_cases`, with the operator tables of each case's whole generation taken away."""
+    return pd.concat([predict_cases(part, without) for part, without in by_generation(cases, fit)]).loc[cases.index]
+
+
+def by_generation(cases: pd.DataFrame, fit: Fit) -> list[tuple[pd.DataFrame, Fit]]:
+    """Cases of each generation, with the fit that must not use the operator tables of any of its systems."""
     generations = pd.Series([GENERATIONS.get(system, system) for system in cases["system"]], index=cases.index)
     parts = []
     for generation, part in cases.groupby(generations, sort=False):
         without = tuple(sorted(system for system, other in GENERATIONS.items() if other == generation))
-        parts.append(predict_cases(part, replace(fit, exclude_gpus=without)))
-    return pd.concat(parts).loc[cases.index]
+        parts.append((part, replace(fit, exclude_gpus=without)))
+    return parts
 
 
 def _numbers(plans: list[Plan], fit: Fit) -> Floats:

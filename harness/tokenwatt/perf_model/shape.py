@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from tokenwatt.architecture import Architecture, DenseMlp, GroupedAttention, LatentAttention, MixtureOfExperts
 
@@ -206,7 +207,7 @@ class Block:
         return sum(part.other_parameters(hidden_size) for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # No slots: what is counted once is kept.
 class ModelShape:
     """A decoder-only transformer, layer by layer."""
 
@@ -220,7 +221,7 @@ class ModelShape:
     has_parallel_mlp: bool = False
     """Whether the MLP reads what the mixer reads, so that both join the residual stream at once (GPT-J)."""
 
-    @property
+    @cached_property
     def counted(self) -> Counter[Block]:
         """Each kind of layer with how many the model has of it."""
         return Counter(self.blocks)

@@ -114,6 +114,11 @@ class OperatorTimes:
         """The curve that answers, and what stands in for what."""
         return curve(self.system, self.engine, operator, dtype, self.exclude_gpus)
 
+    def resolve_among(self, name: str, gpus: int) -> ResolvedCurve:
+        """The curve of a collective among `gpus` GPUs; of two between which they lie, that of the fewer."""
+        scales = _known_scales(self.system, self.engine, name, self.exclude_gpus)
+        return self.resolve(among(name, max((each for each in scales if each <= gpus), default=scales[0])), "bf16")
+
     def log_sd(self, operator: str, dtype: str) -> float:
         """Standard deviation of log(predicted / true) time of one problem of `operator`."""
         return self.resolve(operator, dtype).curve.log_sd
