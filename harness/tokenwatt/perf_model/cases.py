@@ -41,6 +41,7 @@ LIMITED = ("server", "interactive")
 POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
 _COUNTS = ("num_gpus", "tp", "ep", "dp", "pp", *POOLS)
 _AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "draft_tokens", "accepted_length")
+_MAY_BE_ZERO = ("draft_tokens",)
 NUMERIC = (*_COUNTS, *_AMOUNTS)
 """Columns of numbers; a count is a whole one."""
 _TEXTS = ("engine", "engine_version", "task", "source_set")
@@ -283,6 +284,8 @@ def _amount(row: Mapping[Any, Any], name: str) -> float | None:
         value = float(text)
     except ValueError:
         raise UserError(f"{name} must be a number, got {text!r}") from None
+    if name in _MAY_BE_ZERO and value == 0:
+        return value
     if not 0 < value < math.inf:
         raise UserError(f"{name} must be > 0, got {text}")
     return value

@@ -120,7 +120,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     capacity.check(row["gpu"])
     prefill, prefill_workers, decode_workers = _pools(row, parallelism)
     if prefill is not None:
-        capacity_of(shape, prefill, precision, isl, memory).check(f"prefill: {row['gpu']}")
+        capacity_of(shape, prefill, precision, isl, memory).check(f"{row['gpu']} of a prefill worker")
     gpus = int(row["num_gpus"]) if prefill else parallelism.gpus
     instances = decode_workers if prefill else max(row["num_gpus"] / parallelism.gpus, 1.0)
     fits = max(capacity.largest_batch, LEAST_CACHE * memory / capacity.sequence_bytes)
