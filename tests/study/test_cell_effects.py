@@ -30,7 +30,7 @@ def test_one_cell_by_hand():
 def test_two_cells_by_hand():
     cells = [Cell(HOPPER, 0.5, 4), Cell(OTHER_MODEL, -0.2, 16)]
     mean, variance = expected([OTHER_BOARD], cells, SPREADS)
-    # K = [[0.14 + 0.04, 0.04], [0.04, 0.14 + 0.01]], determinant 0.18 x 0.15 - 0.04^2; shared with the case: 0.13, 0.04.
+    # K = [[0.14 + 0.04, 0.04], [0.04, 0.14 + 0.01]], determinant 0.18 x 0.15 - 0.04^2; with the case 0.13, 0.04.
     determinant = 0.18 * 0.15 - 0.0016
     weights = np.array([0.13 * 0.15 - 0.04 * 0.04, 0.04 * 0.18 - 0.13 * 0.04]) / determinant
     assert mean[0] == pytest.approx(weights @ [0.5, -0.2])
@@ -51,7 +51,9 @@ places = st.builds(
     st.sampled_from(["H100 SXM", "H200 SXM", "B200 SXM", "another"]),
 )
 spreads = st.builds(Spreads, *[st.floats(0.01, 1)] * 4)
-cells = st.lists(st.builds(Cell, places, st.floats(-2, 2), st.integers(1, 500)), max_size=8, unique_by=lambda c: c.place)
+cells = st.lists(
+    st.builds(Cell, places, st.floats(-2, 2), st.integers(1, 500)), max_size=8, unique_by=lambda c: c.place
+)
 
 
 @given(places, cells, spreads, st.integers(1, 100))

@@ -8,6 +8,12 @@ study counts rows of experts as they are between their two products, read and wr
 from __future__ import annotations
 
 import pytest
+
+from tokenwatt.perf_model.operations import Load, Operation
+from tokenwatt.perf_model.parallelism import Parallelism
+from tokenwatt.perf_model.precision import Precision, weight_bytes_of
+from tokenwatt.perf_model.shape_library import model_shape
+from tokenwatt.perf_model.steps import step_operations
 from tokenwatt_kernels.attention.problem import AttentionProblem
 from tokenwatt_kernels.attention.work import work as attention_work
 from tokenwatt_kernels.matmul.nvfp4.problems import Nvfp4Problem
@@ -18,11 +24,6 @@ from tokenwatt_kernels.matmul.problem import work as matmul_work
 from tokenwatt_kernels.moe.grouped.problems import GroupedProblem
 from tokenwatt_kernels.moe.grouped.work import NUMBER_BYTES
 from tokenwatt_kernels.moe.grouped.work import work as grouped_work
-
-from tokenwatt.perf_model.operations import Load, Operation, step_operations
-from tokenwatt.perf_model.parallelism import Parallelism
-from tokenwatt.perf_model.precision import Precision, weight_bytes_of
-from tokenwatt.perf_model.shape_library import model_shape
 
 BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 
@@ -44,7 +45,10 @@ def test_matmul(name: str, tokens: int):
 
 def test_matmul_of_fp8_blocks():
     found = operation(
-        "Llama-3.1-8B", "mlp.down", Load(decode_tokens=1, context=10), precision=Precision(*["fp8_block"] * 3, "bf16")
+        "Llama-3.1-8B",
+        "mlp.down",
+        Load(decode_tokens=1, context=10),
+        precision=Precision("fp8_block", "fp8_block", "fp8_block", "bf16"),
     )
     m, n, k = (int(found.size(each)) for each in "mnk")
     kernel = matmul_work(MatmulProblem("same", m, n, k, scaling="block"), "float8_e4m3fn")
@@ -53,10 +57,11 @@ def test_matmul_of_fp8_blocks():
     assert found.bytes == kernel.bytes + m * k - m * k // 128 * 4
 
 
-@pytest.mark.parametrize("kind", ["int4", "mxfp4"])
-def test_weights_of_packed_formats(kind: str):
+def test_weights_of_packed_formats():
     n, k = 4096, 14336
-    assert weight_bytes_of(kind) * n * k == bytes_of(kind, n, k)
+    assert weight_bytes_of("mxfp4") * n * k == bytes_of("mxfp4", n, k)
+    # The kernels' int4 has a zero point of one byte for each 128; published checkpoints of it are symmetric.
+    assert weight_bytes_of("int4") * n * k == bytes_of("int4", n, k) - n * k // 128
 
 
 def test_weights_of_nvfp4():
@@ -73,7 +78,9 @@ def test_attention_decode(model: str, tp: int):
     kernel = attention_work(problem, "bfloat16")
     assert (found.flop, found.bytes) == (kernel.flop, kernel.bytes)
     # Paged: five lengths, and 19 pages of 16 keys each, of four bytes.
-    paged = attention_work(AttentionProblem("same", (1,) * 5, (300,) * 5, heads, kv_heads, width, page_size=16), "bfloat16")
+    paged = attention_work(
+        AttentionProblem("same", (1,) * 5, (300,) * 5, heads, kv_heads, width, page_size=16), "bfloat16"
+    )
     assert found.bytes == paged.bytes - 4 * (5 + 5 * 19)
 
 

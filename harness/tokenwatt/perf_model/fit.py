@@ -198,16 +198,28 @@ def _fit_parameters(loop: Loop, measured: dict[str, Floats], weights: Floats) ->
     logs = {name: np.log(measured[name]) for name, _ in asked}
     known = {name: np.isfinite(values) for name, values in logs.items()}
 
-    def residuals(vector: Floats) -> Floats:
+    def off(vector: Floats) -> Floats:
         now = served(vector, loop)
         found = {"tpot_s": now.tpot_s, "output_tokens_per_s_per_gpu": now.tokens_per_s_per_gpu, "ttft_s": now.ttft_s}
-        off = [
-            (np.log(found[name]) - logs[name])[known[name]] * weights[known[name]] * weight / ROW_LOG_SD
-            for name, weight in asked
-        ]
-        return np.concatenate([*off, (vector - centre) / spread])
+        return np.concatenate(
+            [
+                (np.log(found[name]) - logs[name])[known[name]] * weights[known[name]] * weight / ROW_LOG_SD
+                for name, weight in asked
+            ]
+        )
 
-    return least_squares(residuals, centre, loss="soft_l1", max_nfev=30).x
+    # What no row depends on stays where its prior has it: engines and formats that the rows are not of.
+    at_centre, steps = off(centre), 0.1 * np.eye(len(centre))
+    moves = np.array([not np.array_equal(off(centre + step), at_centre) for step in steps])
+
+    def residuals(moved: Floats) -> Floats:
+        vector = centre.copy()
+        vector[moves] = moved
+        return np.concatenate([off(vector), (moved - centre[moves]) / spread[moves]])
+
+    fitted = centre.copy()
+    fitted[moves] = least_squares(residuals, centre[moves], loss="soft_l1", max_nfev=30).x
+    return fitted
 
 
 def _spreads(cells: Sequence[Cell], row: float) -> Spreads:
