@@ -74,11 +74,12 @@ def test_each_case_is_refused_with_a_reason_or_answered_in_order(rows):
             assert 0 < row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] < math.inf
         assert row["joules_per_output_token"] == pytest.approx(row["gpu_power_w"] / row[SPEED])
     systems = check_cases(table(*rows)).valid["system"] if (found["status"] == "ok").any() else pd.Series(dtype=object)
+    answers = found.to_dict("index")
     for index, system in systems.items():
-        if found["status"][index] == "ok":
-            limit = load_system(system).tdp_w.range
-            assert found["gpu_power_w"][index] < limit.central
-            assert found["gpu_power_w_high"][index] <= limit.high
+        if answers[index]["status"] == "ok":
+            limit = load_system(str(system)).tdp_w.range
+            assert answers[index]["gpu_power_w"] < limit.central
+            assert answers[index]["gpu_power_w_high"] <= limit.high
 
 
 # Valid, and unusual.
@@ -136,7 +137,8 @@ def test_more_requests_never_serve_much_less_until_memory_is_full():
         assert len(fitting) >= 6
         found = predicted(*[case | {"concurrency": load} for load in fitting])
         assert (found[SPEED].to_numpy()[1:] > 0.97 * found[SPEED].to_numpy()[:-1]).all()
-        assert (found["ttft_s"].to_numpy()[1:] > 0.98 * found["ttft_s"].to_numpy()[:-1]).all()
+        # Prompts of one chunk share the reading of the weights, so that two may be answered before one alone.
+        assert (found["ttft_s"].to_numpy()[1:] > 0.85 * found["ttft_s"].to_numpy()[:-1]).all()
 
 
 def test_methods():
