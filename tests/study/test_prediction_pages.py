@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from tokenwatt.cli import app
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.cases import check_cases, measured_columns
 from tokenwatt.perf_model.cell_effects import Cell, Place, Spreads
@@ -103,6 +105,35 @@ def test_the_page_has_the_figures_of_the_scores(trials: Trials) -> None:
     page = score_files(trials)["README.md"]
     verdict = "reached" if line["error"] <= 0.14 else "not reached"
     assert f"| inferencex | TPOT | with tables | 20 | 4 | 1 | {100 * line['error']:.1f} % | 14 % | {verdict} |" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--score",), "nothing to score"),
+        ((), "--page tries every way by itself"),
+        (("--score", "--specs-only"), "--page tries every way by itself"),
+        (("--leave-out", "gpu"), "--page tries every way by itself"),
+    ],
+)
+def test_what_the_command_cannot_make_a_page_of(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    (tmp_path / "cases.csv").write_text("model,gpu\nQwen3-8B,H100\n")
+    arguments = ["predict", str(tmp_path / "cases.csv"), "--json", "--page", str(tmp_path / "page"), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UserError)
+    assert words in str(done.exception)
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_command_writes_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: Trials) -> None:
+    monkeypatch.setattr("tokenwatt.perf_model.page.trials.run_trials", lambda *_: trials)
+    rows().to_csv(tmp_path / "rows.csv", index=False)
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "rows.csv"), "--score", "--page", str(tmp_path / "page")])
+    assert done.exit_code == 0, done.exception
+    written = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
+    assert {"README.md", "rubin.md", "vr-nvl72.md", "h200-sxm.md", "scores.json"} < set(written)
+    links = re.findall(r"\]\(([^)#]+)\)", written["README.md"].decode())
+    assert set(links) <= set(written)
 
 
 def test_a_row_is_read_by_its_labels() -> None:

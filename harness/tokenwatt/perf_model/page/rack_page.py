@@ -98,7 +98,7 @@ def rack_page(ratios: Sequence[RackRatio]) -> str:
 
 def _beside(found: Range, published: float) -> tuple[str, str]:
     holds = "yes" if found.low <= published <= found.high else "no"
-    if found.high / found.low > _TELLING:
+    if holds == "yes" and found.high / found.low > _TELLING:
         holds += ", but says little"
     return f"{found.central:.2f}x ({found.low:.2f} to {found.high:.2f})", holds
 

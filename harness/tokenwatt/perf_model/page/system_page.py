@@ -205,7 +205,7 @@ def compared(fit: Fit, systems: tuple[str, ...]) -> str:
     found = {name: _central(name, fit) for name in (*systems, BESIDE)}
     lines = []
     for name in systems:
-        both = found[name].join(found[BESIDE], rsuffix="_beside", how="inner").dropna()
+        both = found[name].join(found[BESIDE].add_suffix("_beside"), how="inner").dropna()
         speed = (both["speed"] / both["speed_beside"]).median()
         joules = (both["joules_beside"] / both["joules"]).median()
         method = OperatorTimes(name, ENGINE).method
