@@ -29,6 +29,7 @@ KINDS = {
     | {"num_gpus": "16", "disaggregated": "true", "prefill_gpus_each": "8", "decode_gpus_each": "8"},
     "recurrent": {"model": "Qwen3-Next-80B-A3B", "gpu": "A100", "num_gpus": "4", "tp": "4", "weight_dtype": "bf16"},
     "sparse": {"model": "DeepSeek-V3.2", "gpu": "Rubin", "num_gpus": "8", "tp": "8", "concurrency": "32"},
+    "data parallel": MIXTURE | {"tp": "", "task": "DEP8", "concurrency": "", "scenario": "offline"},
     "drafted": DENSE | {"draft_tokens": "3", "accepted_length": "2.5"},
 }
 
@@ -72,19 +73,26 @@ def test_an_output_token_of_a_loop_is_its_step_and_its_share_of_a_prompt() -> No
     assert seconds.token == pytest.approx(seconds.decode / 16 + seconds.prompt / 100)
 
 
-def test_host_is_what_the_gpu_does_not_hide() -> None:
-    plan, fit = plan_of(DENSE), shipped_fit()
-    shares = attribute(fit, plan)
-    logs, factor = fit.log_parameters, shares.cell_factor
-    gpu = sum(each.seconds.decode for each in shares.parts if each.name != HOST) / factor
+@pytest.mark.parametrize(("kind", "stages"), [("dense", 1), ("two stages", 2)])
+def test_host_is_what_the_gpu_does_not_hide(kind: str, stages: int) -> None:
+    shares, logs = attribute(shipped_fit(), plan_of(KINDS[kind])), shipped_fit().log_parameters
+    each = stages * shares.cell_factor
+    gpu = sum(part.seconds.decode for part in shares.parts if part.name != HOST) / each
     host = math.exp(logs["host_s:vllm"]) + 64 * math.exp(logs["per_sequence_s:vllm"])
     sharpness = 1 + math.exp(logs["overlap:vllm"])
     step = (gpu**sharpness + host**sharpness) ** (1 / sharpness)
-    assert part(shares, HOST).seconds.decode == pytest.approx((step - gpu) * factor)
-    # 36 layers with two norms, a rotation and an activation, then embedding and the last norm.
-    assert part(shares, LAUNCHES).seconds.decode == pytest.approx(
-        (36 * 4 + 2) * math.exp(logs["launch_s:vllm"]) * factor
-    )
+    assert part(shares, HOST).seconds.decode == pytest.approx((step - gpu) * each)
+    # 36 layers with two norms, a rotation and an activation over the stages; embedding and the last norm on each.
+    kernels = 36 * 4 / stages + 2
+    assert part(shares, LAUNCHES).seconds.decode == pytest.approx(kernels * math.exp(logs["launch_s:vllm"]) * each)
+
+
+@pytest.mark.parametrize("kind", ["gap", "offline", "data parallel"])
+def test_where_nothing_waits_gpus_compute_all_the_time(kind: str) -> None:
+    plan = plan_of(KINDS[kind])
+    found = central(shipped_fit(), planned([plan]))
+    # GPU-seconds of a token, against tokens/s of a GPU.
+    assert attribute(shipped_fit(), plan).seconds.token == pytest.approx(1 / found["output_tokens_per_s_per_gpu"][0])
 
 
 def test_energy_of_an_operator_by_hand() -> None:
