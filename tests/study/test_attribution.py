@@ -82,12 +82,13 @@ def test_host_is_what_the_gpu_does_not_hide(kind: str, stages: int) -> None:
     sharpness = 1 + math.exp(logs["overlap:vllm"])
     step = (gpu**sharpness + host**sharpness) ** (1 / sharpness)
     assert part(shares, HOST).seconds.decode == pytest.approx((step - gpu) * each)
-    # 36 layers with two norms, a rotation and an activation over the stages; embedding and the last norm on each.
-    kernels = 36 * 4 / stages + 2
+    # 36 layers with two norms, a rotation and an activation over the stages; embedding and the last norm on each, and
+    # what one stage sends to the next.
+    kernels = 36 * 4 / stages + 2 + (stages > 1)
     assert part(shares, LAUNCHES).seconds.decode == pytest.approx(kernels * math.exp(logs["launch_s:vllm"]) * each)
 
 
-@pytest.mark.parametrize("kind", ["gap", "offline", "data parallel"])
+@pytest.mark.parametrize("kind", ["offline", "data parallel"])
 def test_where_nothing_waits_gpus_compute_all_the_time(kind: str) -> None:
     plan = plan_of(KINDS[kind])
     found = central(shipped_fit(), planned([plan]))
