@@ -1,20 +1,15 @@
 """Rows and shapes that the study's tests share. No torch, no GPU, no library of models."""
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from tokenwatt import metrics
 from tokenwatt.architecture import Architecture, DenseMlp, GroupedAttention, Layer, Rotary
 from tokenwatt.economics.reference_row import ReferenceRow
-from tokenwatt.perf_model.baseline_roofline import ceilings
-from tokenwatt.perf_model.predictions import empty_answers
 from tokenwatt.record import EnergyStatus, Measurement, Status
 from tokenwatt.reference.ranges import Range
 
@@ -141,37 +136,3 @@ def table() -> Callable[..., pd.DataFrame]:
         return metrics.derive(pd.DataFrame([row.model_dump() for row in rows], columns=list(Measurement.model_fields)))
 
     return make
-
-
-def fit_fractions(rows: pd.DataFrame) -> dict[str, tuple[float, ...]]:
-    """Fractions of the roofline: tenth, half and nine tenths of the rows lie below."""
-    limits = ceilings(rows)
-    found = {}
-    for quantity in ("output_tokens_per_s_per_gpu", "tpot_s"):
-        fractions = (rows[quantity] / limits[quantity]).dropna()
-        found[quantity] = tuple(float(fractions.quantile(share)) for share in (0.1, 0.5, 0.9))
-    return found
-
-
-def predict_by_fractions(cases: pd.DataFrame, fit: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """A small predictor: fractions of the roofline. A model that does not fit is refused."""
-    answers = empty_answers(cases.index, method="specs")
-    limits = ceilings(cases)
-    for quantity, (low, central, high) in fit.items():
-        for end, fraction in (("_low", low), ("", central), ("_high", high)):
-            answers[f"predicted_{quantity}{end}"] = fraction * limits[quantity]
-    fits = limits["tpot_s"].notna()
-    return answers.assign(
-        status=np.where(fits, "ok", "refused"), reason=np.where(fits, "", "the weights do not fit into memory")
-    )
-
-
-@pytest.fixture
-def small_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command predicts by fractions of the roofline; the shipped fit is half of it."""
-    fit, predict = ModuleType("tokenwatt.perf_model.fit"), ModuleType("tokenwatt.perf_model.predict")
-    half = {"output_tokens_per_s_per_gpu": (0.25, 0.5, 1.0), "tpot_s": (1.0, 2.0, 4.0)}
-    vars(fit).update(fit_rows=fit_fractions, shipped_fit=lambda: half)
-    vars(predict).update(predict_cases=predict_by_fractions, predict_from_specs=predict_by_fractions)
-    monkeypatch.setitem(sys.modules, fit.__name__, fit)
-    monkeypatch.setitem(sys.modules, predict.__name__, predict)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenwatt.perf_model.board_power import FEATURES, fit_power, power_w
+from tokenwatt.perf_model.cases import check_cases
+from tokenwatt.perf_model.fit import fit_rows, shipped_fit
+from tokenwatt.perf_model.predictions import QUANTITIES
 
 TRUE = np.array([0.4, 1.0, 1.5, -0.05, 0.05])
 
@@ -53,10 +59,17 @@ def test_coefficients_are_found_again_beside_outliers():
     watts[::10] *= 2  # a tenth is wrong
     watts[1::10] = np.nan  # and a tenth was not measured
     found = fit_power(table, limit, watts, np.full(400, 1.0))
+    assert found is not None
     np.testing.assert_allclose(power_w(found, table, limit), power_w(TRUE, table, limit), rtol=0.03)
 
 
-def test_too_few_rows_change_nothing():
-    table = rows(3)
-    found = fit_power(table, np.full(3, 700.0), np.full(3, 100.0), np.ones(3))
-    np.testing.assert_array_equal(found, fit_power(table, np.full(3, 700.0), np.full(3, np.nan), np.ones(3)))
+def test_fewer_rows_than_coefficients_fit_nothing():
+    assert fit_power(rows(4), np.full(4, 700.0), np.full(4, 100.0), np.ones(4)) is None
+    assert fit_power(rows(9), np.full(9, 700.0), np.full(9, np.nan), np.ones(9)) is None
+    assert fit_power(rows(9), np.full(9, 700.0), np.full(9, 100.0), np.ones(9)) is not None
+
+
+def test_rows_without_power_take_the_shipped_coefficients():
+    table = pd.DataFrame([{"model": "Qwen3-8B", "gpu": "H100", "concurrency": "8", "engine": "vllm"}], dtype="object")
+    known = check_cases(table).valid.assign(**dict.fromkeys(QUANTITIES, math.nan)).assign(tpot_s=0.01)
+    assert fit_rows(known).power == shipped_fit().power

@@ -116,6 +116,12 @@ def predict(
         answers = _left_out(checked, known, KnownRows.of(checked, table), leave_out, specs_only)
     else:
         fitted = _fit(known)
+        if left := len(known.cases) and len(known.cases) - fitted.rows:
+            verb = "is" if left == 1 else "are"
+            typer.echo(
+                f"{left} of {len(known.cases)} known rows {verb} not fitted on: as labelled, the model does not fit",
+                err=True,
+            )
         answers = _answers(checked, fitted, specs_only)
     refused = answers[answers["status"] != predictions.OK]
     is_any_answered = len(refused) < len(answers)

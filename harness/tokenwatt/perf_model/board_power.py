@@ -26,7 +26,8 @@ Floats = NDArray[np.float64]
 
 FEATURES = ("1", "hbm_bytes_per_j_of_limit", "token_width_per_j_of_limit", "log_steps_per_s", "has_8_bit_weights")
 _SCALES = np.array([1.0, 1e10, 1e7, 1.0, 1.0])
-_START = np.array([0.57, 1.0, 1.9, -0.06, 0.1])
+_START = np.array([0.5, 0.0, 0.0, 0.0, 0.0])
+"""Half of the limit whatever is done: where the search begins, and what a ridge pulls to."""
 _SOFT_LOG = 0.05
 _CAP, _CORNER = 0.985, 0.06
 """Boards at their limit draw 97 to 99 % of it; the corner below is rounded."""
@@ -56,11 +57,11 @@ def power_w(coefficients: Floats, rows: Floats, limit: Floats) -> Floats:
     return limit * (_CAP - _CORNER * np.logaddexp(0.0, -gap)).clip(0.02)
 
 
-def fit_power(rows: Floats, limit: Floats, measured_w: Floats, weights: Floats) -> Floats:
-    """Coefficients; rows whose power was not measured are left out."""
+def fit_power(rows: Floats, limit: Floats, measured_w: Floats, weights: Floats) -> Floats | None:
+    """Coefficients, from the rows whose power was measured; None where they are fewer than coefficients."""
     keep = np.isfinite(measured_w)
     if keep.sum() < len(_START):
-        return _START
+        return None
 
     def residuals(coefficients: Floats) -> Floats:
         off = np.log(power_w(coefficients, rows[keep], limit[keep]) / measured_w[keep]) * weights[keep]

@@ -142,8 +142,13 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
     central = at_expected(fit, cases)
     table, limit = features(plans, cases.base, cases.loop, central)
     coefficients = fit_power(table, limit, measured["gpu_power_w"], weights)
-    fit = replace(fit, power=tuple(map(float, coefficients)))
     shipped = _shipped_or_none()
+    if coefficients is not None:
+        fit = replace(fit, power=tuple(map(float, coefficients)))
+    elif shipped is not None:
+        fit = replace(fit, power=shipped.power)
+    else:
+        raise UserError("no power can be fitted: give at least 5 rows with gpu_power_w")
     widen = dict(shipped.widen) if shipped else {}
     carried = shipped.carried if shipped else 1.0
     return replace(fit, row_log_sd=_row_spreads(fit, cases, measured), widen=widen, carried=carried)

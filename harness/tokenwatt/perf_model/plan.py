@@ -70,6 +70,8 @@ class Plan:
     """Of one worker of the prefill pool; None where prefill and decode share their GPUs."""
     prefill_workers: float
     decode_workers: float
+    queries: float = 1.0
+    """Tokens of a sequence in one decode step."""
 
     @property
     def group(self) -> str:
@@ -87,17 +89,14 @@ class Plan:
 
     def decode_operations(self) -> list[Operation]:
         """One decode step of one GPU."""
-        queries = self.queries
-        load = Load(self.batch / self.parallelism.pp * queries, queries, self.isl + self.osl / 2)
+        tokens = self.batch / self.parallelism.pp * self.queries
+        load = Load(tokens, self.queries, self.isl + self.osl / 2)
         return step_operations(self.shape, self.parallelism, self.precision, load)
 
     def prefill_operations(self) -> list[Operation]:
         """One prefill step of one GPU."""
         load = Load(prefill_tokens=self.chunk, prompt=self.isl)
         return step_operations(self.shape, self.prefill or self.parallelism, self.precision, load)
-
-    queries: float = 1.0
-    """Tokens of a sequence in one decode step."""
 
 
 def plan_case(row: Mapping[Any, Any]) -> Plan:
