@@ -15,7 +15,7 @@ from tokenwatt.perf_model.operation_kinds import TERMS
 
 NOTHING = -60.0
 """Logarithm of a parameter that is switched off."""
-OFF = ("launch_s", "host_s", "per_sequence_s", "per_request_s", "ttft_crowd", "ttft_steps", "ttft_s")
+OFF = ("launch_s", "host_s", "per_sequence_s", "eager_s", "ttft_crowd", "ttft_steps", "ttft_s")
 
 
 def parameters(**values: float) -> np.ndarray:
@@ -38,8 +38,11 @@ def loop(decode_s: float = 0.01, prefill_s: float = 0.2, **changes: Any) -> Loop
         "isl": 1000.0,
         "osl": 100.0,
         "share_of_chunk": 0.5,
+        "taking_in": 1.0,
         "ranks": 1.0,
         "stages": 1.0,
+        "layers": 4.0,
+        "host_ratio": 1.0,
         "gpus": 1.0,
         "concurrency": 8.0,
         "accepted": 1.0,
@@ -81,13 +84,12 @@ def test_the_parts_of_a_first_token():
 
 
 def test_those_that_do_not_fit_wait_for_the_others():
-    # 24 want to run and 8 do: two rounds of 0.1 s + 100 steps of 18 ms go before.
+    # 24 want to run and 8 do: two rounds of 0.1 s + 99 steps of 18 ms go before.
     now = found(parameters(), loop(waits=24.0, concurrency=24.0))
     assert now["tpot_s"] == pytest.approx(0.018)
-    assert now["ttft_s"] == pytest.approx(0.1 + 2 * (0.1 + 1.8))
+    assert now["ttft_s"] == pytest.approx(0.1 + 2 * (0.1 + 99 * 0.018))
     # All 24 are in flight, but no more is served than 8 at once can be.
-    assert now["tokens_per_s_per_gpu"] == pytest.approx(24 * 100 / (3.9 + 99 * 0.018))
-    assert now["tokens_per_s_per_gpu"] < 8 / 0.018
+    assert now["tokens_per_s_per_gpu"] == pytest.approx(8 * 100 / (0.1 + 99 * 0.018))
 
 
 def test_two_pools_go_at_the_pace_of_the_slower():
@@ -133,9 +135,34 @@ def test_the_host_works_beside_the_gpu():
     assert found(apart, loop())["decode_s"] == pytest.approx(0.02)
     hidden = parameters(host_s=0.0002, per_sequence_s=1e-5, overlap=1e3)
     assert found(hidden, loop())["decode_s"] == pytest.approx(0.01)
-    # The host's share of a prefill step is not hidden; a request is taken in once.
-    assert found(parameters(host_s=0.002), loop())["prompt_s"] == pytest.approx(0.101)
-    assert found(parameters(per_request_s=0.004), loop())["prompt_s"] == pytest.approx(0.104)
+    # Three times as slow a host: 3 x 10 ms beside 10 ms.
+    slow = found(vector, loop(host_ratio=3.0))
+    assert slow["decode_s"] == pytest.approx((0.01**2 + 0.03**2) ** 0.5)
+
+
+def test_a_step_with_prompts_is_launched_layer_by_layer():
+    # 4 layers of 10 ms beside 10 ms of decoding and 100 ms of a prompt, or one after the other.
+    one = found(parameters(eager_s=0.01), loop())
+    assert one["prompt_s"] == pytest.approx((0.11**2 + 0.04**2) ** 0.5 - 0.01)
+    apart = parameters(eager_s=0.01, overlap=1e-9)
+    assert found(apart, loop())["prompt_s"] == pytest.approx(0.14)
+    # 800 sequences of 100 tokens bring 8 prompts a step, which is launched once for them.
+    many = found(apart, loop(batch=800.0, waits=800.0, concurrency=800.0))
+    assert many["prompt_s"] == pytest.approx(0.1 + 0.04 / 8)
+    # Two ranks of the same instance wait for each other's prompts: 16 steps of 100 hold one, not 8.
+    ranks = found(apart, loop(ranks=2.0))
+    assert ranks["tpot_s"] == pytest.approx(0.01 + 0.08 * 0.1 + 0.16 * 0.04)
+    # Prompts that come in a hundredth of the steps come eight at a time.
+    burst = found(apart, loop(taking_in=0.01))
+    assert burst["tpot_s"] == pytest.approx(0.01 + 0.08 * 0.1 + 0.01 * 0.04)
+    # Workers of prompts alone launch each step of two prompts.
+    assert found(apart, loop(has_pools=True))["prompt_s"] == pytest.approx((0.2 + 0.04) / 2)
+
+
+def test_who_waits_for_room_does_not_slow_the_loop():
+    vector = parameters(ttft_crowd=0.5)
+    rates = [found(vector, loop(waits=w, concurrency=w))["tokens_per_s_per_gpu"] for w in (8.0, 16.0, 64.0, 1024.0)]
+    assert rates == pytest.approx([rates[0]] * 4)
 
 
 def test_launches_of_small_kernels():

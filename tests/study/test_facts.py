@@ -138,5 +138,6 @@ def test_fact_files_hold_nothing_else() -> None:
         "operators.csv",
         "operator_power.csv",
         "mlperf.csv",
+        "trtllm_bench.csv",
         "published_ratios.csv",
     }

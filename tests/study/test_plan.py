@@ -11,7 +11,14 @@ from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import capacity_of
 from tokenwatt.perf_model.cases import check_cases
 from tokenwatt.perf_model.parallelism import Parallelism
-from tokenwatt.perf_model.plan import LARGEST_BATCH, LEAST_CACHE, OTHER_LARGEST_BATCH, Plan, engine_of, plan_case
+from tokenwatt.perf_model.plan import (
+    LARGEST_BATCH,
+    LEAST_CACHE,
+    OTHER_LARGEST_BATCH,
+    Plan,
+    engine_of,
+    plan_case,
+)
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.reference.systems import load_system
@@ -63,6 +70,32 @@ def test_offline_counts_all_tokens_of_a_sequence_and_stops_at_the_engine_s_limit
     assert found.batch == pytest.approx(found.capacity.largest_batch)
     assert plan(concurrency=None, isl=10, osl=10).batch == OTHER_LARGEST_BATCH
     assert plan(concurrency=None, isl=10, osl=10, engine="TensorRT-LLM").batch == LARGEST_BATCH["trtllm"]
+
+
+def test_a_run_that_ends_has_fewer_in_flight():
+    lone = plan(concurrency=None, isl=10, osl=100, num_requests=1)
+    assert (lone.batch, lone.taking_in) == (pytest.approx(1, rel=2e-4), pytest.approx(0, abs=2e-4))
+    endless = plan(concurrency=None, isl=10, osl=100)
+    assert (endless.batch, endless.taking_in) == (OTHER_LARGEST_BATCH, 1.0)
+    # Two instances of four GPUs: 512 requests each, all of which fit.
+    two = plan(concurrency=None, isl=10, osl=100, num_requests=1024, num_gpus=8)
+    one = plan(concurrency=None, isl=10, osl=100, num_requests=512)
+    assert two.batch == one.batch < 512
+    # A fixed number in flight is what it is.
+    assert plan(concurrency=64, num_requests=100).batch == 64
+
+
+def test_published_runs_of_tensorrt_llm_have_their_number_of_requests():
+    case = {"concurrency": None, "isl": 1000, "osl": 1000, "engine": "TensorRT-LLM", "weight_dtype": "fp8"}
+    assert plan(**case, source_set="trtllm") == plan(**case, source_set="trtllm", num_requests=3000)
+    assert plan(**case, source_set="trtllm").batch < plan(**case, source_set="ours").batch
+
+
+def test_tensorrt_llm_keeps_the_cache_of_mxfp4_in_fp8_where_there_is_fp4():
+    case = {"model": "gpt-oss-20b", "num_gpus": 1, "tp": 1, "weight_dtype": "mxfp4", "engine": "TensorRT-LLM"}
+    assert plan(**case, gpu="H200").precision.kv == "bf16"
+    assert plan(**case, gpu="B200").precision.kv == "fp8"
+    assert plan(**case | {"engine": "vllm"}, gpu="B200").precision.kv == "bf16"
 
 
 def test_attention_ranks_share_the_requests():

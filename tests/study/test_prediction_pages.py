@@ -174,8 +174,8 @@ def test_what_two_racks_share_cancels(published: Any) -> None:
     assert found.own_load.central >= found.same_load.central * (1 - 1e-9)
     if published.tpot_limit_s is not None:
         assert max(found.new.tpot_s, found.old.tpot_s) <= published.tpot_limit_s
-    # The other rack has operator tables and exact Facts.
-    assert found.sds["curves and Facts of GB300 NVL72"] == pytest.approx(0, abs=1e-6)
+    # The other rack has operator tables and exact Facts, but for how fast its host is.
+    assert 0 < found.sds["curves and Facts of GB300 NVL72"] < 0.2
 
 
 def test_variance_of_a_difference_of_cells() -> None:

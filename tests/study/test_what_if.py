@@ -46,7 +46,7 @@ def known(*rows: dict[str, str]) -> Known:
 def bound_by_the_gpu(share: float) -> Known:
     """Nothing but decode steps: `attention.decode` takes that share of them, the other matmuls the rest."""
     logs = {prior.name: math.log(prior.median) for prior in priors()}
-    logs |= {name: -60.0 for name in logs if name.startswith(("launch_s", "host_s", "per_sequence_s", "per_request_s"))}
+    logs |= {name: -60.0 for name in logs if name.startswith(("launch_s", "host_s", "per_sequence_s", "eager_s"))}
     fit = replace(shipped_fit(), log_parameters=logs, cells=())
     found = Known.of(cases(DENSE | {"concurrency": "", "scenario": "offline"}), fit)
     assert found is not None

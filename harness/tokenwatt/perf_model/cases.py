@@ -23,6 +23,7 @@ from tokenwatt.perf_model.weight_dtypes import weight_dtype_of
 from tokenwatt.record import Measurement
 from tokenwatt.reference.facts import FactBook
 from tokenwatt.reference.mlperf import load_mlperf
+from tokenwatt.reference.trtllm_bench import SOURCE_SET, load_trtllm_bench
 
 MEASURED: tuple[str, ...] = (
     "output_tokens_per_s_per_gpu",
@@ -39,7 +40,7 @@ SCENARIOS = ("closed_loop", "offline", "server", "interactive")
 limit on the time of a token allows."""
 LIMITED = ("server", "interactive")
 POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
-_COUNTS = ("num_gpus", "tp", "ep", "dp", "pp", *POOLS)
+_COUNTS = ("num_gpus", "num_requests", "tp", "ep", "dp", "pp", *POOLS)
 _AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "draft_tokens", "accepted_length")
 _MAY_BE_ZERO = ("draft_tokens",)
 NUMERIC = (*_COUNTS, *_AMOUNTS)
@@ -125,6 +126,7 @@ def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
       decode worker where `disaggregated`
     - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
     - `isl`, `osl`: tokens; `concurrency`: requests in flight, NaN for as many as fit
+    - `num_requests` of an offline run, after which it ends; NaN for a run without end
     - `tpot_limit_s`: what a token may take where `server` or `interactive` leaves the concurrency open, else NaN
     - `disaggregated`: False where it is not said; `engine`, `engine_version`, `task`, `source_set`: "" where not
     - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces; `tp` where
@@ -196,6 +198,7 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         "disaggregated": disaggregated,
         "scenario": scenario,
         "tpot_limit_s": limit_s,
+        "num_requests": _requests(scenario, counts["num_requests"], isl, osl, texts["source_set"]),
         "concurrency": math.nan if amounts["concurrency"] is None else amounts["concurrency"],
         "isl": isl,
         "osl": osl,
@@ -223,6 +226,14 @@ def _asked(
     if limit_s is None:
         raise UserError(f"scenario {scenario} of {family} needs tpot_limit_s or concurrency (MLPerf: none)")
     return isl, osl, limit_s
+
+
+def _requests(scenario: str, said: int | None, isl: float, osl: float, source_set: str) -> float:
+    """Requests of an offline run: as said, or as TensorRT-LLM's published tables have them; NaN where it has no end."""
+    if scenario != "offline":
+        return math.nan
+    known = load_trtllm_bench().get((isl, osl)) if source_set.casefold() == SOURCE_SET else None
+    return float(said or known or math.nan)
 
 
 def _gpus(counts: Mapping[str, int | None], disaggregated: bool) -> tuple[int | None, int | None]:

@@ -6,18 +6,22 @@ One step of a rank on the GPU, and what the host spends beside it:
     host = fixed + per_sequence x running sequences
     step = (gpu^p + host^p)^(1/p)            p = 1: one after the other; large: the longer hides the shorter
 
-A prompt costs `prefill` x its share of a prefill step, and `per_request`: the step that takes a request in is no
-recorded graph, and the host makes room for it. In a closed loop each of B sequences brings one prompt for each `osl`
-tokens, so a token takes on average
+In a closed loop each of B sequences brings one prompt for each osl tokens: r = B x accepted / osl prompts a step. The
+share s = min(r x ranks, 1) of the steps holds prompts. Such a step computes `prefill` x the times of a prefill step by
+the curves beside its decoding, and is no recorded graph: the host launches every layer's kernels, `eager` for each.
 
-    mixed = decode step + B x prompt / (osl / accepted)        tokens/s of a rank = B x accepted / mixed offline
+    with prompts = (gpu of decode + r / s x gpu of a prompt) beside (host + eager x layers)
+    prompt = s x (step with prompts - step) / r           what one prompt adds to the steps of its rank
+
+    mixed = decode step + r x prompt                           tokens/s of a rank = B x accepted / mixed offline
 
     TTFT = a x prompt x (1 + g x (requests of the rank - 1)) + b x decode step + c + wait of those that do not fit
 
     tokens/s = requests in flight x osl / (TTFT + mixed / accepted x (osl - 1))       in a closed loop
 
 where g is what prompts that arrive together wait for one another: published runs start all at once. Two pools: prompts
-are computed elsewhere, so a token takes the decode step, and requests/s are those of the slower pool.
+are computed elsewhere, so a token takes the decode step, and requests/s are those of the slower pool. Host times are
+those of x86 processors, and are multiplied by the system's `host_time_ratio`.
 
 Parameters are logarithms with normal priors. Multipliers start from 1, the curves. How far each is let go was chosen by
 trying: wide enough for Hopper rows, and so narrow that Blackwell rows, which no parameter is fitted on, did not suffer.
@@ -35,11 +39,15 @@ from numpy.typing import NDArray
 from tokenwatt.perf_model.base_times import BaseTimes
 from tokenwatt.perf_model.operation_kinds import DECODE, FORMATS, PREFILL, TERMS
 from tokenwatt.perf_model.plan import Plan
+from tokenwatt.reference.ranges import Case
+from tokenwatt.reference.systems import load_system
 
 Floats = NDArray[np.float64]
 
 GROUPS = ("vllm", "sglang", "trtllm", "native", "vllm mlenergy", "trtllm offline")
 """Engines as sources run them: `Plan.group`."""
+_HOST_END: dict[Case, Case] = {"low": "high", "central": "central", "high": "low"}
+"""The end of a time that goes with an end of speeds."""
 _FAMILIES = ("matmul", "experts", "attention", "reduce")
 
 
@@ -61,14 +69,14 @@ def priors() -> tuple[Prior, ...]:
         for family in _FAMILIES
         for group in GROUPS
     ]
-    formats = [Prior(f"experts.{kind}:{group}", 1.0, 0.05) for kind in FORMATS for group in GROUPS]
+    formats = [Prior(f"experts.{kind}:{group}", 1.0, 0.25) for kind in FORMATS for group in GROUPS]
     overheads = [
         Prior(f"{name}:{group}", median, log_sd)
         for name, median, log_sd in (
             ("launch_s", 3e-6, 0.5),
             ("host_s", 1e-3, 0.5),
-            ("per_sequence_s", 1e-5, 0.7),
-            ("per_request_s", 3e-3, 0.7),
+            ("per_sequence_s", 3e-5, 0.7),
+            ("eager_s", 4e-4, 0.5),
             ("prefill", 1.0, 0.25),
             ("overlap", 1.0, 0.7),
         )
@@ -139,9 +147,15 @@ class Loop:
     osl: Floats
     share_of_chunk: Floats
     """Of a prefill step, that a prompt is."""
+    taking_in: Floats
+    """Largest share of the steps that may hold prompts."""
     ranks: Floats
     """Attention ranks of one instance."""
     stages: Floats
+    layers: Floats
+    """Of one stage."""
+    host_ratio: Floats
+    """What host code takes over what it takes on x86 processors."""
     gpus: Floats
     concurrency: Floats
     accepted: Floats
@@ -153,14 +167,14 @@ class Loop:
     decode_workers: Floats
 
 
-def loop_of(plans: Sequence[Plan], base: BaseTimes, seconds: Floats | None = None) -> Loop:
-    """Arrays of plans and their times; seconds: other times of the same operations."""
+def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Loop:
+    """Arrays of plans and their times; end: of the ranges of what is known of hosts, `low` for slow ones."""
 
     def each(name: str) -> Floats:
         return np.array([getattr(plan, name) for plan in plans], dtype=np.float64)
 
     return Loop(
-        seconds=base.by_term(base.seconds if seconds is None else seconds),
+        seconds=base.by_term(base.seconds),
         launches=base.by_phase(base.launches),
         group=np.array([group_place(plan) for plan in plans]),
         batch=each("batch"),
@@ -168,8 +182,11 @@ def loop_of(plans: Sequence[Plan], base: BaseTimes, seconds: Floats | None = Non
         isl=each("isl"),
         osl=each("osl"),
         share_of_chunk=each("isl") / each("chunk"),
+        taking_in=each("taking_in"),
         ranks=np.array([plan.parallelism.attention_dp for plan in plans], dtype=np.float64),
         stages=np.array([plan.parallelism.pp for plan in plans], dtype=np.float64),
+        layers=np.array([len(plan.shape.blocks) / plan.parallelism.pp for plan in plans]),
+        host_ratio=np.array([load_system(plan.system).host_time_ratio.at(_HOST_END[end]) for plan in plans]),
         gpus=each("gpus"),
         concurrency=each("concurrency"),
         accepted=each("accepted_length"),
@@ -188,7 +205,7 @@ class Served:
     decode_s: Floats
     """One decode step."""
     prompt_s: Floats
-    """What one prompt occupies a rank for."""
+    """What one prompt adds to the steps of its rank, or takes on a GPU for prompts alone."""
     tpot_s: Floats
     ttft_s: Floats
     tokens_per_s_per_gpu: Floats
@@ -199,22 +216,28 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     group, factor = loop.group, np.exp(log_factor)
     gpu = np.einsum("cpt,ct->cp", loop.seconds, multipliers(log_parameters)[group])
     gpu = gpu + loop.launches * of_groups(log_parameters, "launch_s")[group][:, None]
-    host = of_groups(log_parameters, "host_s")[group]
-    beside = host + of_groups(log_parameters, "per_sequence_s")[group] * loop.batch
+    host = of_groups(log_parameters, "host_s")[group] * loop.host_ratio
+    beside = host + of_groups(log_parameters, "per_sequence_s")[group] * loop.host_ratio * loop.batch
+    eager = of_groups(log_parameters, "eager_s")[group] * loop.host_ratio * loop.layers
     sharpness = 1 + of_groups(log_parameters, "overlap")[group]
-    decode = loop.stages * _meet(gpu[:, DECODE], beside, sharpness) * factor
-    prefill = of_groups(log_parameters, "prefill")[group] * factor
-    taking_in = of_groups(log_parameters, "per_request_s")[group] * factor
-    prompt = (gpu[:, PREFILL] + host) * loop.share_of_chunk * prefill + taking_in
+    prefill = gpu[:, PREFILL] * of_groups(log_parameters, "prefill")[group]
     steps = loop.osl / loop.accepted
+    # A stage works on its part of the batch at a time.
+    arriving = loop.batch / steps / loop.stages
+    with_prompts = np.minimum(loop.taking_in, arriving * loop.ranks)
+    step = _meet(gpu[:, DECODE], beside, sharpness)
+    computed = gpu[:, DECODE] + arriving / with_prompts * prefill * loop.share_of_chunk
+    added = (_meet(computed, beside + eager, sharpness) - step) * with_prompts / arriving
+    apart = _meet(prefill, host + eager, sharpness) * loop.share_of_chunk
+    decode, prompt = loop.stages * step * factor, np.where(loop.has_pools, apart, added) * factor
     mixed = decode + np.where(loop.has_pools, 0.0, loop.batch * prompt / steps)
     tpot = np.where(loop.is_gap, decode, mixed) / loop.accepted
-    first = _first_token(log_parameters, loop, prompt, decode, mixed * steps)
-    request = first + mixed / loop.accepted * np.maximum(loop.osl - 1, 1)
-    by_loop = loop.concurrency * loop.osl / request / loop.gpus
+    after_first = mixed / loop.accepted * np.maximum(loop.osl - 1, 1)
+    first = _first_token(log_parameters, loop, prompt, decode, after_first)
+    by_loop = loop.concurrency * loop.osl / (first + after_first) / loop.gpus
     by_batch = loop.batch * loop.ranks * loop.accepted / mixed / loop.gpus
     rate = np.where(loop.is_offline, by_batch, by_loop)
-    first, rate = _pools(loop, prompt, decode * steps, first, rate)
+    first, rate = _pools(loop, apart * factor, decode * steps, first, rate)
     return Served(decode, prompt, tpot, first, rate)
 
 
@@ -223,16 +246,18 @@ def _meet(one: Floats, other: Floats, sharpness: Floats) -> Floats:
     return longer * (1 + (shorter / longer) ** sharpness) ** (1 / sharpness)
 
 
-def _first_token(log_parameters: Floats, loop: Loop, prompt: Floats, decode: Floats, request: Floats) -> Floats:
-    """TTFT; request: what one request takes from its first token on, s."""
+def _first_token(log_parameters: Floats, loop: Loop, prompt: Floats, decode: Floats, after_first: Floats) -> Floats:
+    """TTFT; after_first: what one request takes from its first token on, s."""
     own, crowd, steps, fixed = (
         of_groups(log_parameters, name)[loop.group] for name in ("ttft_prompt", "ttft_crowd", "ttft_steps", "ttft_s")
     )
-    others = np.where(loop.has_pools, loop.waits / loop.prefill_workers * loop.decode_workers, loop.waits) - 1
+    # Of those that wait for room, nobody crowds the prompts.
+    running = np.minimum(loop.waits, loop.batch)
+    others = np.where(loop.has_pools, running / loop.prefill_workers * loop.decode_workers, running) - 1
     # Workers that compute prompts alone are not cut into stages.
     stages = np.where(loop.has_pools, 1.0, loop.stages)
     computed = own * prompt * stages * (1 + crowd * np.maximum(others, 0.0)) + steps * decode + fixed
-    queued = np.maximum(loop.waits / loop.batch - 1, 0.0) * (request + computed)
+    queued = np.maximum(loop.waits / loop.batch - 1, 0.0) * (after_first + computed)
     return computed + queued
 
 

@@ -1,7 +1,8 @@
 """A case as work: the model's shape, how it is split and stored, how many sequences run, and what a step does.
 
 Closed loop: `concurrency` requests over all instances, each instance and attention rank with its share, but no more
-than fit. Offline: as many as fit, each with room for all of its tokens from the start, up to the engine's own limit.
+than fit. Offline: as many as fit, each with room for all of its tokens from the start, up to the engine's own limit; of
+a run that ends, as many as are in flight on average (`finite_run`).
 Decode steps see a mean context of isl + osl / 2. Prompts are computed in chunks of whole prompts, up to CHUNK tokens.
 Drafted tokens are verified in the step: it carries `draft_tokens` + 1 tokens of each sequence and yields
 `accepted_length` of them.
@@ -17,19 +18,24 @@ from typing import Any
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.capacity import Capacity, capacity_of
+from tokenwatt.perf_model.finite_run import in_flight
 from tokenwatt.perf_model.operations import Load, Operation
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape import ModelShape
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.perf_model.steps import step_operations
-from tokenwatt.reference.systems import load_system
+from tokenwatt.reference.systems import SystemSpec, load_system
 
 CHUNK = 8192
 """Tokens of one prefill step at most, unless one prompt is longer: what servers allow by default or are told to."""
-LARGEST_BATCH = {"trtllm": 2048}
+LARGEST_BATCH = {"trtllm": 4096}
 OTHER_LARGEST_BATCH = 1024
-"""Sequences that an engine lets run at once by default, for one attention rank."""
+"""Sequences that an engine lets run at once where nobody says how many, for one attention rank. TensorRT-LLM: as its
+trtllm-bench has it (tensorrt_llm/bench/build/tuning.py)."""
+BENCH_STEP_TOKENS = (2048.0, 32768.0)
+"""Least and most tokens of a step that trtllm-bench chooses; within these batch x (1 + isl / osl), with which as many
+come in as leave."""
 LEAST_CACHE = 0.06
 """Share of the memory that a server which starts at all has left for its cache."""
 NATIVE = "native"
@@ -62,6 +68,8 @@ class Plan:
     """Requests in flight in one instance."""
     chunk: float
     """Tokens of one prefill step."""
+    taking_in: float
+    """Largest share of the steps that may hold prompts: 1 but in a run that ends."""
     is_offline: bool
     gpus: int
     """All GPUs of one instance, or of both pools."""
@@ -109,9 +117,8 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     is_offline = row["scenario"] != "closed_loop" and math.isnan(row["concurrency"])
     parallelism = _split(row, shape, engine, is_offline)
     precision = precision_of(row["weight_dtype"], shape, engine)
-    if engine == "trtllm" and precision.experts == "fp8_block" and not row["family"].startswith("DeepSeek"):
-        # TensorRT-LLM's own checkpoints have one scale for a tensor; DeepSeek's are published in blocks.
-        precision = replace(precision, attention="fp8", mlp="fp8", experts="fp8")
+    if engine == "trtllm":
+        precision = _as_trtllm_has_it(precision, row["family"], system)
     isl, osl = float(row["isl"]), float(row["osl"])
     memory = system.addressable_memory_bytes.value
     context = isl + osl if is_offline else isl + osl / 2
@@ -128,6 +135,11 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     wanted = limit if math.isnan(asked) else asked
     batch = max(min(wanted, fits), min(wanted, 1.0))
     queries, accepted = _drafted(row)
+    taking_in = 1.0
+    if is_offline and not math.isnan(row["num_requests"]):
+        requests = max(row["num_requests"] / instances / parallelism.attention_dp, 1.0)
+        flight = in_flight(requests, max(batch, 1.0), isl, osl / accepted, _step_tokens(engine, batch, isl, osl))
+        batch, taking_in = flight.mean, flight.taking_in
     return Plan(
         family=row["family"],
         system=system.name,
@@ -144,6 +156,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         waits=batch if math.isnan(asked) else max(asked, batch),
         concurrency=(batch if math.isnan(asked) else asked) * parallelism.attention_dp,
         chunk=isl * max(min(CHUNK // max(isl, 1.0), math.floor(batch)), 1.0),
+        taking_in=taking_in,
         is_offline=is_offline,
         gpus=gpus,
         accepted_length=accepted,
@@ -152,6 +165,22 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         decode_workers=decode_workers,
         queries=queries,
     )
+
+
+def _as_trtllm_has_it(precision: Precision, family: str, system: SystemSpec) -> Precision:
+    """Precision as its published runs have it: one scale for a tensor of fp8 but for DeepSeek, which is published in
+    blocks; a cache in fp8 for MXFP4 mixtures where tensor cores know fp4, in bfloat16 on Hopper."""
+    if precision.experts == "fp8_block" and not family.startswith("DeepSeek"):
+        return replace(precision, attention="fp8", mlp="fp8", experts="fp8")
+    if precision.experts == "mxfp4" and system.has_peak("fp4"):
+        return replace(precision, kv="fp8")
+    return precision
+
+
+def _step_tokens(engine: str, batch: float, isl: float, osl: float) -> float:
+    """Tokens that a step of an offline run has room for."""
+    least, most = BENCH_STEP_TOKENS
+    return min(max(batch * (1 + isl / osl), least), most) if engine == "trtllm" else float(CHUNK)
 
 
 def engine_of(name: str) -> str:

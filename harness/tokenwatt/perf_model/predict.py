@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tokenwatt.perf_model.base_times import BaseTimes, base_times
+from tokenwatt.perf_model.base_times import base_times
 from tokenwatt.perf_model.cell_effects import expected
 from tokenwatt.perf_model.choices import chosen_plans
 from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, served
@@ -31,6 +31,7 @@ from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
 from tokenwatt.perf_model.plan import Plan
 from tokenwatt.perf_model.predictions import QUANTITIES, REFUSED, Z80, empty_answers
+from tokenwatt.reference.ranges import Case
 from tokenwatt.reference.systems import load_system
 
 Floats = NDArray[np.float64]
@@ -128,17 +129,17 @@ def _fact_variance(fit: Fit, cases: Planned) -> Floats:
     if not uncertain:
         return variance
     plans = [cases.plans[place] for place in uncertain]
-    ends = [_decode_at(fit, plans, base_times(plans, fit.exclude_gpus, end)) for end in ("low", "high")]
+    ends = [_decode_at(fit, plans, end) for end in ("low", "high")]
     variance[uncertain] = (np.log(ends[0] / ends[1]) / (2 * Z80)) ** 2
     return variance
 
 
-def _decode_at(fit: Fit, plans: list[Plan], base: BaseTimes) -> Floats:
-    return served(fit.vector, loop_of(plans, base)).decode_s
+def _decode_at(fit: Fit, plans: list[Plan], end: Case) -> Floats:
+    return served(fit.vector, loop_of(plans, base_times(plans, fit.exclude_gpus, end), end)).decode_s
 
 
 def _has_ranges(system: str) -> bool:
     spec = load_system(system)
     facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s]
     facts += [spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)]
-    return any(fact.low < fact.high for fact in facts)
+    return any(known.low < known.high for known in [*(fact.range for fact in facts), spec.host_time_ratio])

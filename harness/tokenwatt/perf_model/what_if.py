@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 ALL = "all"
 """In place of a name: each operation by itself, one after the other."""
-OVERHEADS = {LAUNCHES: ("launch_s",), HOST: ("host_s", "per_sequence_s", "per_request_s")}
+OVERHEADS = {LAUNCHES: ("launch_s",), HOST: ("host_s", "per_sequence_s", "eager_s")}
 """Names that are no operation, and the parameters of the engine model that they divide."""
 WORTH = ("output_tokens_per_s_per_gpu", "joules_per_output_token")
 """Quantities that `worth` has ratios of."""

@@ -171,7 +171,7 @@ class _Runs:
     def _loop(self, end: Case) -> Loop:
         if end == "central":
             return self.cases.loop
-        return loop_of(self.cases.plans, base_times(self.cases.plans, self.fit.exclude_gpus, end))
+        return loop_of(self.cases.plans, base_times(self.cases.plans, self.fit.exclude_gpus, end), end)
 
 
 def _cases(system: str, is_offline: bool) -> pd.DataFrame:
