@@ -228,6 +228,19 @@ def test_the_spread_of_the_trend_widens_with_distance() -> None:
     assert near.curve.log_sd < far.curve.log_sd
 
 
+def test_attention_is_carried_from_the_engine_that_is_fastest_at_it() -> None:
+    blackwell = [name for name, generation in GENERATIONS.items() if generation == "Blackwell"]
+    # On Hopper vLLM and SGLang are six times slower than TensorRT-LLM at latents in fp8, and as fast in bfloat16.
+    slow = curve("H200 SXM", "sglang", "latent.decode", "fp8")
+    assert (slow.method, slow.curve.key.engine) == ("silicon", "sglang")
+    carried = curve("B200 SXM", "sglang", "latent.decode", "fp8", blackwell)
+    assert (carried.method, carried.curve.key.engine, carried.curve.key.dtype) == ("specs", "trtllm", "fp8")
+    assert "trtllm for sglang" in carried.note
+    # Own precision comes before the fastest, and matmuls are each engine's own.
+    assert curve("B200 SXM", "sglang", "latent.decode", "bf16", blackwell).curve.key.dtype == "bf16"
+    assert curve("B200 SXM", "sglang", "matmul", "fp8", blackwell).curve.key.engine == "sglang"
+
+
 def test_a_slope_that_was_never_tried_is_not_followed() -> None:
     library = load_curves()
     blackwell = [name for name, generation in GENERATIONS.items() if generation == "Blackwell"]

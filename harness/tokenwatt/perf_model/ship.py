@@ -52,7 +52,7 @@ def shipped(rows: pd.DataFrame, tried: pd.DataFrame) -> Fit:
     # A cell of few rows counts as much as any other, so it must not be one row that is like no other.
     weights = pd.Series(np.where(counts >= LEAST_CELL, 1.0 / counts, 0.0), index=kept.index)
     fit = replace(fit, widen=_widened(fit, kept, settings, weights))
-    return replace(fit, carried=_carried(fit, kept, weights))
+    return replace(fit, carried=_carried(fit, kept, settings, weights))
 
 
 def _widened(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Series) -> dict[str, float]:
@@ -72,8 +72,9 @@ def _widened(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Ser
     return factors
 
 
-def _carried(fit: Fit, tried: pd.DataFrame, weights: pd.Series) -> float:
-    """What the spread of carried-over curves has to be multiplied by for tokens/s from specs alone; at most 1."""
+def _carried(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Series) -> float:
+    """What the spread of carried-over curves has to be multiplied by for tokens/s from specs alone in the setting that
+    needs the most; at most 1."""
     name = "output_tokens_per_s_per_gpu"
     off, spread = {}, {}
     for factor in (0.0, 1.0):
@@ -82,7 +83,8 @@ def _carried(fit: Fit, tried: pd.DataFrame, weights: pd.Series) -> float:
         off[factor] = np.abs(np.log(tried[name].astype("float64") / central))
         spread[factor] = np.log(central / answers[f"predicted_{name}_low"])
     needed = (off[0.0] ** 2 - spread[0.0] ** 2).clip(lower=0.0) / (spread[1.0] ** 2 - spread[0.0] ** 2)
-    return min(math.sqrt(_reaching(needed[np.isfinite(needed)], weights)), 1.0)
+    known = needed[np.isfinite(needed)]
+    return min(max(math.sqrt(_reaching(part, weights)) for _, part in known.groupby(settings)), 1.0)
 
 
 def _reaching(needed: pd.Series, weights: pd.Series) -> float:

@@ -5,11 +5,12 @@ bf16 peak: the more arithmetic a device has, the more work it takes to fill it a
 that a problem of a given size reaches. (The year of shipping would part H100 from H200, which are one die, and FLOP per
 byte would put Rubin, with its faster memory, before Hopper.)
 
-The centre starts from the nearest generation that was measured, the mean of its systems, and moves by share times
-slope times distance. A slope belongs to a parameter of an operator family and is pooled over engines and precisions,
-each with a level of its own; it is shrunk by what its own scatter is worth, so that two generations do not make a law.
-The share belongs to the family: the one that would have predicted the newest measured generation best from those before
-it. A slope that could not be tried so has none.
+The centre starts from the nearest generation that was measured, the mean of its systems, as the same engine runs it
+there (attention: as the fastest does, `SHARED`), and moves by share times slope times distance. A slope belongs to a
+parameter of an operator family and is pooled over engines and precisions, each with a level of its own; it is shrunk by
+what its own scatter is worth, so that two generations do not make a law. The share belongs to the family: the one that
+would have predicted the newest measured generation best from those before it. A slope that could not be tried so has
+none.
 
 How sure: time of reference problems is a random walk along x with a jump between any two systems,
 variance = jump + drift * distance; both come from predicting measured generations from the others. Systems of one
@@ -22,9 +23,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -50,6 +52,9 @@ GENERATIONS = {
 }
 """Ancestors: one line of devices with HBM and NVLink. L40S and RTX PRO 6000 have neither."""
 
+SHARED = ("attention.", "latent.")
+"""Operators whose kernels come from libraries that engines share. One of them may be far behind on the last GPU, as
+latents in fp8 on Hopper are 6 times slower in vLLM and SGLang than in TensorRT-LLM; it is not on the next."""
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _UPPER_END = 0.9
 """Of the 80 % interval."""
@@ -96,10 +101,11 @@ class Trend:
 
     def curve(self, system: str, engine: str, operator: str, dtype: str) -> Extrapolation | None:
         """The curve at `system`; None where no ancestor has one, nor one that may stand in."""
-        for key in candidates(engine, operator, dtype):
-            found = self._centre(system, key)
+        for keys in _choices(engine, operator, dtype):
+            found = self._fastest(system, keys, dtype)
             if found is not None:
                 curve, ancestors = found
+                key = curve.key
                 family = operator_of(operator).name
                 jump, drift = self._walk(family)
                 distance = abs(position(system) - np.mean([position(name) for name in ancestors]))
@@ -108,6 +114,14 @@ class Trend:
                 sd = math.sqrt(curve.log_sd**2 + walked + strange)
                 return Extrapolation(Curve(curve.key, curve.parameters, sd), ancestors)
         return None
+
+    def _fastest(self, system: str, keys: Sequence[Key], dtype: str) -> tuple[Curve, tuple[str, ...]] | None:
+        """The centre with the least mean log time of the reference problems, the first of equals."""
+        found = [centre for centre in (self._centre(system, key) for key in keys) if centre is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        ceilings, problems = ceilings_of(load_system(system), dtype), reference_problems(keys[0].operator)
+        return min(found, key=lambda centre: np.log(centre[0].seconds(problems, dtype, ceilings)).mean())
 
     def _centre(self, system: str, key: Key) -> tuple[Curve, tuple[str, ...]] | None:
         having = [name for name, curves in self._library.items() if key in curves]
@@ -182,6 +196,14 @@ class Trend:
                     errors.append(_log_ratio(curves[other], curve, name, key.dtype))
         # By the median, as a kernel that one system lacks must not speak for all.
         return float(np.median(np.square(errors)) / chi2.ppf(0.5, 1)) if errors else 0.0
+
+
+def _choices(engine: str, operator: str, dtype: str) -> list[list[Key]]:
+    """Curves that may answer, the best first; of several together the fastest."""
+    keys = candidates(engine, operator, dtype)
+    if not operator.startswith(SHARED):
+        return [[key] for key in keys]
+    return [list(group) for _, group in groupby(keys, key=lambda key: key.dtype)]
 
 
 class _Centres(Trend):
