@@ -58,6 +58,7 @@ def _facts(spec: SystemSpec) -> list[str]:
     facts: dict[str, Fact] = {"memory bandwidth": spec.hbm_bytes_per_s, "links": spec.nvlink_bytes_per_s}
     peaks = {dtype: spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)}
     facts |= {f"peak in {dtype}": fact for dtype, fact in peaks.items()}
+    facts["host code, in times of x86"] = spec.host_time_ratio
     return [
         f"{spec.name}, {name}: between {fact.low:.3g} and {fact.high:.3g} {fact.unit}, {fact.value:.3g} is taken"
         for name, fact in facts.items()

@@ -186,7 +186,7 @@ def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Lo
         ranks=np.array([plan.parallelism.attention_dp for plan in plans], dtype=np.float64),
         stages=np.array([plan.parallelism.pp for plan in plans], dtype=np.float64),
         layers=np.array([len(plan.shape.blocks) / plan.parallelism.pp for plan in plans]),
-        host_ratio=np.array([load_system(plan.system).host_time_ratio.at(_HOST_END[end]) for plan in plans]),
+        host_ratio=np.array([load_system(plan.system).host_time_ratio.range.at(_HOST_END[end]) for plan in plans]),
         gpus=each("gpus"),
         concurrency=each("concurrency"),
         accepted=each("accepted_length"),

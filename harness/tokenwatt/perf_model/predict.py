@@ -140,6 +140,6 @@ def _decode_at(fit: Fit, plans: list[Plan], end: Case) -> Floats:
 
 def _has_ranges(system: str) -> bool:
     spec = load_system(system)
-    facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s]
+    facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s, spec.host_time_ratio]
     facts += [spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)]
-    return any(known.low < known.high for known in [*(fact.range for fact in facts), spec.host_time_ratio])
+    return any(fact.low < fact.high for fact in facts)

@@ -7,7 +7,6 @@ from typing import Literal
 
 from tokenwatt.errors import UserError, unknown_name
 from tokenwatt.reference.facts import Fact, FactBook, load_facts
-from tokenwatt.reference.ranges import Range
 
 Ownership = Literal["hyperscaler", "neocloud", "rental"]
 """Who pays for the GPU-hour: an owner at hyperscale, a smaller cloud that owns, or a tenant on a long contract."""
@@ -85,10 +84,9 @@ class SystemSpec:
         return self._fact("tdp_w", "W")
 
     @property
-    def host_time_ratio(self) -> Range:
-        """Time that an engine's host code takes on this system's processors over that on x86 ones; 1 if unknown."""
-        name = "host_time_ratio"
-        return self._fact(name, "1").range if self.facts.has(self.name, name) else Range.exact(1.0)
+    def host_time_ratio(self) -> Fact:
+        """Time that an engine's host code takes on this system's processors over that on x86 ones."""
+        return self._fact("host_time_ratio", "1")
 
     @property
     def gpus_per_domain(self) -> Fact:

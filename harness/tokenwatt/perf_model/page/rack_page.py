@@ -151,7 +151,7 @@ def _spreads_table(ratios: Sequence[RackRatio]) -> str:
 def _facts_table(system: str) -> str:
     spec = load_system(system)
     facts = [spec.flop_per_s("fp4"), spec.flop_per_s("fp8"), spec.flop_per_s("bfloat16")]
-    facts += [spec.hbm_bytes_per_s, spec.hbm_bytes, spec.nvlink_bytes_per_s]
+    facts += [spec.hbm_bytes_per_s, spec.hbm_bytes, spec.nvlink_bytes_per_s, spec.host_time_ratio]
     lines = [
         [fact.name, f"{fact.value:g} {fact.unit}", f"{fact.low:g} to {fact.high:g}", fact.grade.value, fact.source]
         for fact in facts

@@ -31,6 +31,7 @@ _FACTS = (
     "addressable_memory_bytes",
     "nvlink_bytes_per_s",
     "gpus_per_domain",
+    "host_time_ratio",
     "tdp_w",
     "ship_year",
 )
