@@ -60,10 +60,14 @@ def _facts(spec: SystemSpec) -> list[str]:
     facts |= {f"peak in {dtype}": fact for dtype, fact in peaks.items()}
     facts["host code, in times of x86"] = spec.host_time_ratio
     return [
-        f"{spec.name}, {name}: between {fact.low:.3g} and {fact.high:.3g} {fact.unit}, {fact.value:.3g} is taken"
+        f"{spec.name}, {name}: between {fact.low:.3g} and {fact.high:.3g}{_unit(fact)}, {fact.value:.3g} is taken"
         for name, fact in facts.items()
         if fact.low < fact.high
     ]
+
+
+def _unit(fact: Fact) -> str:
+    return "" if fact.unit == "1" else f" {fact.unit}"
 
 
 def stand_ins(plan: Plan, fit: Fit) -> list[str]:

@@ -75,9 +75,9 @@ def priors() -> tuple[Prior, ...]:
         for name, median, log_sd in (
             ("launch_s", 3e-6, 0.5),
             ("host_s", 1e-3, 0.5),
-            ("per_sequence_s", 3e-5, 0.7),
+            ("per_sequence_s", 2e-5, 0.2),
             ("eager_s", 4e-4, 0.5),
-            ("prefill", 1.0, 0.25),
+            ("prefill", 1.0, 0.1),
             ("overlap", 1.0, 0.7),
         )
         for group in GROUPS
