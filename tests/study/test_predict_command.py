@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tokenwatt.cli import app
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.cases import MEASURED, read_table
+from tokenwatt.perf_model.cases import MEASURED, NUMERIC, TEXTS, read_table
 from tokenwatt.perf_model.predictions import PREDICTED, write_predictions
 
 MODELS = ("Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B")
@@ -220,6 +221,15 @@ def test_each_group_is_predicted_by_a_fit_without_it(
     assert len({everything - names for names in seen}) == groups
     assert (pd.read_csv(tmp_path / "out.csv")["status"] == "ok").all()
     assert json.loads(done.stdout)["prediction"]["sets"]
+
+
+def test_the_columns_of_cases_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "workloads" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## `predict-example.csv`")[2]
+    named = {name for line in section.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" | ")[0])}
+    texts = {"case_id", "model", "gpu", "weight_dtype", "scenario", "disaggregated"}
+    assert named >= {*NUMERIC, *TEXTS, *texts, "method", "status", "reason"}
+    assert set(MEASURED) <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_rows_that_are_not_fitted_on_are_counted(tmp_path: Path) -> None:

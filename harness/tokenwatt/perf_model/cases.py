@@ -45,7 +45,8 @@ _AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "draft_tokens", "accept
 _MAY_BE_ZERO = ("draft_tokens",)
 NUMERIC = (*_COUNTS, *_AMOUNTS)
 """Columns of numbers; a count is a whole one."""
-_TEXTS = ("engine", "engine_version", "task", "source_set")
+TEXTS = ("engine", "engine_version", "task", "source_set")
+"""Columns of text that may be empty."""
 _FLAGS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 
 ASSUMED_LENGTH = 1024.0
@@ -165,7 +166,7 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
     model, gpu = (_required(row, name) for name in REQUIRED)
     counts = {name: _count(row, name) for name in _COUNTS}
     amounts = {name: _amount(row, name) for name in _AMOUNTS}
-    texts = {name: _text(row.get(name)) or "" for name in _TEXTS}
+    texts = {name: _text(row.get(name)) or "" for name in TEXTS}
     system = system_of_gpu(gpu, facts)
     family = model_family(model)
     label = _text(row.get("weight_dtype"))
