@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tokenwatt.perf_model.cases import check_cases
-from tokenwatt.perf_model.choices import candidates
+from tokenwatt.perf_model.choices import candidates, settled
 from tokenwatt.perf_model.fit import shipped_fit
 from tokenwatt.perf_model.predict import predict_cases
 from tokenwatt.reference.mlperf import load_mlperf
@@ -59,6 +59,44 @@ def test_a_mixture_may_spread_its_experts_and_a_dense_model_may_not() -> None:
 
     assert ways("Qwen3-32B") == {(1, 1), (2, 1), (4, 1)}
     assert ways("Qwen3-30B-A3B") == {(1, 1), (2, 1), (4, 1), (1, 2), (1, 4)}
+
+
+def test_a_rack_is_filled_with_instances_that_divide_heads() -> None:
+    for model in ("DeepSeek-R1", "Llama-3.1-405B", "gpt-oss-120b"):
+        found = predicted(model=model, gpu="GB300", num_gpus=72, scenario="offline")
+        assert found["status"][0] == "ok", found["reason"][0]
+    assert "tp 72 does not divide" in reason(model="DeepSeek-R1", gpu="GB300", num_gpus=72, tp=72, scenario="offline")
+
+
+def test_an_instance_leaves_its_domain_only_where_it_must() -> None:
+    def largest(model: str, gpus: int) -> list[int]:
+        table = pd.DataFrame([{"model": model, "gpu": "H100", "num_gpus": gpus, "scenario": "offline"}])
+        (row,) = check_cases(table).valid.to_dict("records")
+        return sorted({plan.parallelism.gpus for plan in candidates(row)})
+
+    assert max(largest("DeepSeek-R1", 32)) == 16  # 673 GB fit no 8 GPUs of 86
+    assert max(largest("Llama-3.1-70B", 32)) == 8
+
+
+def test_a_limit_on_ttft_is_kept() -> None:
+    case = {**LLAMA, "num_gpus": 8, "scenario": "server"}
+    free, tight = predicted(**case, ttft_limit_s=100)[SPEED][0], predicted(**case, ttft_limit_s=0.3)
+    assert tight["predicted_ttft_s"][0] <= 0.3
+    assert tight[SPEED][0] < free
+
+
+def test_what_waits_for_the_prefill_pool_does_not_decode() -> None:
+    pools = {"disaggregated": "true", "prefill_gpus_each": 4, "decode_gpus_each": 32, "prefill_workers": 2}
+    case = {"model": "DeepSeek-R1", "gpu": "GB300", "weight_dtype": "fp4", "isl": 8192, "osl": 1024}
+    few, many = (predicted(**case, **pools, concurrency=load) for load in (2000, 8000))
+    assert many[SPEED][0] == pytest.approx(few[SPEED][0], rel=0.02)
+    assert many["predicted_tpot_s"][0] == pytest.approx(few["predicted_tpot_s"][0], rel=0.02)
+    assert many["predicted_ttft_s"][0] > 3 * few["predicted_ttft_s"][0]
+    # Little's law: what decodes is what arrives times how long it takes.
+    (row,) = check_cases(pd.DataFrame([case | pools | {"concurrency": 2000}])).valid.to_dict("records")
+    (plan,) = settled(candidates(row), shipped_fit())
+    arriving = few[SPEED][0] * 40 / 1024
+    assert plan.batch == pytest.approx(arriving * few["predicted_tpot_s"][0] * 1024, rel=0.06)
 
 
 def test_what_is_said_is_not_chosen() -> None:

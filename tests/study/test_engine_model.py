@@ -70,6 +70,15 @@ def test_a_closed_loop_of_one_operation():
     assert now["tokens_per_s_per_gpu"] == pytest.approx(8 * 100 / (0.1 + 99 * 0.018))
 
 
+def test_no_loop_takes_in_prompts_faster_than_they_are_computed():
+    # Two tokens an answer: 8 requests bring 4 prompts of 0.1 s a step, and a step of 10 ms is between them.
+    now = found(parameters(), loop(osl=2.0))
+    assert now["tokens_per_s_per_gpu"] == pytest.approx(8 / (0.01 + 4 * 0.1))
+    # One token an answer is its prompt; a lone request waits for nothing else.
+    one = found(parameters(), loop(osl=1.0, batch=1.0, waits=1.0, concurrency=1.0))
+    assert one["tokens_per_s_per_gpu"] == pytest.approx(1 / 0.11)
+
+
 def test_offline_is_the_mixed_step_and_a_gap_has_no_prompts():
     assert found(parameters(), loop(is_offline=True))["tokens_per_s_per_gpu"] == pytest.approx(8 / 0.018)
     gap = found(parameters(), loop(is_gap=True))

@@ -101,6 +101,10 @@ def test_experts_of_other_ranks_are_reached_by_an_exchange():
     dispatch = named(operators, "comm.dispatch")
     assert (dispatch.kind, dispatch.ranks, dispatch.bytes) == ("all_to_all", 8, 16 * 2048 * 2 * 8)
     assert not [operator for operator in operators if operator.name == "comm.all_reduce"]
+    # Experts that all 8 ranks share need every token on each of them.
+    shared = Parallelism(gpus=8, attention_tp=1, attention_dp=8, moe_tp=8, moe_ep=1, pp=1)
+    dispatch = named(step_operations(shape, shared, BF16, Load(decode_tokens=16, context=100)), "comm.dispatch")
+    assert (dispatch.ranks, dispatch.bytes) == (8, 16 * 2048 * 2 * 8)
 
 
 def test_latent_attention_decodes_absorbed_and_prefills_expanded():

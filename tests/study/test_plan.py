@@ -13,7 +13,6 @@ from tokenwatt.perf_model.cases import check_cases
 from tokenwatt.perf_model.parallelism import Parallelism
 from tokenwatt.perf_model.plan import (
     LARGEST_BATCH,
-    LEAST_CACHE,
     OTHER_LARGEST_BATCH,
     Plan,
     engine_of,
@@ -21,7 +20,6 @@ from tokenwatt.perf_model.plan import (
 )
 from tokenwatt.perf_model.precision import Precision, precision_of
 from tokenwatt.perf_model.shape_library import model_shape
-from tokenwatt.reference.systems import load_system
 
 GOOD = {"model": "Qwen3-32B", "gpu": "H100", "num_gpus": 4, "tp": 4, "isl": 1000, "osl": 500, "concurrency": 16}
 POOLS = {"disaggregated": "true", "num_gpus": None, "tp": None, "prefill_gpus_each": 2, "decode_gpus_each": 4}
@@ -115,10 +113,17 @@ def test_little_room_is_still_some():
     shape = model_shape("Qwen3-32B")
     one = Parallelism(1, 1, 1, 1, 1, 1)
     capacity = capacity_of(shape, one, Precision("bf16", "bf16", "bf16", "bf16"), 1250, 70e9)
-    assert capacity.largest_batch < 0
+    assert 70e9 * 0.92 - capacity.weight_bytes < 0
+    # 98 % of it less the weights, which is less than 6 % of it.
+    assert capacity.largest_batch == pytest.approx((70e9 * 0.98 - capacity.weight_bytes) / capacity.sequence_bytes)
     found = plan(num_gpus=1, tp=1, concurrency=1000)
-    memory = load_system("H100 SXM").addressable_memory_bytes.value
-    assert found.batch >= LEAST_CACHE * memory / found.capacity.sequence_bytes
+    assert (
+        found.batch * found.capacity.sequence_bytes + found.capacity.weight_bytes < 0.981 * found.capacity.memory_bytes
+    )
+    # 145.4 GB of weights on 151: nothing that starts promises more than there is.
+    tight = plan(model="Qwen2.5-72B", gpu="H200", num_gpus=1, tp=1, concurrency=1000)
+    used = tight.capacity.weight_bytes + tight.batch * tight.capacity.sequence_bytes
+    assert 0.97 < used / tight.capacity.memory_bytes < 0.981
 
 
 def test_a_sequence_that_does_not_fit():
@@ -140,6 +145,11 @@ def test_a_prefill_worker_that_is_too_small():
     pools = POOLS | {"prefill_gpus_each": 1, "decode_gpus_each": 8}
     with pytest.raises(UserError, match="673 GB of weights on each GPU, H200 of a prefill worker has"):
         plan(**pools, model="DeepSeek-V3", gpu="H200", weight_dtype="fp8")
+
+
+def test_a_prefill_worker_shares_heads_as_any_other():
+    with pytest.raises(UserError, match="tp 3 does not divide the 64 heads of Qwen3-32B"):
+        plan(**POOLS | {"prefill_gpus_each": 3})
 
 
 def test_drafted_tokens():

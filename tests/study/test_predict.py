@@ -20,6 +20,7 @@ from tokenwatt.errors import UserError
 from tokenwatt.perf_model.cases import MEASURED, check_cases, measured_columns
 from tokenwatt.perf_model.engine_model import multipliers, of_groups, priors, served
 from tokenwatt.perf_model.fit import Fit, fit_as_json, fit_from_json, fit_rows, planned, shipped_fit
+from tokenwatt.perf_model.gpu_names import system_of_gpu
 from tokenwatt.perf_model.operation_kinds import TERMS
 from tokenwatt.perf_model.plan import plan_case
 from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
@@ -197,6 +198,52 @@ def test_rows_of_the_fit_answer_equal_cases():
     assert beside["method"][0] == "measured"
 
 
+def test_a_run_of_other_length_or_limits_is_another_case():
+    offline = {"model": "Llama-3.1-8B", "num_gpus": 1, "tp": 1, "concurrency": None, "scenario": "offline"}
+    rows = table(offline | {"num_requests": 100}).assign(**{SPEED: 1000.0, "tpot_s": 0.02, "gpu_power_w": 600.0})
+    fit = fit_on(pd.concat([known(), rows], ignore_index=True))
+    same, longer = (predicted(offline | {"num_requests": number}, fit=fit) for number in (100, 100_000))
+    assert (same["method"][0], longer["method"][0]) == ("measured", "silicon")
+
+
+def test_rows_faster_than_their_gpus_are_not_fitted_on():
+    rows = known()
+    fitted = fit_on(rows)
+    rows.loc[0, SPEED] = 1e5  # a cached prompt, drafted tokens: no label tells
+    rows.loc[0, "tpot_s"] = 1e-4
+    without = fit_on(rows)
+    assert (fitted.rows, without.rows) == (16, 15)
+    # It still answers for itself.
+    assert predicted({"engine": "vllm", "concurrency": 1}, fit=without)["tpot_s"][0] == pytest.approx(1e-4)
+
+
+def test_no_engine_serves_more_than_the_tensor_cores_compute():
+    prompts = [
+        {"engine": engine, "isl": 4096, "osl": osl, "concurrency": 64, "gpu": gpu}
+        for engine in ("vllm", "sglang", "trtllm")
+        for osl in (1, 2, 16, 128)
+        for gpu in ("H200", "B200")
+    ]
+    found = predicted(*prompts)
+    parameters = 32.8e9
+    for case, speed in zip(prompts, found[SPEED], strict=True):
+        flop = 2 * parameters * speed * (1 + case["isl"] / case["osl"])
+        assert flop < 0.9 * load_system(system_of_gpu(case["gpu"])).flop_per_s("bfloat16").value, case
+
+
+def test_intervals_know_the_board_s_limit_and_what_stages_share():
+    found = predicted({"gpu": "B200"}, {"gpu": "VR NVL72"})
+    reach = np.log(found["gpu_power_w"] / found["gpu_power_w_low"])
+    assert reach[1] > reach[0] + 0.01  # 1800 to 2300 W
+
+    def carried(stages: int) -> float:
+        split = {"gpu": "VR NVL72", "num_gpus": 8, "tp": 8 // stages, "pp": stages, "concurrency": 8}
+        (answer_of,) = predicted(split).to_dict("records")
+        return math.log(answer_of[f"{SPEED}_high"] / answer_of[SPEED])
+
+    assert carried(8) > 0.8 * carried(1)
+
+
 def test_measured_columns_are_never_read(tmp_path: Path):
     rows = known(case_id="a")
     shuffled = rows.assign(**{name: rows[name].sample(frac=1, random_state=1).to_numpy() for name in QUANTITIES})
@@ -255,7 +302,7 @@ def test_nothing_to_fit_on():
     with pytest.raises(UserError, match="none has output_tokens_per_s_per_gpu or tpot_s"):
         fit_on(rows.assign(**{SPEED: None, "tpot_s": None}))
     too_large = rows.assign(model="DeepSeek-V3", weight_dtype="fp8", num_gpus=1, tp=1)
-    with pytest.raises(UserError, match="none has a model that fits its GPUs"):
+    with pytest.raises(UserError, match="none says how a model that fits its GPUs is run"):
         fit_on(too_large)
 
 

@@ -28,7 +28,7 @@ def table(gpus: tuple[str, ...] = ("H100", "B200")) -> pd.DataFrame:
     for gpu in gpus:
         for model in MODELS:
             for concurrency in (4, 8, 16, 32, 64):
-                tpot = random.uniform(0.005, 0.02)
+                tpot = random.uniform(0.04, 0.08)
                 lines.append(
                     {
                         "case_id": f"{len(lines):03}",

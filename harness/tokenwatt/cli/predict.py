@@ -118,10 +118,8 @@ def predict(
         fitted = _fit(known)
         if left := len(known.cases) and len(known.cases) - fitted.rows:
             verb = "is" if left == 1 else "are"
-            typer.echo(
-                f"{left} of {len(known.cases)} known rows {verb} not fitted on: as labelled, the model does not fit",
-                err=True,
-            )
+            why = "as labelled, their model does not fit, leaves open how it ran, or was faster than its GPUs can be"
+            typer.echo(f"{left} of {len(known.cases)} known rows {verb} not fitted on: {why}", err=True)
         answers = _answers(checked, fitted, specs_only)
     refused = answers[answers["status"] != predictions.OK]
     is_any_answered = len(refused) < len(answers)

@@ -148,8 +148,11 @@ def _grouped_matmul(times: OperatorTimes, operations: list[Operation], dtype: st
 
 def _attention_decode(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    batch, context, heads, kv_heads, width = _sizes(operations, "batch", "context", "heads", "kv_heads", "head_dim")
-    seconds = times.attention_decode_s(batch, context, heads, kv_heads, width, dtype)
+    batch, context, queries, heads, kv_heads, width = _sizes(
+        operations, "batch", "context", "queries", "heads", "kv_heads", "head_dim"
+    )
+    # Drafted tokens are more rows over the same keys, as more heads are.
+    seconds = times.attention_decode_s(batch, context, heads * queries, kv_heads, width, dtype)
     return _of(times, "attention.decode", dtype, seconds)
 
 
@@ -164,16 +167,22 @@ def _attention_prefill(times: OperatorTimes, operations: list[Operation], dtype:
 
 def _latent_decode(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    batch, context, heads, latent, rotary = _sizes(operations, "batch", "context", "heads", "latent_dim", "rotary_dim")
-    return _of(times, "latent.decode", dtype, times.latent_decode_s(batch, context, heads, dtype, latent, rotary))
+    batch, context, queries, heads, latent, rotary = _sizes(
+        operations, "batch", "context", "queries", "heads", "latent_dim", "rotary_dim"
+    )
+    seconds = times.latent_decode_s(batch, context, heads * queries, dtype, latent, rotary)
+    return _of(times, "latent.decode", dtype, seconds)
 
 
 def _latent_prefill(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del ranks
-    batch, tokens, prefix, heads, key, value = _sizes(
-        operations, "batch", "tokens", "prefix", "heads", "qk_head_dim", "v_head_dim"
+    batch, tokens, prefix, heads, window, key, value = _sizes(
+        operations, "batch", "tokens", "prefix", "heads", "window", "qk_head_dim", "v_head_dim"
     )
-    seconds = times.latent_prefill_s(batch, tokens, prefix, heads, dtype, key, value)
+    # Tokens that see `window` chosen keys have as many pairs as parts of `window` tokens behind half as many.
+    part = np.where(window > 0, window, tokens)
+    before = np.where(window > 0, window / 2, prefix)
+    seconds = times.latent_prefill_s(batch * tokens / part, part, before, heads, dtype, key, value)
     return _of(times, "latent.prefill", dtype, seconds)
 
 
@@ -190,31 +199,34 @@ def _recurrence_prefill(times: OperatorTimes, operations: list[Operation], dtype
 
 
 def _elementwise(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
-    """Streaming: the share of the bandwidth that the system's matmuls reach."""
-    del dtype, ranks
+    """Streaming at the share of the bandwidth that the system's matmuls reach, or FLOP (an index has some) at theirs."""
+    del ranks
     found = times.resolve("matmul", "bf16")
-    bandwidth = times.bandwidth_bytes_per_s * found.curve.parameters["byte_efficiency"]
-    moved = np.array([operation.bytes for operation in operations])
-    return moved / bandwidth, found.curve.log_sd, found.method == "specs"
+    share = found.curve.parameters
+    streaming = _moved(operations) / (times.bandwidth_bytes_per_s * share["byte_efficiency"])
+    flop = np.array([operation.flop for operation in operations])
+    computing = flop / (times.peak_flop_per_s(dtype) * share["flop_efficiency"])
+    return np.maximum(streaming, computing), found.curve.log_sd, found.method == "specs"
 
 
 def _all_reduce(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del dtype
-    return _collective(times, "all_reduce", times.all_reduce_s(_moved(operations), ranks))
+    return _collective(times, "all_reduce", ranks, times.all_reduce_s(_moved(operations), ranks))
 
 
 def _all_gather(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del dtype
-    return _collective(times, "all_gather", times.all_gather_s(_moved(operations) * ranks, ranks))
+    return _collective(times, "all_gather", ranks, times.all_gather_s(_moved(operations) * ranks, ranks))
 
 
 def _all_to_all(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     del dtype
-    return _collective(times, "all_to_all", times.all_to_all_s(_moved(operations), ranks))
+    return _collective(times, "all_to_all", ranks, times.all_to_all_s(_moved(operations), ranks))
 
 
-def _collective(times: OperatorTimes, name: str, seconds: Floats) -> Answer:
-    return _of(times, f"{name}.2", "bf16", seconds)
+def _collective(times: OperatorTimes, name: str, ranks: int, seconds: Floats) -> Answer:
+    found = times.resolve_among(name, ranks)
+    return seconds, found.curve.log_sd, found.method == "specs"
 
 
 def _moved(operations: list[Operation]) -> Floats:
@@ -224,7 +236,7 @@ def _moved(operations: list[Operation]) -> Floats:
 def _send(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
     """From one pipeline stage to the next: an all-gather between two moves as much."""
     del dtype, ranks
-    return _collective(times, "all_gather", times.all_gather_s(2 * _moved(operations), 2))
+    return _collective(times, "all_gather", 2, times.all_gather_s(2 * _moved(operations), 2))
 
 
 _ASKED: Mapping[str, Asked] = {

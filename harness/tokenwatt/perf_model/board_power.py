@@ -1,6 +1,6 @@
 """Mean board power of a serving GPU, from what the steady state moves and computes.
 
-    power / limit = c0 + c1 x HBM bytes/s + c2 x token width/s + c3 x ln(steps/s) + c4 x (weights in 8 bits)
+    power / limit = c0 + c1 x HBM bytes/s + c2 x token width/s + c3 x ln(steps/s)
 
 per watt of the board's limit, and no more than the board can draw. Token width is tokens (prompts included) x layers x
 hidden size: activations, which cost energy that neither weights nor caches explain. Fitted on rows with measured power.
@@ -24,9 +24,9 @@ from tokenwatt.reference.systems import load_system
 
 Floats = NDArray[np.float64]
 
-FEATURES = ("1", "hbm_bytes_per_j_of_limit", "token_width_per_j_of_limit", "log_steps_per_s", "has_8_bit_weights")
-_SCALES = np.array([1.0, 1e10, 1e7, 1.0, 1.0])
-_START = np.array([0.5, 0.0, 0.0, 0.0, 0.0])
+FEATURES = ("1", "hbm_bytes_per_j_of_limit", "token_width_per_j_of_limit", "log_steps_per_s")
+_SCALES = np.array([1.0, 1e10, 1e7, 1.0])
+_START = np.array([0.5, 0.0, 0.0, 0.0])
 """Half of the limit whatever is done: where the search begins, and what a ridge pulls to."""
 _SOFT_LOG = 0.05
 _CAP, _CORNER = 0.985, 0.06
@@ -44,8 +44,7 @@ def features(plans: Sequence[Plan], base: BaseTimes, loop: Loop, now: Served) ->
     moved = (streamed[:, DECODE] * loop.stages + prompts * streamed[:, PREFILL] * loop.share_of_chunk) / step
     width = np.array([plan.shape.hidden_size * len(plan.shape.blocks) for plan in plans], dtype=np.float64)
     tokens = now.tokens_per_s_per_gpu * (1 + loop.isl / loop.osl)
-    eight = np.array([plan.precision.mlp.startswith("fp8") for plan in plans], dtype=np.float64)
-    columns = (np.ones(len(plans)), moved / limit, tokens * width / limit, np.log(1 / step), eight)
+    columns = (np.ones(len(plans)), moved / limit, tokens * width / limit, np.log(1 / step))
     return np.stack(columns, axis=1) / _SCALES, limit
 
 

@@ -2,6 +2,8 @@
 
     largest batch = (memory x share that engines use - weights - workspace) / (bytes of a sequence)
 
+and where that leaves little, LEAST_CACHE of the memory, or what is left of MOST_USABLE.
+
 A sequence keeps its keys and values (of a window no more than the window) and the states of recurrent mixers. Both are
 counted on one GPU: KV heads / tp but at least one, a latent whole on every GPU of its tensor parallel group.
 """
@@ -19,6 +21,10 @@ from tokenwatt.perf_model.shape import Block, LinearAttention, ModelShape, State
 
 USABLE = 0.92
 """Share of a GPU's memory that servers give to weights and cache (vLLM's gpu_memory_utilization, 0.9 to 0.95)."""
+MOST_USABLE = 0.98
+"""Of one that is told to use all of it."""
+LEAST_CACHE = 0.06
+"""Share of the memory that a server which starts at all makes room for its cache in, where there is as much."""
 WORKSPACE_BYTES = 2e9
 """Activations, graphs and communication buffers, in addition."""
 GIGA = 1e9
@@ -34,9 +40,15 @@ class Capacity:
     """Of one sequence at the mean context."""
 
     @property
+    def cache_bytes(self) -> float:
+        """Room for sequences beside the weights."""
+        usual = self.memory_bytes * USABLE - self.weight_bytes - WORKSPACE_BYTES
+        return max(usual, min(self.memory_bytes * LEAST_CACHE, self.memory_bytes * MOST_USABLE - self.weight_bytes))
+
+    @property
     def largest_batch(self) -> float:
         """Sequences that fit beside the weights, for one attention rank."""
-        return (self.memory_bytes * USABLE - self.weight_bytes - WORKSPACE_BYTES) / self.sequence_bytes
+        return self.cache_bytes / self.sequence_bytes
 
     def check(self, gpu: str) -> None:
         """Whether one sequence fits.
@@ -46,11 +58,11 @@ class Capacity:
         """
         has = f"{gpu} has {self.memory_bytes / GIGA:.0f} GB"
         weights = f"{self.weight_bytes / GIGA:.0f} GB of weights"
-        if self.weight_bytes > self.memory_bytes:
+        if self.weight_bytes > self.memory_bytes * MOST_USABLE:
             raise UserError(f"does not fit: {weights} on each GPU, {has}")
-        if self.weight_bytes + self.sequence_bytes > self.memory_bytes:
+        if self.largest_batch < 1:
             cache = f"{self.sequence_bytes / GIGA:.0f} GB of cache of one sequence"
-            raise UserError(f"does not fit: {weights} and {cache} on each GPU, {has}")
+            raise UserError(f"does not fit: {weights} and {cache} on each GPU, {has}, {MOST_USABLE:.0%} of it usable")
 
 
 def capacity_of(

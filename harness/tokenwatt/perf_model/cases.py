@@ -41,7 +41,7 @@ limit on the time of a token allows."""
 LIMITED = ("server", "interactive")
 POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_each")
 _COUNTS = ("num_gpus", "num_requests", "tp", "ep", "dp", "pp", *POOLS)
-_AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "draft_tokens", "accepted_length")
+_AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "ttft_limit_s", "draft_tokens", "accepted_length")
 _MAY_BE_ZERO = ("draft_tokens",)
 NUMERIC = (*_COUNTS, *_AMOUNTS)
 """Columns of numbers; a count is a whole one."""
@@ -128,7 +128,8 @@ def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
     - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
     - `isl`, `osl`: tokens; `concurrency`: requests in flight, NaN for as many as fit
     - `num_requests` of an offline run, after which it ends; NaN for a run without end
-    - `tpot_limit_s`: what a token may take where `server` or `interactive` leaves the concurrency open, else NaN
+    - `tpot_limit_s`, `ttft_limit_s`: what a token and the first one may take where `server` or `interactive` leaves the
+      concurrency open, else NaN
     - `disaggregated`: False where it is not said; `engine`, `engine_version`, `task`, `source_set`: "" where not
     - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces; `tp` where
       nothing says how an instance shares the model and the best way may be chosen
@@ -174,16 +175,17 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
     num_gpus, of_instance = _gpus(counts, disaggregated)
     said = {name: counts[name] for name in ("tp", "ep", "dp", "pp")}
     parallelism = resolve_parallelism(Given(of_instance, **said, task=texts["task"]))
-    parallelism.check(model_shape(model))
+    scenario = _scenario(_text(row.get("scenario")), amounts["concurrency"])
+    is_open = scenario != "closed_loop" and _is_split_open(said, texts["task"], disaggregated)
+    if not is_open:
+        parallelism.check(model_shape(model))
     shares = asdict(parallelism)
     instance_gpus = shares.pop("gpus")
     absent = [name for name in ("isl", "osl") if amounts[name] is None]
     absent += ["weight_dtype"] if label is None else []
     absent += ["num_gpus"] if num_gpus is None and instance_gpus == 1 else []
-    scenario = _scenario(_text(row.get("scenario")), amounts["concurrency"])
-    if scenario != "closed_loop" and _is_split_open(said, texts["task"], disaggregated):
-        absent.append("tp")
-    isl, osl, limit_s = _asked(family, scenario, amounts, texts)
+    absent += ["tp"] if is_open else []
+    isl, osl, tpot_limit_s, ttft_limit_s = _asked(family, scenario, amounts, texts)
     return {
         **row,
         **{name: math.nan if value is None else value for name, value in amounts.items() if name in row},
@@ -198,7 +200,8 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         **shares,
         "disaggregated": disaggregated,
         "scenario": scenario,
-        "tpot_limit_s": limit_s,
+        "tpot_limit_s": tpot_limit_s,
+        "ttft_limit_s": ttft_limit_s,
         "num_requests": _requests(scenario, counts["num_requests"], isl, osl, texts["source_set"]),
         "concurrency": math.nan if amounts["concurrency"] is None else amounts["concurrency"],
         "isl": isl,
@@ -214,19 +217,20 @@ def _is_split_open(said: Mapping[str, int | None], task: str, disaggregated: boo
 
 def _asked(
     family: str, scenario: str, amounts: Mapping[str, float | None], texts: Mapping[str, str]
-) -> tuple[float, float, float]:
-    """isl, osl and the limit on TPOT (NaN for none): as said, as MLPerf has them where a case is of it, or assumed."""
+) -> tuple[float, float, float, float]:
+    """isl, osl and the limits on TPOT and TTFT (NaN for none): as said, as MLPerf has them where a case is of it, or
+    assumed."""
     is_mlperf = scenario in LIMITED or "mlperf" in texts["source_set"].casefold()
     task = load_mlperf().get(family) if is_mlperf else None
     isl = amounts["isl"] or (task.isl if task else ASSUMED_PROMPT.get(texts["task"], ASSUMED_LENGTH))
     osl = amounts["osl"] or (task.osl if task else ASSUMED_LENGTH)
-    limit_s = amounts["tpot_limit_s"]
     if scenario not in LIMITED or amounts["concurrency"] is not None:
-        return isl, osl, math.nan
-    limit_s = limit_s or (task.tpot_limit_s(scenario) if task else None)
-    if limit_s is None:
+        return isl, osl, math.nan, math.nan
+    of_token = amounts["tpot_limit_s"] or (task.tpot_limit_s(scenario) if task else None)
+    of_first = amounts["ttft_limit_s"] or (task.ttft_limit_s(scenario) if task else None)
+    if of_token is None:
         raise UserError(f"scenario {scenario} of {family} needs tpot_limit_s or concurrency (MLPerf: none)")
-    return isl, osl, limit_s
+    return isl, osl, of_token, of_first or math.nan
 
 
 def _requests(scenario: str, said: int | None, isl: float, osl: float, source_set: str) -> float:

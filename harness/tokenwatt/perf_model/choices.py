@@ -1,9 +1,10 @@
 """What a case leaves open: how its GPUs share the model, and how many sequences a limit on TPOT allows.
 
 Offline and under a limit whoever publishes a number has looked for the best way; so is it here. Ways: tensor parallel
-over t GPUs, and for mixtures attention data parallel with experts spread, t = 1, 2, 4 ... GPUs of the domain, as many
-instances as there are GPUs for. Batches: what fits, times powers of the root of two below it. The way with the most
-tokens/s per GPU within the limit is taken; where none is within it, the one with the shortest TPOT.
+over t GPUs, and for mixtures attention data parallel with experts spread, t = 1, 2, 4 ... GPUs, as many instances as
+there are GPUs for. An instance leaves the domain of its links only where the model fits no smaller one. Batches: what
+fits, times powers of the root of two below it. The way with the most tokens/s per GPU whose mean TPOT and TTFT are
+within the limits is taken; where none is, the one with the shortest TPOT.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ from numpy.typing import NDArray
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.engine_model import Served
 from tokenwatt.perf_model.fit import Fit, at_expected, planned
-from tokenwatt.perf_model.plan import Plan, plan_case
+from tokenwatt.perf_model.plan import Plan, is_split_open, plan_case
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.reference.systems import load_system
 
 BATCHES = 24
 """Steps of the root of two from what fits down to a four thousandth of it."""
 LARGEST_INSTANCE = 8
+ROUNDS = 5
+"""Of a fixed point in which each round leaves a fraction of the error of the one before it."""
 
 
 def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, dict[Any, str]]:
     """A plan for each valid case that has one, their index, and by index why each of the others has none."""
     plans: list[Plan] = []
     owners: list[int] = []
-    limits: list[float] = []
+    limits: list[tuple[float, float]] = []
     refused: dict[Any, str] = {}
     for place, row in enumerate(cases.to_dict("records")):
         try:
@@ -43,11 +46,30 @@ def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, d
             continue
         plans += found
         owners += [place] * len(found)
-        limits += [row["tpot_limit_s"]] * len(found)
+        limits += [(row["tpot_limit_s"], row["ttft_limit_s"])] * len(found)
     if len(set(owners)) < len(owners):
         now = at_expected(fit, planned(plans, fit.exclude_gpus))
         plans = [plans[place] for place in best_of(plans, np.array(limits), now, np.array(owners))]
+    plans = settled(plans, fit)
     return plans, cases.index[sorted(set(owners))], refused
+
+
+def settled(plans: list[Plan], fit: Fit) -> list[Plan]:
+    """Plans with pools as their steady state has them: what waits for the prefill pool does not decode.
+
+    By Little's law requests/s x the time from first to last token decode at once; the step that this time is made of is
+    that of so many sequences.
+    """
+    places = [place for place, plan in enumerate(plans) if plan.prefill is not None]
+    plans = list(plans)
+    for _ in range(ROUNDS if places else 0):
+        pools = [plans[place] for place in places]
+        now = at_expected(fit, planned(pools, fit.exclude_gpus))
+        for place, plan, speed, tpot in zip(places, pools, now.tokens_per_s_per_gpu, now.tpot_s, strict=True):
+            ranks = plan.decode_workers * plan.parallelism.attention_dp
+            decoding = float(speed) * plan.gpus * float(tpot) / ranks
+            plans[place] = replace(plan, batch=max(min(decoding, plan.fits), min(plan.fits, 1.0)))
+    return plans
 
 
 def candidates(row: Mapping[Any, Any]) -> list[Plan]:
@@ -56,12 +78,16 @@ def candidates(row: Mapping[Any, Any]) -> list[Plan]:
     Raises:
         UserError: a row that has no plan; of several ways the reason of the last.
     """
-    plans, reason = [], None
-    for way in _ways(row):
-        try:
-            plans.append(plan_case({**row, **way}))
-        except UserError as error:
-            reason = error
+    plans: list[Plan] = []
+    reason = None
+    for group in _ways(row):
+        for way in group:
+            try:
+                plans.append(plan_case({**row, **way}))
+            except UserError as error:
+                reason = error
+        if plans:
+            break
     if not plans and reason is not None:
         raise reason
     if math.isnan(row["tpot_limit_s"]):
@@ -77,29 +103,34 @@ def with_batch(plan: Plan, batch: float) -> Plan:
 
 
 def best_of(plans: Sequence[Plan], limits_s: NDArray[np.float64], now: Served, owners: NDArray[np.int64]) -> list[int]:
-    """Place of the plan that each owner takes, owners in ascending order."""
+    """Place of the plan that each owner takes, owners in ascending order; limits_s: of TPOT and TTFT, NaN for none."""
     chosen = []
     for owner in np.unique(owners):
         places = np.flatnonzero(owners == owner)
-        within = places[~(now.tpot_s[places] > limits_s[places])]
+        over = (now.tpot_s[places] > limits_s[places, 0]) | (now.ttft_s[places] > limits_s[places, 1])
+        within = places[~over]
         best = within[now.tokens_per_s_per_gpu[within].argmax()] if len(within) else places[now.tpot_s[places].argmin()]
         chosen.append(int(best))
     return chosen
 
 
-def _ways(row: Mapping[Any, Any]) -> list[dict[str, Any]]:
-    if "tp" not in row["assumed"].split():
-        return [{}]
+def _ways(row: Mapping[Any, Any]) -> list[list[dict[str, Any]]]:
+    """Ways that a row leaves open: those within a domain, then those of each larger size."""
+    if not is_split_open(row):
+        return [[{}]]
     said = "num_gpus" not in row["assumed"].split()
     domain = int(load_system(row["system"]).gpus_per_domain.value)
     gpus = int(row["num_gpus"]) if said else min(domain, LARGEST_INSTANCE)
     shape = model_shape(row["model"])
-    ways = []
+    groups: list[list[dict[str, Any]]] = [[]]
     for each in (2**power for power in range(int(math.log2(gpus)) + 1)):
         if gpus % each:
             continue
+        if each > domain:
+            groups.append([])
+        ways = groups[-1]
         number = {"num_gpus": gpus if said else each, "pp": 1}
         ways.append(number | {"attention_tp": each, "attention_dp": 1, "moe_tp": each, "moe_ep": 1})
         if each > 1 and any(block.experts for block in shape.blocks):
             ways.append(number | {"attention_tp": 1, "attention_dp": each, "moe_tp": 1, "moe_ep": each})
-    return ways
+    return groups

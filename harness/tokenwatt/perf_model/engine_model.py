@@ -17,7 +17,7 @@ the curves beside its decoding, and is no recorded graph: the host launches ever
 
     TTFT = a x prompt x (1 + g x (requests of the rank - 1)) + b x decode step + c + wait of those that do not fit
 
-    tokens/s = requests in flight x osl / (TTFT + mixed / accepted x (osl - 1))       in a closed loop
+    tokens/s = requests in flight x osl / (TTFT + mixed / accepted x (osl - 1))       in a closed loop; offline at most
 
 where g is what prompts that arrive together wait for one another: published runs start all at once. Two pools: prompts
 are computed elsewhere, so a token takes the decode step, and requests/s are those of the slower pool. Host times are
@@ -232,11 +232,11 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     decode, prompt = loop.stages * step * factor, np.where(loop.has_pools, apart, added) * factor
     mixed = decode + np.where(loop.has_pools, 0.0, loop.batch * prompt / steps)
     tpot = np.where(loop.is_gap, decode, mixed) / loop.accepted
-    after_first = mixed / loop.accepted * np.maximum(loop.osl - 1, 1)
+    after_first = mixed / loop.accepted * (loop.osl - 1)
     first = _first_token(log_parameters, loop, prompt, decode, after_first)
     by_loop = loop.concurrency * loop.osl / (first + after_first) / loop.gpus
     by_batch = loop.batch * loop.ranks * loop.accepted / mixed / loop.gpus
-    rate = np.where(loop.is_offline, by_batch, by_loop)
+    rate = np.where(loop.is_offline, by_batch, np.minimum(by_loop, by_batch))
     first, rate = _pools(loop, apart * factor, decode * steps, first, rate)
     return Served(decode, prompt, tpot, first, rate)
 

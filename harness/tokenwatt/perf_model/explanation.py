@@ -41,15 +41,15 @@ class Explanation:
 
     @property
     def memory(self) -> dict[str, float]:
-        """Of one GPU: usable = share of the memory; cache = what is left of it; largest batch = cache / sequence."""
+        """Of one GPU: usable = share of the memory; cache = what is left of it, or the least; largest batch = cache /
+        sequence."""
         held = self.plan.capacity
-        cache = held.memory_bytes * USABLE - held.weight_bytes - WORKSPACE_BYTES
         return {
             "memory_bytes": held.memory_bytes,
             "usable_share": USABLE,
             "weight_bytes": held.weight_bytes,
             "workspace_bytes": WORKSPACE_BYTES,
-            "cache_bytes": cache,
+            "cache_bytes": held.cache_bytes,
             "sequence_bytes": held.sequence_bytes,
             "largest_batch": held.largest_batch,
         }

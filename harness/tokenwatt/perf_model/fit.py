@@ -26,7 +26,7 @@ from scipy.optimize import least_squares
 
 from tokenwatt.errors import UserError
 from tokenwatt.perf_model.base_times import BaseTimes, base_times
-from tokenwatt.perf_model.board_power import features, fit_power, power_w
+from tokenwatt.perf_model.board_power import FEATURES, features, fit_power, power_w
 from tokenwatt.perf_model.cell_effects import (
     Cell,
     Place,
@@ -37,13 +37,16 @@ from tokenwatt.perf_model.cell_effects import (
     spread_within,
 )
 from tokenwatt.perf_model.engine_model import GROUPS, Loop, Served, group_place, loop_of, priors, served
-from tokenwatt.perf_model.plan import Plan, plan_case
+from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL
+from tokenwatt.perf_model.plan import Plan, is_split_open, plan_case
 from tokenwatt.perf_model.predictions import QUANTITIES
 
 Floats = NDArray[np.float64]
 
 ROW_LOG_SD = 0.15
 """What a row is off by, before anything is known: the scale beyond which the fit takes a row for an outlier."""
+MOST_WORK = 1.5
+"""Of a row, in times of what it took: published operator tables are off by a third at most."""
 CELL_WEIGHT = 2.0
 """Rows of a cell together count as so many independent ones, squared."""
 LEAST_CELL = 8
@@ -108,15 +111,17 @@ def planned(plans: list[Plan], exclude_gpus: Sequence[str] = ()) -> Planned:
 
 
 def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
-    """Fit on valid rows (`check_cases`) with their measured columns. Rows that cannot be planned are left out.
+    """Fit on valid rows (`check_cases`) with their measured columns.
+
+    Left out are rows that do not fit, that do not say how they ran, and that are faster than their GPUs can be.
 
     Raises:
         UserError: no row is left, or none has a measured speed.
     """
-    kept, plans = plannable(rows)
+    known, plans = plannable(rows)
     if not plans:
-        raise UserError("no row can be fitted on: none has a model that fits its GPUs")
-    cases = planned(plans, exclude_gpus)
+        raise UserError("no row can be fitted on: none says how a model that fits its GPUs is run on them")
+    kept, cases = _possible(known, planned(plans, exclude_gpus), exclude_gpus)
     measured = {name: kept[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
     if not (np.isfinite(measured["tpot_s"]) | np.isfinite(measured["output_tokens_per_s_per_gpu"])).any():
         raise UserError("no row can be fitted on: none has output_tokens_per_s_per_gpu or tpot_s")
@@ -134,13 +139,13 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
         power=(),
         widen={},
         carried=1.0,
-        rows=len(plans),
-        systems=tuple(sorted({plan.system for plan in plans})),
+        rows=len(kept),
+        systems=tuple(sorted({plan.system for plan in cases.plans})),
         exclude_gpus=tuple(exclude_gpus),
-        known=kept,
+        known=known,
     )
     central = at_expected(fit, cases)
-    table, limit = features(plans, cases.base, cases.loop, central)
+    table, limit = features(cases.plans, cases.base, cases.loop, central)
     coefficients = fit_power(table, limit, measured["gpu_power_w"], weights)
     shipped = _shipped_or_none()
     if coefficients is not None:
@@ -148,7 +153,7 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
     elif shipped is not None:
         fit = replace(fit, power=shipped.power)
     else:
-        raise UserError("no power can be fitted: give at least 5 rows with gpu_power_w")
+        raise UserError(f"no power can be fitted: give at least {len(FEATURES)} rows with gpu_power_w")
     widen = dict(shipped.widen) if shipped else {}
     carried = shipped.carried if shipped else 1.0
     return replace(fit, row_log_sd=_row_spreads(fit, cases, measured), widen=widen, carried=carried)
@@ -179,9 +184,11 @@ def time_residuals(now: Served, loop: Loop, measured: dict[str, Floats]) -> Floa
 
 
 def plannable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Plan]]:
-    """Rows that can be planned, and their plans."""
+    """Rows that can be planned as they are, and their plans; those that leave a split or a batch open cannot."""
     plans, keep = [], []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        if is_split_open(row) or not math.isnan(row["tpot_limit_s"]):
+            continue
         try:
             plans.append(plan_case(row))
         except UserError:
@@ -189,6 +196,22 @@ def plannable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Plan]]:
             continue
         keep.append(index)
     return rows.loc[keep], plans
+
+
+def _possible(rows: pd.DataFrame, cases: Planned, exclude_gpus: Sequence[str]) -> tuple[pd.DataFrame, Planned]:
+    """Rows that serve no more than their GPUs can compute, and their cases.
+
+    Others have prompts in a cache or tokens drafted that no label tells: by the operator curves their prompts and steps
+    take MOST_WORK times as long as they took.
+    """
+    loop = cases.loop
+    measured = rows["output_tokens_per_s_per_gpu"].to_numpy(dtype=np.float64) * loop.gpus / loop.ranks
+    prompt = loop.seconds[:, PREFILL].sum(axis=1) * loop.share_of_chunk / loop.osl
+    step = loop.seconds[:, DECODE].sum(axis=1) * loop.stages / (loop.batch * loop.accepted)
+    is_possible = loop.has_pools | ~(measured * (prompt + step) > MOST_WORK)
+    if is_possible.all() or not is_possible.any():
+        return rows, cases
+    return rows[is_possible], planned([cases.plans[place] for place in np.flatnonzero(is_possible)], exclude_gpus)
 
 
 def _cell_weights(places: Sequence[Place]) -> Floats:

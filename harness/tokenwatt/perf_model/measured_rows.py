@@ -34,6 +34,9 @@ LABELS = (
     "isl",
     "osl",
     "concurrency",
+    "num_requests",
+    "tpot_limit_s",
+    "ttft_limit_s",
     "draft_tokens",
     "accepted_length",
 )

@@ -36,8 +36,6 @@ trtllm-bench has it (tensorrt_llm/bench/build/tuning.py)."""
 BENCH_STEP_TOKENS = (2048.0, 32768.0)
 """Least and most tokens of a step that trtllm-bench chooses; within these batch x (1 + isl / osl), with which as many
 come in as leave."""
-LEAST_CACHE = 0.06
-"""Share of the memory that a server which starts at all has left for its cache."""
 NATIVE = "native"
 ENGINES = {"vllm": "vllm", "sglang": "sglang", "trt": "trtllm", "tensorrt": "trtllm"}
 
@@ -62,6 +60,8 @@ class Plan:
     osl: float
     batch: float
     """Sequences that decode at once, for one attention rank."""
+    fits: float
+    """As many at most."""
     waits: float
     """Requests of the same rank in flight; more than `batch` where not all fit."""
     concurrency: float
@@ -107,6 +107,11 @@ class Plan:
         return step_operations(self.shape, self.prefill or self.parallelism, self.precision, load)
 
 
+def is_split_open(row: Mapping[Any, Any]) -> bool:
+    """Whether a valid row leaves open how its GPUs share the model."""
+    return "tp" in row["assumed"].split()
+
+
 def plan_case(row: Mapping[Any, Any]) -> Plan:
     """The plan of a valid row of `check_cases`.
 
@@ -116,6 +121,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     system, shape, engine = load_system(row["system"]), model_shape(row["model"]), engine_of(row["engine"])
     is_offline = row["scenario"] != "closed_loop" and math.isnan(row["concurrency"])
     parallelism = _split(row, shape, engine, is_offline)
+    parallelism.check(shape)
     precision = precision_of(row["weight_dtype"], shape, engine)
     if engine == "trtllm":
         precision = _as_trtllm_has_it(precision, row["family"], system)
@@ -126,10 +132,11 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
     capacity.check(row["gpu"])
     prefill, prefill_workers, decode_workers = _pools(row, parallelism)
     if prefill is not None:
+        prefill.check(shape)
         capacity_of(shape, prefill, precision, isl, memory).check(f"{row['gpu']} of a prefill worker")
     gpus = int(row["num_gpus"]) if prefill else parallelism.gpus
     instances = decode_workers if prefill else max(row["num_gpus"] / parallelism.gpus, 1.0)
-    fits = max(capacity.largest_batch, LEAST_CACHE * memory / capacity.sequence_bytes)
+    fits = capacity.largest_batch
     limit = float(LARGEST_BATCH.get(engine, OTHER_LARGEST_BATCH))
     asked = row["concurrency"] / instances / parallelism.attention_dp
     wanted = limit if math.isnan(asked) else asked
@@ -153,6 +160,7 @@ def plan_case(row: Mapping[Any, Any]) -> Plan:
         isl=isl,
         osl=osl,
         batch=batch,
+        fits=fits,
         waits=batch if math.isnan(asked) else max(asked, batch),
         concurrency=(batch if math.isnan(asked) else asked) * parallelism.attention_dp,
         chunk=isl * max(min(CHUNK // max(isl, 1.0), math.floor(batch)), 1.0),

@@ -13,6 +13,7 @@ of time. Calibration on unseen rows says what the first two are multiplied by (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,14 +24,15 @@ from numpy.typing import NDArray
 from tokenwatt.perf_model.base_times import base_times
 from tokenwatt.perf_model.cell_effects import expected
 from tokenwatt.perf_model.choices import chosen_plans
-from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, served
-from tokenwatt.perf_model.fit import Fit, Planned, at_expected, central, planned
+from tokenwatt.perf_model.engine_model import Served, loop_of, multipliers, of_groups, served
+from tokenwatt.perf_model.fit import Fit, Planned, central, planned
 from tokenwatt.perf_model.measured_rows import measured_answers
-from tokenwatt.perf_model.operation_kinds import DECODE
+from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL
 from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
 from tokenwatt.perf_model.plan import Plan
 from tokenwatt.perf_model.predictions import QUANTITIES, REFUSED, Z80, empty_answers
+from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.ranges import Case
 from tokenwatt.reference.systems import load_system
 
@@ -93,28 +95,38 @@ def _methods(plans: Sequence[Plan], fit: Fit) -> list[str]:
 
 def log_spreads(fit: Fit, cases: Planned) -> dict[str, Floats]:
     """Standard deviation of the logarithm of each quantity, of each case."""
-    _, of_cell = expected(cases.places, fit.cells, fit.spreads)
-    now = at_expected(fit, cases)
-    carried = fit.carried**2 * _carried_variance(fit, cases, now) + _fact_variance(fit, cases)
+    mean, of_cell = expected(cases.places, fit.cells, fit.spreads)
+    now = served(fit.vector, cases.loop, mean)
+    carried, facts = _carried_variance(fit, cases, now, np.exp(mean)), _fact_variance(fit, cases, mean)
     spreads = {}
     for name in QUANTITIES:
         # Board power moves little with time: a slower step draws less for longer.
         of_time = 0.0 if name == "gpu_power_w" else 1.0
         widen = np.array([fit.widened(name, plan.setting) for plan in cases.plans])
         seen = widen**2 * (of_time * of_cell + fit.row_log_sd[name] ** 2)
-        spreads[name] = np.sqrt(seen + of_time * carried)
+        spreads[name] = np.sqrt(seen + of_time * fit.carried**2 * carried[name] + facts[name])
     return spreads
 
 
-def _carried_variance(fit: Fit, cases: Planned, now: Served) -> Floats:
-    """Of curves that come from other systems: kinds err apart, operations of one kind together."""
-    base = cases.base
+def _carried_variance(fit: Fit, cases: Planned, now: Served, factor: Floats) -> dict[str, Floats]:
+    """Of curves that come from other systems, in the log of times: kinds err apart, operations of one kind together.
+
+    factor: what the times of each case are multiplied by.
+    """
+    base, loop = cases.base, cases.loop
     if not base.from_specs.any():
-        return np.zeros(base.cases)
-    weighted = base.seconds * _entry_multipliers(fit, cases)
-    decoding = (base.phase == DECODE) & base.from_specs
-    off = base.by_term(np.where(decoding, weighted * base.log_sd, 0.0))[:, DECODE]
-    return ((off / now.decode_s[:, None]) ** 2).sum(axis=1)
+        return dict.fromkeys(QUANTITIES, np.zeros(base.cases))
+    off = base.by_term(np.where(base.from_specs, base.seconds * _entry_multipliers(fit, cases) * base.log_sd, 0.0))
+    prefill = of_groups(fit.vector, "prefill")[loop.group]
+    in_step = off[:, DECODE] * (loop.stages * factor)[:, None]
+    in_prompt = off[:, PREFILL] * (loop.share_of_chunk * prefill * factor)[:, None]
+    prompts = np.where(loop.has_pools | loop.is_gap, 0.0, loop.batch * loop.accepted / loop.osl)
+    mixed = now.decode_s + prompts * now.prompt_s
+    of_token = (((in_step + prompts[:, None] * in_prompt) / mixed[:, None]) ** 2).sum(axis=1)
+    # A prompt that the host hides wholly takes no time that could be off.
+    hidden = np.where(now.prompt_s > 0, now.prompt_s, np.inf)
+    of_first = ((in_prompt / hidden[:, None]) ** 2).sum(axis=1)
+    return dict.fromkeys(QUANTITIES, of_token) | {"ttft_s": of_first}
 
 
 def _entry_multipliers(fit: Fit, cases: Planned) -> Floats:
@@ -122,24 +134,34 @@ def _entry_multipliers(fit: Fit, cases: Planned) -> Floats:
     return multipliers(fit.vector)[cases.loop.group[cases.base.case], cases.base.term]
 
 
-def _fact_variance(fit: Fit, cases: Planned) -> Floats:
-    """Of the Facts of a system: half the distance of log time between both ends of their ranges is 80 % of one side."""
+def _fact_variance(fit: Fit, cases: Planned, mean: Floats) -> dict[str, Floats]:
+    """Of the Facts of a system: half the distance of a quantity's logarithm between both ends of the ranges that times
+    depend on is 80 % of one side; so is that of the board's limit, which power is a share of."""
+    variance = {name: np.zeros(len(cases.plans)) for name in QUANTITIES}
     uncertain = [place for place, plan in enumerate(cases.plans) if _has_ranges(plan.system)]
-    variance = np.zeros(len(cases.plans))
     if not uncertain:
         return variance
     plans = [cases.plans[place] for place in uncertain]
-    ends = [_decode_at(fit, plans, end) for end in ("low", "high")]
-    variance[uncertain] = (np.log(ends[0] / ends[1]) / (2 * Z80)) ** 2
+    ends = [_at_end(fit, plans, end, mean[uncertain]) for end in ("low", "high")]
+    limit = np.array([_half_log_range(load_system(plan.system).tdp_w) ** 2 for plan in plans])
+    for name in QUANTITIES:
+        of_limit = limit if name in ("gpu_power_w", "joules_per_output_token") else 0.0
+        variance[name][uncertain] = (np.log(ends[0][name] / ends[1][name]) / (2 * Z80)) ** 2 + of_limit
     return variance
 
 
-def _decode_at(fit: Fit, plans: list[Plan], end: Case) -> Floats:
-    return served(fit.vector, loop_of(plans, base_times(plans, fit.exclude_gpus, end), end)).decode_s
+def _at_end(fit: Fit, plans: list[Plan], end: Case, mean: Floats) -> dict[str, Floats]:
+    base = base_times(plans, fit.exclude_gpus, end)
+    loop = loop_of(plans, base, end)
+    return central(fit, Planned(plans, base, loop), served(fit.vector, loop, mean))
+
+
+def _half_log_range(fact: Fact) -> float:
+    return math.log(fact.high / fact.low) / (2 * Z80)
 
 
 def _has_ranges(system: str) -> bool:
     spec = load_system(system)
-    facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s, spec.host_time_ratio]
+    facts = [spec.hbm_bytes_per_s, spec.nvlink_bytes_per_s, spec.host_time_ratio, spec.tdp_w]
     facts += [spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)]
     return any(fact.low < fact.high for fact in facts)

@@ -263,10 +263,10 @@ class _Step:
         return Operation("moe.experts", "grouped_matmul", dtype, 1.0, flop, weights + activations, shape=shape)
 
     def exchange(self, mlp: Experts, width: int) -> Iterator[Operation]:
-        """Tokens to the experts of other attention ranks, and their answers back."""
+        """Tokens to the experts of other attention ranks, and their answers back: to every rank that shares one."""
         parallel, message = self.parallelism, self.load.tokens * width * ACTIVATION_BYTES
         ranks = parallel.moe_tp * parallel.moe_ep
-        copies = min(mlp.top_k, parallel.moe_ep)
+        copies = min(mlp.top_k, parallel.moe_ep) * parallel.moe_tp
         for name in ("comm.dispatch", "comm.combine"):
             yield Operation(name, "all_to_all", "bf16", 1.0, bytes=message * copies, ranks=ranks)
 
@@ -303,7 +303,7 @@ class _Step:
         tokens, keys = self.load.decode_tokens, self.seen(block, self.load.context)
         sequences = tokens / self.load.queries
         moved = sequences * keys * cached * weight_bytes_of(self.precision.kv) + tokens * answered * ACTIVATION_BYTES
-        shape = (("batch", sequences), ("context", keys), *sizes)
+        shape = (("batch", sequences), ("context", keys), ("queries", self.load.queries), *sizes)
         return Operation(
             "attention.decode", kind, self.precision.kv, 1.0, tokens * keys * flop_per_key, moved, shape=shape
         )

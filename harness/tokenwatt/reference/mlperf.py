@@ -1,4 +1,4 @@
-"""What MLPerf Inference asks of a language model: mean lengths, and the time of a token that it allows."""
+"""What MLPerf Inference asks of a language model: mean lengths, and the times of tokens that it allows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ class MlperfTask(Row):
     """Mean tokens of an answer."""
     server_tpot_s: PositiveFloat
     """Limit of TPOT in the Server scenario, at the 99th percentile, s."""
+    server_ttft_s: PositiveFloat
+    """Limit of TTFT, likewise."""
     interactive_tpot_s: PositiveFloat | None = None
     """The same of Interactive; empty where there is no such scenario."""
+    interactive_ttft_s: PositiveFloat | None = None
     source: Text
     """Where the numbers were read."""
     grade: Grade
@@ -33,6 +36,10 @@ class MlperfTask(Row):
     def tpot_limit_s(self, scenario: str) -> float | None:
         """The limit in `server` or `interactive`."""
         return self.server_tpot_s if scenario == "server" else self.interactive_tpot_s
+
+    def ttft_limit_s(self, scenario: str) -> float | None:
+        """The limit of TTFT in `server` or `interactive`."""
+        return self.server_ttft_s if scenario == "server" else self.interactive_ttft_s
 
 
 @lru_cache(maxsize=1)

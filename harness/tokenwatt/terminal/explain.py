@@ -121,10 +121,12 @@ def _memory(found: Explanation) -> list[str]:
     held, plan = found.memory, found.plan
     per_sequence = format_si(held["sequence_bytes"], "byte")
     asked = f", {plan.waits:g} in flight" if plan.waits > plan.batch else ""
+    usual = held["usable_share"] * held["memory_bytes"] - held["weight_bytes"] - held["workspace_bytes"]
+    least = "" if usual >= held["cache_bytes"] else f"{usual / _GB:.1f} GB, at least "
     return [
         f"memory of a GPU: {held['usable_share']:g} x {held['memory_bytes'] / _GB:.1f} GB "
         f"- {held['weight_bytes'] / _GB:.1f} GB of weights - {held['workspace_bytes'] / _GB:.1f} GB of workspace = "
-        f"{held['cache_bytes'] / _GB:.1f} GB of cache",
+        f"{least}{held['cache_bytes'] / _GB:.1f} GB of cache",
         f"largest batch: cache / {per_sequence} of a sequence = {held['largest_batch']:.4g} on one attention rank; "
         f"{plan.batch:.4g} run{asked}",
     ]

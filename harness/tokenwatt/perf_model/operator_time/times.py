@@ -110,6 +110,10 @@ class OperatorTimes:
         """Memory bandwidth, byte/s."""
         return self._ceilings("bf16").hbm_bytes_per_s
 
+    def peak_flop_per_s(self, dtype: str) -> float:
+        """Dense peak of the tensor cores in a precision, FLOP/s."""
+        return self._ceilings(dtype).flop_per_s
+
     def resolve(self, operator: str, dtype: str) -> ResolvedCurve:
         """The curve that answers, and what stands in for what."""
         return curve(self.system, self.engine, operator, dtype, self.exclude_gpus)
