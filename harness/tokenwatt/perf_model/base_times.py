@@ -199,7 +199,7 @@ def _recurrence_prefill(times: OperatorTimes, operations: list[Operation], dtype
 
 
 def _elementwise(times: OperatorTimes, operations: list[Operation], dtype: str, ranks: int) -> Answer:
-    """Streaming at the share of the bandwidth that the system's matmuls reach, or FLOP (an index has some) at theirs."""
+    """Streaming at the share of the bandwidth that matmuls reach, or at theirs of the peak (an index has FLOP)."""
     del ranks
     found = times.resolve("matmul", "bf16")
     share = found.curve.parameters
