@@ -1,7 +1,8 @@
 """Make the shipped fit: `python -m tokenwatt.perf_model.ship --fit ROWS --tried ROWS`.
 
 ROWS of --fit give every parameter. Those of --tried, which that fit has not seen, give how far generations and cells
-differ, and what the intervals have to be widened by to hold 80 % of them; no parameter comes from them.
+differ, and what the intervals have to be widened by to hold COVERAGE of them; no parameter comes from them. `--check`
+says what such intervals hold of a model family that their calibration has not seen either.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
 from tokenwatt.perf_model.predictions import QUANTITIES
 from tokenwatt.perf_model.scoring_run import read_known
 
-COVERAGE = 0.8
+COVERAGE = 0.83
+"""Of tried rows. Of families that calibration has not seen, the intervals hold 0.79 to 0.83 then, 0.75 to 0.80 if they
+are made to hold 0.8 (`--check`): they are to be intervals of 80 % for those."""
 LEAST_CELL = 5
 
 
-def shipped(rows: pd.DataFrame, tried: pd.DataFrame) -> Fit:
-    """The fit on `rows` with the spreads and intervals that `tried` asks for."""
-    fit = replace(fit_rows(rows), widen={}, carried=1.0)
+def calibrated(fitted: Fit, tried: pd.DataFrame) -> Fit:
+    """The fit with the spreads and intervals that `tried` asks for."""
+    fit = replace(fitted, widen={}, carried=1.0)
     kept, plans = plannable(tried)
     cases = planned(plans)
     measured = {name: kept[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
@@ -53,6 +56,28 @@ def shipped(rows: pd.DataFrame, tried: pd.DataFrame) -> Fit:
     weights = pd.Series(np.where(counts >= LEAST_CELL, 1.0 / counts, 0.0), index=kept.index)
     fit = replace(fit, widen=_widened(fit, kept, settings, weights))
     return replace(fit, carried=_carried(fit, kept, settings, weights))
+
+
+def held(fitted: Fit, tried: pd.DataFrame) -> pd.DataFrame:
+    """What intervals hold of each family by a calibration without it.
+
+    Returns:
+        A row for each source and quantity: `cells`, `coverage` (mean of the cells' shares of rows), and `width`, the
+        high end over the low one.
+    """
+    parts = []
+    for family, rows in tried.groupby("family"):
+        answers = predict_cases(rows, calibrated(fitted, tried[tried["family"] != family]))
+        for name in QUANTITIES:
+            measured = rows[name].astype("float64")
+            low, high = (answers[f"predicted_{name}{end}"].astype("float64") for end in ("_low", "_high"))
+            part = rows[["source_set", "family", "system"]].assign(quantity=name, width=np.log(high / low))
+            parts.append(part.assign(is_held=measured.between(low, high))[measured.notna()])
+    cells = pd.concat(parts).groupby(["source_set", "quantity", "family", "system"])
+    cells = cells.agg(rows=("is_held", "size"), coverage=("is_held", "mean"), width=("width", "median"))
+    found = cells[cells["rows"] >= LEAST_CELL].groupby(["source_set", "quantity"])
+    found = found.agg(cells=("rows", "size"), coverage=("coverage", "mean"), width=("width", "mean"))
+    return found.assign(width=np.exp(found["width"]))
 
 
 def _widened(fit: Fit, tried: pd.DataFrame, settings: pd.Series, weights: pd.Series) -> dict[str, float]:
@@ -100,9 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fit", type=Path, action="append", required=True, metavar="ROWS")
     parser.add_argument("--tried", type=Path, action="append", required=True, metavar="ROWS")
     parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
+    parser.add_argument("--check", action="store_true", help="print what intervals hold of unseen families; no file")
     given = parser.parse_args(arguments)
     try:
-        fit = shipped(read_known(given.fit)[0].rows, read_known(given.tried)[0].rows)
+        fitted, tried = fit_rows(read_known(given.fit)[0].rows), read_known(given.tried)[0].rows
+        if given.check:
+            print(held(fitted, tried).round(2).to_string())
+            return 0
+        fit = calibrated(fitted, tried)
         text = json.dumps(fit_as_json(fit), indent=1) + "\n"
         store.write_whole(given.output, lambda file: file.write(text.encode()))
     except UserError as error:
