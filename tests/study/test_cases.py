@@ -80,6 +80,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": "Qwen/Qwen3-33B"}, "did you mean 'Qwen3-32B'?"),
     ({"model": "deepseek-ai/DeepSeek-V4-Pro"}, "compressed keys"),
     ({"isl": "-5"}, "isl must be > 0, got -5"),
+    ({"osl": "0.5"}, "osl must be at least 1, got 0.5"),
+    ({"num_requests": "1e308"}, "num_requests must be at most 1e+09, got 1e308"),
     ({"osl": "many"}, "osl must be a number, got 'many'"),
     ({"concurrency": "inf"}, "concurrency must be > 0, got inf"),
     ({"tp": "0"}, "tp must be > 0, got 0"),

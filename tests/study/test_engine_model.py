@@ -40,6 +40,7 @@ def loop(decode_s: float = 0.01, prefill_s: float = 0.2, **changes: Any) -> Loop
         "share_of_chunk": 0.5,
         "taking_in": 1.0,
         "ranks": 1.0,
+        "coupled": 1.0,
         "stages": 1.0,
         "layers": 4.0,
         "host_ratio": 1.0,
@@ -159,7 +160,7 @@ def test_a_step_with_prompts_is_launched_layer_by_layer():
     many = found(apart, loop(batch=800.0, waits=800.0, concurrency=800.0))
     assert many["prompt_s"] == pytest.approx(0.1 + 0.04 / 8)
     # Two ranks of the same instance wait for each other's prompts: 16 steps of 100 hold one, not 8.
-    ranks = found(apart, loop(ranks=2.0))
+    ranks = found(apart, loop(ranks=2.0, coupled=2.0))
     assert ranks["tpot_s"] == pytest.approx(0.01 + 0.08 * 0.1 + 0.16 * 0.04)
     # Prompts that come in a hundredth of the steps come eight at a time.
     burst = found(apart, loop(taking_in=0.01))

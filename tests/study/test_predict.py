@@ -217,6 +217,40 @@ def test_rows_faster_than_their_gpus_are_not_fitted_on():
     assert predicted({"engine": "vllm", "concurrency": 1}, fit=without)["tpot_s"][0] == pytest.approx(1e-4)
 
 
+def test_a_series_of_such_rows_is_not_believed_in_part():
+    rows = known()
+    first = (rows["model"] == "Llama-3.1-8B") & (rows["gpu"] == "H200")
+    rows.loc[first & (rows["concurrency"] >= 4), [SPEED]] *= 3.0
+    rows.loc[first & (rows["concurrency"] >= 4), ["tpot_s"]] /= 3.0
+    fit = fit_on(rows)
+    assert fit.rows == 12
+    assert not [cell for cell in fit.cells if (cell.place.family, cell.place.system) == ("Llama-3.1-8B", "H200 SXM")]
+
+
+def test_few_rows_make_no_interval_narrower():
+    rows = known()
+    fit = fit_on(rows)
+    assert all(fit.row_log_sd[name] >= shipped_fit().row_log_sd[name] for name in QUANTITIES)
+
+
+def test_ranks_of_a_dense_model_are_as_many_gpus_apart():
+    alone, many = predicted(
+        {"num_gpus": 1, "tp": 1, "model": "Llama-3.1-8B", "concurrency": 32},
+        {"num_gpus": 8, "tp": 1, "model": "Llama-3.1-8B", "concurrency": 256},
+    ).to_dict("records")
+    for name in (SPEED, "tpot_s", "ttft_s"):
+        assert many[name] == pytest.approx(alone[name])
+
+
+def test_joules_are_watts_over_speed_where_those_were_measured():
+    rows = known().assign(joules_per_output_token=None)
+    found = predicted({"engine": "vllm", "concurrency": 4}, fit=fit_on(rows)).iloc[0]
+    assert found["method"] == "measured"
+    joules = found["joules_per_output_token"]
+    assert joules == pytest.approx(found["gpu_power_w"] / found[SPEED])
+    assert found["joules_per_output_token_low"] < joules < found["joules_per_output_token_high"]
+
+
 def test_no_engine_serves_more_than_the_tensor_cores_compute():
     prompts = [
         {"engine": engine, "isl": 4096, "osl": osl, "concurrency": 64, "gpu": gpu}

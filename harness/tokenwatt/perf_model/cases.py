@@ -43,6 +43,9 @@ POOLS = ("prefill_workers", "prefill_gpus_each", "decode_workers", "decode_gpus_
 _COUNTS = ("num_gpus", "num_requests", "tp", "ep", "dp", "pp", *POOLS)
 _AMOUNTS = ("isl", "osl", "concurrency", "tpot_limit_s", "ttft_limit_s", "draft_tokens", "accepted_length")
 _MAY_BE_ZERO = ("draft_tokens",)
+_AT_LEAST_ONE = ("isl", "osl")
+LARGEST = 1e9
+"""Of any number: more tokens, requests or GPUs than anybody has at once."""
 NUMERIC = (*_COUNTS, *_AMOUNTS)
 """Columns of numbers; a count is a whole one."""
 TEXTS = ("engine", "engine_version", "task", "source_set")
@@ -191,6 +194,7 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         **{name: math.nan if value is None else value for name, value in amounts.items() if name in row},
         **{name: math.nan if value is None else value for name, value in counts.items() if name in row},
         **texts,
+        "source_set": texts["source_set"].casefold(),
         "model": model,
         "family": family,
         "gpu": gpu,
@@ -304,6 +308,10 @@ def _amount(row: Mapping[Any, Any], name: str) -> float | None:
         return value
     if not 0 < value < math.inf:
         raise UserError(f"{name} must be > 0, got {text}")
+    if name in _AT_LEAST_ONE and value < 1:
+        raise UserError(f"{name} must be at least 1, got {text}")
+    if name in NUMERIC and value > LARGEST:
+        raise UserError(f"{name} must be at most {LARGEST:g}, got {text}")
     return value
 
 

@@ -28,8 +28,8 @@ from tokenwatt.reference.systems import load_system
 BATCHES = 24
 """Steps of the root of two from what fits down to a four thousandth of it."""
 LARGEST_INSTANCE = 8
-ROUNDS = 5
-"""Of a fixed point in which each round leaves a fraction of the error of the one before it."""
+ROUNDS = 4
+"""Of a secant: two batches, and twice where their line says."""
 
 
 def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, dict[Any, str]]:
@@ -62,14 +62,26 @@ def settled(plans: list[Plan], fit: Fit) -> list[Plan]:
     """
     places = [place for place, plan in enumerate(plans) if plan.prefill is not None]
     plans = list(plans)
+    before: dict[int, tuple[float, float]] = {}
     for _ in range(ROUNDS if places else 0):
         pools = [plans[place] for place in places]
         now = at_expected(fit, planned(pools, fit.exclude_gpus))
         for place, plan, speed, tpot in zip(places, pools, now.tokens_per_s_per_gpu, now.tpot_s, strict=True):
             ranks = plan.decode_workers * plan.parallelism.attention_dp
             decoding = float(speed) * plan.gpus * float(tpot) / ranks
-            plans[place] = replace(plan, batch=max(min(decoding, plan.fits), min(plan.fits, 1.0)))
+            wanted = _where_equal(before.get(place), (plan.batch, decoding))
+            before[place] = (plan.batch, decoding)
+            plans[place] = replace(plan, batch=max(min(wanted, plan.fits), min(plan.fits, 1.0)))
     return plans
+
+
+def _where_equal(before: tuple[float, float] | None, now: tuple[float, float]) -> float:
+    """Where the line through two points (x, y) meets y = x; y of the second where there is one, or no such place."""
+    if before is None or before[0] == now[0]:
+        return now[1]
+    slope = (now[1] - before[1]) / (now[0] - before[0])
+    found = (now[1] - slope * now[0]) / (1 - slope) if slope < 1 else now[1]
+    return found if found > 0 else now[1]
 
 
 def candidates(row: Mapping[Any, Any]) -> list[Plan]:

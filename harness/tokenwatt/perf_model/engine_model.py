@@ -151,6 +151,8 @@ class Loop:
     """Largest share of the steps that may hold prompts."""
     ranks: Floats
     """Attention ranks of one instance."""
+    coupled: Floats
+    """Those of them that wait for each other's prompts: all that share experts; ranks of a dense model are apart."""
     stages: Floats
     layers: Floats
     """Of one stage."""
@@ -165,6 +167,10 @@ class Loop:
     has_pools: NDArray[np.bool_]
     prefill_workers: Floats
     decode_workers: Floats
+
+
+def _has_experts(plan: Plan) -> bool:
+    return any(block.experts for block in plan.shape.blocks)
 
 
 def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Loop:
@@ -184,6 +190,7 @@ def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Lo
         share_of_chunk=each("isl") / each("chunk"),
         taking_in=each("taking_in"),
         ranks=np.array([plan.parallelism.attention_dp for plan in plans], dtype=np.float64),
+        coupled=np.array([plan.parallelism.attention_dp if _has_experts(plan) else 1.0 for plan in plans]),
         stages=np.array([plan.parallelism.pp for plan in plans], dtype=np.float64),
         layers=np.array([len(plan.shape.blocks) / plan.parallelism.pp for plan in plans]),
         host_ratio=np.array([load_system(plan.system).host_time_ratio.range.at(_HOST_END[end]) for plan in plans]),
@@ -224,7 +231,7 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     steps = loop.osl / loop.accepted
     # A stage works on its part of the batch at a time.
     arriving = loop.batch / steps / loop.stages
-    with_prompts = np.minimum(loop.taking_in, arriving * loop.ranks)
+    with_prompts = np.minimum(loop.taking_in, arriving * loop.coupled)
     step = _meet(gpu[:, DECODE], beside, sharpness)
     computed = gpu[:, DECODE] + arriving / with_prompts * prefill * loop.share_of_chunk
     added = (_meet(computed, beside + eager, sharpness) - step) * with_prompts / arriving

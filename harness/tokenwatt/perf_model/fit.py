@@ -50,6 +50,7 @@ MOST_WORK = 1.5
 CELL_WEIGHT = 2.0
 """Rows of a cell together count as so many independent ones, squared."""
 LEAST_CELL = 8
+FEW_ROWS = 100
 _TTFT_WEIGHT = 0.3
 """TTFT is mostly waiting: it must not bend what decides the others."""
 _GENERATION_CELLS = 6
@@ -156,7 +157,8 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
         raise UserError(f"no power can be fitted: give at least {len(FEATURES)} rows with gpu_power_w")
     widen = dict(shipped.widen) if shipped else {}
     carried = shipped.carried if shipped else 1.0
-    return replace(fit, row_log_sd=_row_spreads(fit, cases, measured), widen=widen, carried=carried)
+    spreads = _row_spreads(fit, cases, measured, shipped)
+    return replace(fit, row_log_sd=spreads, widen=widen, carried=carried)
 
 
 def at_expected(fit: Fit, cases: Planned) -> Served:
@@ -202,13 +204,16 @@ def _possible(rows: pd.DataFrame, cases: Planned, exclude_gpus: Sequence[str]) -
     """Rows that serve no more than their GPUs can compute, and their cases.
 
     Others have prompts in a cache or tokens drafted that no label tells: by the operator curves their prompts and steps
-    take MOST_WORK times as long as they took.
+    take MOST_WORK times as long as they took. Where that is so of most rows of a source, model and system, none of them
+    is believed.
     """
     loop = cases.loop
     measured = rows["output_tokens_per_s_per_gpu"].to_numpy(dtype=np.float64) * loop.gpus / loop.ranks
     prompt = loop.seconds[:, PREFILL].sum(axis=1) * loop.share_of_chunk / loop.osl
     step = loop.seconds[:, DECODE].sum(axis=1) * loop.stages / (loop.batch * loop.accepted)
-    is_possible = loop.has_pools | ~(measured * (prompt + step) > MOST_WORK)
+    is_possible = pd.Series(loop.has_pools | ~(measured * (prompt + step) > MOST_WORK), index=rows.index)
+    series = rows[["source_set", "engine", "family", "system", "weight_dtype"]].agg("|".join, axis=1)
+    is_possible = (is_possible & (is_possible.groupby(series).transform("mean") >= 0.5)).to_numpy()
     if is_possible.all() or not is_possible.any():
         return rows, cases
     return rows[is_possible], planned([cases.plans[place] for place in np.flatnonzero(is_possible)], exclude_gpus)
@@ -259,14 +264,17 @@ def _spreads(cells: Sequence[Cell], row: float) -> Spreads:
     return replace(shipped.spreads, row=row)
 
 
-def _row_spreads(fit: Fit, cases: Planned, measured: dict[str, Floats]) -> dict[str, float]:
-    """Of each quantity, of rows around their cell; where no row has it, that of the others' time."""
+def _row_spreads(fit: Fit, cases: Planned, measured: dict[str, Floats], shipped: Fit | None) -> dict[str, float]:
+    """Of each quantity, of rows around their cell; of few, which a fit meets too well, at least the shipped one."""
     found = central(fit, cases)
     spreads = {}
     for name in QUANTITIES:
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.log(measured[name] / found[name])
-        spreads[name] = spread_within(cases.places, off) if np.isfinite(off).any() else fit.spreads.row
+        known = int(np.isfinite(off).sum())
+        least = shipped.row_log_sd[name] if shipped is not None else fit.spreads.row
+        own = spread_within(cases.places, off) if known else least
+        spreads[name] = own if known >= FEW_ROWS else max(own, least)
     return spreads
 
 

@@ -75,4 +75,4 @@ def _text(label: Any) -> str:
     """A number is the same in whatever type its column has it: one of whole numbers turns to floats by a gap in it."""
     if pd.isna(label):
         return ""
-    return repr(float(label)) if isinstance(label, Real) else str(label)
+    return repr(float(label)) if isinstance(label, Real) else str(label).casefold()

@@ -31,7 +31,7 @@ from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL
 from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
 from tokenwatt.perf_model.plan import Plan
-from tokenwatt.perf_model.predictions import QUANTITIES, REFUSED, Z80, empty_answers
+from tokenwatt.perf_model.predictions import ENDS, QUANTITIES, REFUSED, Z80, empty_answers
 from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.ranges import Case
 from tokenwatt.reference.systems import load_system
@@ -56,6 +56,21 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
+    return _with_joules(answers, measured)
+
+
+def _with_joules(answers: pd.DataFrame, measured: dict[str, pd.Series]) -> pd.DataFrame:
+    """Joules of rows whose speed or power was measured and whose joules were not: W over tokens/s."""
+    watts, speed, joules = (
+        f"predicted_{name}" for name in ("gpu_power_w", "output_tokens_per_s_per_gpu", "joules_per_output_token")
+    )
+    given = [measured[name].index for name in (watts, speed) if name in measured]
+    known = measured[joules].index if joules in measured else answers.index[:0]
+    for index in given:
+        rows = index.difference(known)
+        ratio = answers.loc[rows, watts] / answers.loc[rows, speed] / answers.loc[rows, joules]
+        for end in ENDS:
+            answers.loc[rows, f"{joules}{end}"] = answers.loc[rows, f"{joules}{end}"] * ratio
     return answers
 
 

@@ -37,8 +37,8 @@ READINGS = (
             & (rows["isl"] == 4000)
         ),
         "DeepSeek on TensorRT-LLM, 4,000 tokens in and 1,000 out. DeepSeek brings a layer that drafts tokens, and no "
-        "label says whether it ran: rows of like labels lie several times above and below the prediction, which no "
-        "predictor that reads labels can follow. They are read as drafting nothing. The slow ones stay unexplained.",
+        "label says whether it ran: rows of like labels lie several times apart, which no predictor that reads labels "
+        "can follow. They are read as drafting nothing. Fast rows may have drafted; why others are slow nobody says.",
     ),
     Reading(
         "long prompts on B300",
@@ -54,9 +54,8 @@ READINGS = (
     Reading(
         "NVFP4 experts on one GPU",
         lambda rows: (rows["source_set"] == "trtllm") & (rows["family"] == "Qwen3-30B-A3B"),
-        "Qwen3-30B-A3B in NVFP4 on one GPU, as many sequences as fit. A step of 2,048 sequences is "
-        "short enough for the "
-        "host to show, more so on GB200, whose host has other cores; rows of the older release are the furthest off.",
+        "Qwen3-30B-A3B in NVFP4 on one GPU, as many sequences as fit. Steps of a small mixture are short enough for "
+        "the host to show, where thousands run at once; rows of the older release are the furthest off.",
     ),
     Reading(
         "TP4 and TP8 of a mixture",
@@ -81,8 +80,8 @@ READINGS = (
     Reading(
         "queues beyond the batch",
         lambda rows: (rows["source_set"] == "mlenergy") & (rows["concurrency"] >= 2048),
-        "Thousands of requests in flight, more than an engine's default limit of running sequences. Read as a batch of "
-        "1,024 with a queue; rows that are faster than predicted may have been allowed more.",
+        "Thousands of requests in flight, more than an engine's default limit of running sequences. All that fit are "
+        "taken to run; whoever was allowed fewer had a queue that no label tells.",
     ),
 )
 """The first one that applies to a row names it."""

@@ -53,7 +53,7 @@ def scores_as_plain(trials: Trials) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def score_page(trials: Trials) -> str:
