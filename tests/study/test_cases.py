@@ -75,6 +75,9 @@ def test_an_unknown_prompt_is_that_of_its_task(task: str, isl: float) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gpu": "H10"}, "unknown GPU 'H10' (did you mean 'H100'?)"),
     ({"gpu": "NVIDIA H100 PCIe"}, "unknown GPU 'NVIDIA H100 PCIe'"),
+    ({"gpu": "H100 (PCIe)"}, "unknown GPU 'H100 (PCIe)'"),
+    ({"gpu": "RTX 4090 (H100)"}, "unknown GPU"),
+    ({"gpu": "RTX"}, "unknown GPU 'RTX'"),
     ({"gpu": ""}, "gpu is empty"),
     ({"model": None}, "model is empty"),
     ({"model": "Qwen/Qwen3-33B"}, "did you mean 'Qwen3-32B'?"),
@@ -133,6 +136,9 @@ def test_two_pools() -> None:
         ("VR", "VR NVL72"),
         ("Rubin (VR NVL72)", "VR NVL72"),
         ("Vera Rubin", "VR NVL72"),
+        ("NVIDIA A100-SXM4-80GB", "A100 SXM"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
+        ("H200 (141GB)", "H200 SXM"),
     ],
 )
 def test_names_of_gpus(name: str, system: str) -> None:

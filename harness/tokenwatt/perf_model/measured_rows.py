@@ -50,7 +50,7 @@ def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
     if fit.known is None or fit.known.empty:
         return {}
     known = fit.known
-    keys, asked = _keys(known), _keys(cases)
+    keys, asked = points(known), points(cases)
     matched = asked[asked.isin(keys)]
     if matched.empty:
         return {}
@@ -65,8 +65,8 @@ def measured_answers(cases: pd.DataFrame, fit: Fit) -> dict[str, pd.Series]:
     return answers | {name: pd.Series(value, index=matched.index) for name, value in said.items()}
 
 
-def _keys(rows: pd.DataFrame) -> pd.Series:
-    """All labels of each row as one text. Missing is a label like any other: as many as fit, or not said."""
+def points(rows: pd.DataFrame) -> pd.Series:
+    """The operating point of each row, all its labels as one text. Missing is a label too: as many as fit, not said."""
     table = rows.reindex(columns=list(LABELS))
     return pd.Series(["|".join(map(_text, row)) for row in table.itertuples(index=False)], index=rows.index)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from tokenwatt.perf_model.aiconfigurator import METHOD, aiconfigurator_baseline
 from tokenwatt.perf_model.baselines import constant_baselines, ratio_baselines, tdp_as_power
 from tokenwatt.perf_model.cases import MEASURED, Cases, check_cases, measured_columns, read_table
+from tokenwatt.perf_model.measured_rows import points
 from tokenwatt.perf_model.predictions import over_all
 from tokenwatt.perf_model.score import Scores, labels_of, score
 from tokenwatt.reference.facts import FactBook
@@ -58,10 +59,10 @@ def read_known(paths: Sequence[Path], facts: FactBook | None = None) -> tuple[Kn
 
 
 def fitted_and_scored(known: KnownRows, cases: Cases) -> int:
-    """How many valid cases are called as a row that was fitted on: their scores say nothing of unseen rows."""
-    if "case_id" not in known.cases.columns or "case_id" not in cases.valid.columns:
+    """How many valid cases are operating points that were fitted on: their scores say nothing of unseen ones."""
+    if known.cases.empty or cases.valid.empty:
         return 0
-    return int(cases.valid["case_id"].dropna().astype(str).isin(known.cases["case_id"].dropna().astype(str)).sum())
+    return int(points(cases.valid).isin(points(known.cases)).sum())
 
 
 def score_all(
