@@ -70,9 +70,8 @@ def score_page(trials: Trials) -> str:
         _baseline_help(trials),
         _baselines_table(trials),
         "## With a GPU or a model left out\n",
-        "Every row is predicted by a fit on all other published rows, H100 and H200 among them, that "
-        "has not seen its GPU "
-        "(or no release of its model on any GPU).\n",
+        "Every row is predicted by a fit on all other rows, those that were fitted on above among them, that has not "
+        "seen its GPU (or no release of its model on any GPU).\n",
         _left_out_table(trials),
         *(_left_out_groups(scores, name) for name, scores in trials.left_out.items()),
         "## Every row\n",
@@ -94,19 +93,20 @@ def score_page(trials: Trials) -> str:
 
 def _how_tried(trials: Trials) -> list[str]:
     fit, valid = trials.fit, trials.cases.valid
-    sets = [SOURCES.get(str(name), str(name)) for name in sorted(set(valid["source_set"]))]
+    sets = [SOURCES.get(str(name), str(name)) for name in sorted(set(valid["source_set"])) if name]
     systems = ", ".join(sorted(set(valid["system"])))
     lines = [
-        f"Fitted on {fit.rows:,} published rows of {' and '.join(fit.systems)}: engine overheads, what models have in "
+        f"Fitted on {fit.rows:,} rows of {' and '.join(fit.systems)}: engine overheads, what models have in "
         "common, and board power. How long an operator takes comes from the operator tables of aiconfigurator-core, "
         "which hold no served model.\n",
-        f"Tried on {len(trials.cases.given):,} published rows of {systems}. The sources: {'; '.join(sets)}.\n",
+        f"Tried on {len(trials.cases.given):,} rows of {systems}. The sources: {'; '.join(sets) or 'not said'}.\n",
         "Never read for a prediction: throughput, TTFT, TPOT, power, joules and mean batch of a row that is asked for "
-        "(a test permutes them), and at no time the end-to-end samples that aiconfigurator-core carries.\n",
-        "The widths of the intervals are no test on these rows: the spreads between generations and the factors that "
-        "bring the intervals to 80 % were set on published Blackwell rows, those of this page among them. Central "
-        "values have no parameter from them, but choices of the model's form were made while looking at them, so that "
-        "the errors here are somewhat better than those on rows that nobody has looked at.\n",
+        "(a test permutes them), and at no time end-to-end samples of aiconfigurator-core beyond these rows.\n",
+        "The widths of the intervals are no test on published Blackwell rows (InferenceX, ML.ENERGY, TensorRT-LLM): "
+        "the spreads between generations and the factors that bring the intervals to 80 % of unseen model families "
+        "were set on such rows. No shipped parameter of central values comes from them, but choices of the model's "
+        "form were made while looking at them, so that errors on them are somewhat better than on rows that nobody has "
+        "looked at.\n",
     ]
     if trials.fitted_and_scored:
         lines.append(
