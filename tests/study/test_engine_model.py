@@ -34,6 +34,7 @@ def loop(decode_s: float = 0.01, prefill_s: float = 0.2, **changes: Any) -> Loop
     seconds[0, :, TERMS.index("matmul.bf16")] = decode_s, prefill_s
     numbers = {
         "batch": 8.0,
+        "fits": changes.get("batch", 8.0),
         "waits": 8.0,
         "isl": 1000.0,
         "osl": 100.0,
@@ -118,6 +119,12 @@ def test_two_pools_go_at_the_pace_of_the_slower():
     assert four["tokens_per_s_per_gpu"] == pytest.approx(two["tokens_per_s_per_gpu"])
     more = found(parameters(), loop(**pools, decode_workers=2.0, prefill_workers=2.0))
     assert more["tokens_per_s_per_gpu"] == pytest.approx(16 / 1.1 * 100 / 3)
+
+
+def test_who_is_in_the_prefill_pool_waits_for_no_memory():
+    # 8 requests in flight, of which 5 decode at once: the other 3 are prompts, not a queue.
+    all_decode, settled = (found(parameters(), loop(has_pools=True, gpus=3.0, batch=b, fits=8.0)) for b in (8.0, 5.0))
+    assert settled["ttft_s"] == all_decode["ttft_s"] == pytest.approx(0.1)
 
 
 def test_accepted_tokens_divide_the_step():

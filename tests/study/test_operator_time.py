@@ -230,7 +230,7 @@ def test_the_spread_of_the_trend_widens_with_distance() -> None:
 
 def test_attention_is_carried_from_the_engine_that_is_fastest_at_it() -> None:
     blackwell = [name for name, generation in GENERATIONS.items() if generation == "Blackwell"]
-    # On Hopper vLLM and SGLang are six times slower than TensorRT-LLM at latents in fp8, and as fast in bfloat16.
+    # On Hopper vLLM and SGLang are 3 to 7 times slower than TensorRT-LLM at latents in fp8, and as fast in bfloat16.
     slow = curve("H200 SXM", "sglang", "latent.decode", "fp8")
     assert (slow.method, slow.curve.key.engine) == ("silicon", "sglang")
     carried = curve("B200 SXM", "sglang", "latent.decode", "fp8", blackwell)

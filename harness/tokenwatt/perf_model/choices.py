@@ -143,6 +143,6 @@ def _ways(row: Mapping[Any, Any]) -> list[list[dict[str, Any]]]:
         ways = groups[-1]
         number = {"num_gpus": gpus if said else each, "pp": 1}
         ways.append(number | {"attention_tp": each, "attention_dp": 1, "moe_tp": each, "moe_ep": 1})
-        if each > 1 and any(block.experts for block in shape.blocks):
+        if each > 1 and shape.has_experts:
             ways.append(number | {"attention_tp": 1, "attention_dp": each, "moe_tp": 1, "moe_ep": each})
     return groups

@@ -7,8 +7,9 @@ One step of a rank on the GPU, and what the host spends beside it:
     step = (gpu^p + host^p)^(1/p)            p = 1: one after the other; large: the longer hides the shorter
 
 In a closed loop each of B sequences brings one prompt for each osl tokens: r = B x accepted / osl prompts a step. The
-share s = min(r x ranks, 1) of the steps holds prompts. Such a step computes `prefill` x the times of a prefill step by
-the curves beside its decoding, and is no recorded graph: the host launches every layer's kernels, `eager` for each.
+share s = min(r x ranks that share experts, 1) of the steps holds prompts, of a run that ends no more than `taking_in`.
+Such a step computes `prefill` x the times of a prefill step by the curves beside its decoding, and is no recorded
+graph: the host launches every layer's kernels, `eager` for each.
 
     with prompts = (gpu of decode + r / s x gpu of a prompt) beside (host + eager x layers)
     prompt = s x (step with prompts - step) / r           what one prompt adds to the steps of its rank
@@ -142,6 +143,8 @@ class Loop:
     """(cases, 2)."""
     group: NDArray[np.int64]
     batch: Floats
+    fits: Floats
+    """Sequences at most, for one attention rank."""
     waits: Floats
     isl: Floats
     osl: Floats
@@ -169,10 +172,6 @@ class Loop:
     decode_workers: Floats
 
 
-def _has_experts(plan: Plan) -> bool:
-    return any(block.experts for block in plan.shape.blocks)
-
-
 def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Loop:
     """Arrays of plans and their times; end: of the ranges of what is known of hosts, `low` for slow ones."""
 
@@ -184,13 +183,14 @@ def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Lo
         launches=base.by_phase(base.launches),
         group=np.array([group_place(plan) for plan in plans]),
         batch=each("batch"),
+        fits=each("fits"),
         waits=each("waits"),
         isl=each("isl"),
         osl=each("osl"),
         share_of_chunk=each("isl") / each("chunk"),
         taking_in=each("taking_in"),
         ranks=np.array([plan.parallelism.attention_dp for plan in plans], dtype=np.float64),
-        coupled=np.array([plan.parallelism.attention_dp if _has_experts(plan) else 1.0 for plan in plans]),
+        coupled=np.array([plan.parallelism.attention_dp if plan.shape.has_experts else 1.0 for plan in plans]),
         stages=np.array([plan.parallelism.pp for plan in plans], dtype=np.float64),
         layers=np.array([len(plan.shape.blocks) / plan.parallelism.pp for plan in plans]),
         host_ratio=np.array([load_system(plan.system).host_time_ratio.range.at(_HOST_END[end]) for plan in plans]),
@@ -259,12 +259,12 @@ def _first_token(log_parameters: Floats, loop: Loop, prompt: Floats, decode: Flo
         of_groups(log_parameters, name)[loop.group] for name in ("ttft_prompt", "ttft_crowd", "ttft_steps", "ttft_s")
     )
     # Of those that wait for room, nobody crowds the prompts.
-    running = np.minimum(loop.waits, loop.batch)
+    running = np.minimum(loop.waits, loop.fits)
     others = np.where(loop.has_pools, running / loop.prefill_workers * loop.decode_workers, running) - 1
     # Workers that compute prompts alone are not cut into stages.
     stages = np.where(loop.has_pools, 1.0, loop.stages)
     computed = own * prompt * stages * (1 + crowd * np.maximum(others, 0.0)) + steps * decode + fixed
-    queued = np.maximum(loop.waits / loop.batch - 1, 0.0) * (after_first + computed)
+    queued = np.maximum(loop.waits / loop.fits - 1, 0.0) * (after_first + computed)
     return computed + queued
 
 

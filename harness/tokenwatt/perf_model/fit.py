@@ -46,11 +46,12 @@ Floats = NDArray[np.float64]
 ROW_LOG_SD = 0.15
 """What a row is off by, before anything is known: the scale beyond which the fit takes a row for an outlier."""
 MOST_WORK = 1.5
-"""Of a row, in times of what it took: published operator tables are off by a third at most."""
+"""Of a row, in times of what it took. All Hopper rows beyond it are of one series, but for one."""
 CELL_WEIGHT = 2.0
 """Rows of a cell together count as so many independent ones, squared."""
 LEAST_CELL = 8
 FEW_ROWS = 100
+"""Of a quantity, below which its rows say less of how rows scatter than the shipped fit does."""
 _TTFT_WEIGHT = 0.3
 """TTFT is mostly waiting: it must not bend what decides the others."""
 _GENERATION_CELLS = 6

@@ -209,8 +209,7 @@ def _split(row: Mapping[Any, Any], shape: ModelShape, engine: str, is_offline: b
     names = ("attention_tp", "attention_dp", "moe_tp", "moe_ep", "pp")
     tp, dp, moe_tp, moe_ep, pp = (int(row[name]) for name in names)
     given = Parallelism(tp * dp * pp, tp, dp, moe_tp, moe_ep, pp)
-    has_experts = any(block.experts for block in shape.blocks)
-    if engine == "trtllm" and is_offline and has_experts and re.fullmatch(r"TP[48]", str(row["task"])):
+    if engine == "trtllm" and is_offline and shape.has_experts and re.fullmatch(r"TP[48]", str(row["task"])):
         return replace(given, attention_tp=1, attention_dp=tp, moe_tp=1, moe_ep=tp)
     return given
 

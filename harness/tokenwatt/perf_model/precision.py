@@ -45,7 +45,7 @@ def precision_of(weight_dtype: str, shape: ModelShape, engine: str = "") -> Prec
     engine: who serves it, `trtllm` among them; any other keeps the cache in bfloat16 unless the checkpoint asks.
     """
     kv = "fp8" if engine == "trtllm" and weight_dtype in ("fp8", "fp4") else "bf16"
-    has_experts = any(block.experts for block in shape.blocks)
+    has_experts = shape.has_experts
     match weight_dtype:
         case "fp8" | "int8":
             stored = "fp8_block" if has_experts else "fp8"

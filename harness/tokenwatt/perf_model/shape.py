@@ -227,6 +227,11 @@ class ModelShape:
         return Counter(self.blocks)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return any(block.experts for block in self.counted)
+
+    @property
     def head_parameters(self) -> int:
         """Weights of the output head."""
         return self.hidden_size * self.vocab_size

@@ -54,7 +54,7 @@ GENERATIONS = {
 
 SHARED = ("attention.", "latent.")
 """Operators whose kernels come from libraries that engines share. One of them may be far behind on the last GPU, as
-latents in fp8 on Hopper are 6 times slower in vLLM and SGLang than in TensorRT-LLM; it is not on the next."""
+latents in fp8 on Hopper are 3 to 7 times slower in vLLM and SGLang than in TensorRT-LLM; it is not on the next."""
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _UPPER_END = 0.9
 """Of the 80 % interval."""
