@@ -54,8 +54,6 @@ FEW_ROWS = 100
 """Of a quantity, below which its rows say less of how rows scatter than the shipped fit does."""
 _TTFT_WEIGHT = 0.3
 """TTFT is mostly waiting: it must not bend what decides the others."""
-_GENERATION_CELLS = 6
-"""Of a generation, for its rows to say how far generations differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +255,9 @@ def _fit_parameters(loop: Loop, measured: dict[str, Floats], weights: Floats) ->
 
 
 def _spreads(cells: Sequence[Cell], row: float) -> Spreads:
-    """Those of the cells where they are of two generations, else the shipped ones."""
-    generations = pd.Series([cell.place.generation for cell in cells]).value_counts()
+    """The shipped ones, which the widening of intervals was calibrated with; those of the cells to make a first fit."""
     shipped = _shipped_or_none()
-    if shipped is None or (generations >= _GENERATION_CELLS).sum() >= 2:
-        return fit_spreads(cells, row)
-    return replace(shipped.spreads, row=row)
+    return fit_spreads(cells, row) if shipped is None else replace(shipped.spreads, row=row)
 
 
 def _row_spreads(fit: Fit, cases: Planned, measured: dict[str, Floats], shipped: Fit | None) -> dict[str, float]:
