@@ -142,11 +142,13 @@ def test_assumptions_are_said() -> None:
     assert "isl is not said: 1024 is assumed" in found
     assert "num_gpus is not said: 1 is assumed" in found
     assert "engine is not said: vllm stands in" in found
-    assert "how GPUs share the model is not said: the best way was taken" in found
+    assert "scenario is not said: offline is assumed" in found
+    best = "how GPUs share the model is not said: the best way is taken, 1 for an instance, attention tp 1, dp 1"
+    assert best in found
     assert any(line.startswith("curve of matmul in bf16: from ") and "B200 SXM" in line for line in found)
     assert any("memory bandwidth: between" in line for line in found)
     # An H200 was measured itself.
-    own = assumed(DENSE | {"gpu": "H200", "num_gpus": "1", "isl": "10", "osl": "10"})
+    own = assumed(DENSE | {"gpu": "H200", "num_gpus": "1", "isl": "10", "osl": "10", "concurrency": "1"})
     assert not any("from" in line or "not said" in line for line in own)
 
 

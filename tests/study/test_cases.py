@@ -62,7 +62,7 @@ def test_model_and_gpu_are_enough() -> None:
     assert (found["scenario"], found["num_gpus"], found["weight_dtype"]) == ("offline", 1, "mxfp4")
     assert (found["isl"], found["osl"]) == (1024.0, 1024.0)
     assert pd.isna(found["concurrency"])
-    assert found["assumed"] == "isl osl weight_dtype num_gpus tp"
+    assert found["assumed"] == "isl osl weight_dtype num_gpus tp scenario"
 
 
 @pytest.mark.parametrize(("task", "isl"), [("lm-arena-chat", 200.0), ("gpqa", 300.0), ("TP4", 1024.0)])

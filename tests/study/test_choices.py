@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tokenwatt.perf_model.cases import check_cases
-from tokenwatt.perf_model.choices import candidates, settled
+from tokenwatt.perf_model.choices import at_mean, candidates, settled, with_batch
 from tokenwatt.perf_model.fit import shipped_fit
 from tokenwatt.perf_model.predict import predict_cases
 from tokenwatt.reference.mlperf import load_mlperf
@@ -83,6 +83,33 @@ def test_a_limit_on_ttft_is_kept() -> None:
     free, tight = predicted(**case, ttft_limit_s=100)[SPEED][0], predicted(**case, ttft_limit_s=0.3)
     assert tight["predicted_ttft_s"][0] <= 0.3
     assert tight[SPEED][0] < free
+
+
+def test_limits_hold_for_the_99th_percentile_of_what_arrives_at_random() -> None:
+    case = {**LLAMA, "num_gpus": 8, "tp": 8}
+    interactive, mean = (
+        predicted(**case, scenario=name, tpot_limit_s=0.04, ttft_limit_s=10.0) for name in ("interactive", "offline")
+    )
+    assert 0.036 < mean["predicted_tpot_s"][0] <= 0.04
+    assert 0.8 * mean[SPEED][0] < interactive[SPEED][0] < 0.97 * mean[SPEED][0]
+    (row,) = check_cases(pd.DataFrame([{**case, "scenario": "offline"}])).valid.to_dict("records")
+    (plan,) = candidates(row)
+    # 2.3263 (2/3)^(1/2) = 1.8995: with 100 on average 99 of 100 requests meet 118.995 or fewer.
+    assert at_mean(with_batch(plan, 118.995)).batch == pytest.approx(100, abs=0.01)
+
+
+def test_a_limit_that_decides_nothing_is_compared() -> None:
+    loose, tight = (
+        predicted(model="Qwen3-8B", gpu="H200", num_gpus=1, tp=1, concurrency=64, tpot_limit_s=limit)
+        for limit in (1.0, 0.001)
+    )
+    assert loose[SPEED][0] == tight[SPEED][0]
+    assert "limit" not in loose["assumptions"][0]
+    assert "TPOT is over its limit of 0.001 s" in tight["assumptions"][0]
+    # Where it decides and no way keeps it, the fastest is taken.
+    lost = predicted(**LLAMA, num_gpus=8, scenario="server", tpot_limit_s=1e-4)
+    assert "TPOT is over its limit of 0.0001 s" in lost["assumptions"][0]
+    assert "how GPUs share the model is not said: the best way is taken, 8 for an instance" in lost["assumptions"][0]
 
 
 def test_what_waits_for_the_prefill_pool_does_not_decode() -> None:

@@ -33,6 +33,7 @@ def loop(decode_s: float = 0.01, prefill_s: float = 0.2, **changes: Any) -> Loop
     seconds = np.zeros((1, 2, len(TERMS)))
     seconds[0, :, TERMS.index("matmul.bf16")] = decode_s, prefill_s
     numbers = {
+        "least_s": 0.0,
         "batch": 8.0,
         "fits": changes.get("batch", 8.0),
         "waits": 8.0,
@@ -59,6 +60,13 @@ def loop(decode_s: float = 0.01, prefill_s: float = 0.2, **changes: Any) -> Loop
 def found(vector: np.ndarray, case: Loop) -> dict[str, float]:
     result: Served = served(vector, case)
     return {name: float(getattr(result, name)[0]) for name in Served.__dataclass_fields__}
+
+
+def test_no_step_is_shorter_than_its_bytes_take():
+    fast = served(parameters(), loop(decode_s=0.01, least_s=0.015, stages=2.0))
+    assert fast.decode_s[0] == pytest.approx(0.03)
+    known_to_be_faster = served(parameters(), loop(decode_s=0.02, least_s=0.015), np.log(0.5))
+    assert known_to_be_faster.decode_s[0] == pytest.approx(0.015)
 
 
 def test_a_closed_loop_of_one_operation():

@@ -71,7 +71,7 @@ def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
     assert list(text["case_id"]) == list(typed["case_id"]) == list(table()["case_id"])
     assert list(typed["num_gpus"]) == list(table()["num_gpus"])
     kept = [name for name in table().columns if name not in MEASURED]
-    assert list(text.columns) == list(typed.columns) == [*kept, *PREDICTED, "method", "status", "reason"]
+    assert list(text.columns) == list(typed.columns) == [*kept, *PREDICTED, "method", "status", "reason", "assumptions"]
     for name in PREDICTED:
         np.testing.assert_array_equal(text[name], typed[name])
         np.testing.assert_array_equal(text[name], again[name])
@@ -228,7 +228,7 @@ def test_the_columns_of_cases_are_documented() -> None:
     section = text.partition("## `predict-example.csv`")[2]
     named = {name for line in section.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" | ")[0])}
     texts = {"case_id", "model", "gpu", "weight_dtype", "scenario", "disaggregated"}
-    assert named >= {*NUMERIC, *TEXTS, *texts, "method", "status", "reason"}
+    assert named >= {*NUMERIC, *TEXTS, *texts, "exclude", "method", "status", "reason", "assumptions"}
     assert set(MEASURED) <= set(re.findall(r"`(\w+)`", section))
 
 

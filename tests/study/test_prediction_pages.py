@@ -68,7 +68,7 @@ def trials() -> Trials:
     cases, fit = check_cases(table), shipped_fit()
     answers = answer(cases, lambda valid: predict_cases(valid, fit))
     found = score(labels_of(cases), measured_columns(table), answers)
-    return Trials(fit, cases, found, found, {"tdp ratio": found}, {"gpu": found, "model": found}, 0)
+    return Trials(fit, cases, found, None, found, {"tdp ratio": found}, {"gpu": found, "model": found}, None, 0)
 
 
 def test_every_row_has_a_dot(trials: Trials) -> None:

@@ -215,17 +215,16 @@ def _write_page(folder: Path, cases: Cases, table: pd.DataFrame, known: KnownRow
 
 
 def _check_measured(table: pd.DataFrame) -> None:
-    from tokenwatt.perf_model.cases import measured_columns
+    from tokenwatt.perf_model.cases import is_excluded, measured_columns
 
-    if measured_columns(table).isna().all(axis=None):
-        raise UserError("nothing to score: no row has a measured value")
+    if measured_columns(table)[~is_excluded(table)].isna().all(axis=None):
+        raise UserError("nothing to score: no row that is not excluded has a measured value")
 
 
 def _score(
     cases: Cases, table: pd.DataFrame, answers: pd.DataFrame, known: KnownRows, python: Path | None, as_json: bool
 ) -> None:
     from tokenwatt.perf_model.aiconfigurator import is_installed
-    from tokenwatt.perf_model.score import scores_as_json
     from tokenwatt.perf_model.scoring_run import score_all
     from tokenwatt.terminal import PREDICTOR, print_scores
 
@@ -233,11 +232,11 @@ def _score(
     has_package = python is not None or is_installed()
     if not has_package:
         typer.echo("aiconfigurator-core is not installed, so that this baseline is left out", err=True)
-    scores = score_all(PREDICTOR, cases, table, answers, known, python, has_package)
+    scored = score_all(cases, table, answers, known, python, has_package)
     if as_json:
-        typer.echo(json.dumps({name: scores_as_json(found) for name, found in scores.items()}, indent=2))
+        typer.echo(json.dumps(scored.as_json(PREDICTOR), indent=2))
     else:
-        print_scores(scores)
+        print_scores(scored)
 
 
 def _tell(head: str, reasons: Iterable[str]) -> None:

@@ -27,13 +27,28 @@ _ALWAYS_BF16 = ("recurrence.decode", "recurrence.prefill", "elementwise")
 
 def assumptions_of(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
     """One line for each; row: a valid one (`check_cases`)."""
-    return [*_not_said(row), *_engine(row, plan, fit), *_facts(load_system(plan.system)), *stand_ins(plan, fit)]
+    return [*taken_as(row, plan, fit), *_facts(load_system(plan.system)), *stand_ins(plan, fit)]
 
 
-def _not_said(row: Mapping[Any, Any]) -> list[str]:
+def taken_as(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
+    """What was taken for what a row leaves open."""
+    return [*_not_said(row, plan), *_engine(row, plan, fit)]
+
+
+def limits_missed(row: Mapping[Any, Any], tpot_s: float, ttft_s: float) -> list[str]:
+    """Limits of a row that the predicted times are over."""
+    found = (("TPOT", row["tpot_limit_s"], tpot_s), ("TTFT", row["ttft_limit_s"], ttft_s))
+    return [f"{name} is over its limit of {limit:g} s" for name, limit, seconds in found if seconds > limit]
+
+
+def _not_said(row: Mapping[Any, Any], plan: Plan) -> list[str]:
     names = str(row["assumed"]).split()
     lines = [f"{name} is not said: {_plain(row[name])} is assumed" for name in names if name != "tp"]
-    return [*lines, "how GPUs share the model is not said: the best way was taken"] if "tp" in names else lines
+    split = plan.parallelism
+    way = f"attention tp {split.attention_tp}, dp {split.attention_dp}"
+    way += f", experts tp {split.moe_tp}, ep {split.moe_ep}" if plan.shape.has_experts else ""
+    best = f"how GPUs share the model is not said: the best way is taken, {split.gpus} for an instance, {way}"
+    return [*lines, best] if "tp" in names else lines
 
 
 def _plain(value: object) -> str:

@@ -55,6 +55,10 @@ class BaseTimes:
         np.add.at(sums, (self.case, self.phase, self.term), weights)
         return sums
 
+    def streamed(self) -> Floats:
+        """Bytes that cannot be done without: operations between matmuls may be fused; (cases, 2 phases)."""
+        return self.by_phase(np.where(self.term == TERMS.index("elementwise"), 0.0, self.bytes))
+
     def by_phase(self, weights: Floats) -> Floats:
         """(cases, 2 phases)."""
         sums = np.zeros((self.cases, 2))

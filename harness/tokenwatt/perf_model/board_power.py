@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 
 from tokenwatt.perf_model.base_times import BaseTimes
 from tokenwatt.perf_model.engine_model import Loop, Served
-from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL, TERMS
+from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL
 from tokenwatt.perf_model.plan import Plan
 from tokenwatt.reference.systems import load_system
 
@@ -37,7 +37,7 @@ _RIDGE = 0.02
 def features(plans: Sequence[Plan], base: BaseTimes, loop: Loop, now: Served) -> tuple[Floats, Floats]:
     """One row of FEATURES for each case, and each board's limit, W."""
     limit = np.array([load_system(plan.system).tdp_w.value for plan in plans])
-    streamed = base.by_term(np.where(base.term == TERMS.index("elementwise"), 0.0, base.bytes)).sum(axis=2)
+    streamed = base.streamed()
     steps = loop.osl / loop.accepted
     prompts = np.where(loop.has_pools, 0.0, loop.batch / steps)
     step = now.decode_s + prompts * now.prompt_s

@@ -69,6 +69,11 @@ class Cases:
     refused: dict[Any, str]
     """Why each of the others is refused."""
 
+    def only(self, keep: pd.Series) -> Cases:
+        """Those of the given index that `keep` is true of."""
+        refused = {index: reason for index, reason in self.refused.items() if keep[index]}
+        return Cases(self.given[keep], self.valid[keep[self.valid.index]], refused)
+
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or parquet table with at least the `REQUIRED` columns. Cells of CSV stay text, empty ones become None.
@@ -131,11 +136,11 @@ def check_cases(table: pd.DataFrame, facts: FactBook | None = None) -> Cases:
     - `scenario`: where it is not said, closed_loop if `concurrency` is, else offline
     - `isl`, `osl`: tokens; `concurrency`: requests in flight, NaN for as many as fit
     - `num_requests` of an offline run, after which it ends; NaN for a run without end
-    - `tpot_limit_s`, `ttft_limit_s`: what a token and the first one may take where `server` or `interactive` leaves the
-      concurrency open, else NaN
+    - `tpot_limit_s`, `ttft_limit_s`: what a token and the first one may take; NaN where nothing limits it
     - `disaggregated`: False where it is not said; `engine`, `engine_version`, `task`, `source_set`: "" where not
-    - `assumed`: which of `isl`, `osl`, `weight_dtype` and `num_gpus` the row does not say, joined by spaces; `tp` where
-      nothing says how an instance shares the model and the best way may be chosen
+    - `assumed`: which of `isl`, `osl`, `weight_dtype`, `num_gpus`, `scenario` and `accepted_length` were taken without
+      the row saying them, joined by spaces; `tp` where nothing says how an instance shares the model and the best way
+      may be chosen
     """
     given = table.drop(columns=[name for name in MEASURED if name in table.columns])
     clean: dict[Any, dict[str, Any]] = {}
@@ -159,6 +164,12 @@ def measured_columns(table: pd.DataFrame) -> pd.DataFrame:
         index=table.index,
         dtype="float64",
     )
+
+
+def is_excluded(table: pd.DataFrame) -> pd.Series:
+    """Which rows say in a column `exclude` why no fair score counts them, nor any fit is made of them."""
+    reasons = table["exclude"] if "exclude" in table.columns else pd.Series(None, index=table.index, dtype="object")
+    return reasons.map(_text).notna()
 
 
 def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
@@ -188,6 +199,10 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
     absent += ["weight_dtype"] if label is None else []
     absent += ["num_gpus"] if num_gpus is None and instance_gpus == 1 else []
     absent += ["tp"] if is_open else []
+    absent += ["scenario"] if _text(row.get("scenario")) is None and amounts["concurrency"] is None else []
+    if amounts["draft_tokens"] and amounts["accepted_length"] is None:
+        amounts["accepted_length"] = 1.0
+        absent.append("accepted_length")
     isl, osl, tpot_limit_s, ttft_limit_s = _asked(family, scenario, amounts, texts)
     return {
         **row,
@@ -228,13 +243,12 @@ def _asked(
     task = load_mlperf().get(family) if is_mlperf else None
     isl = amounts["isl"] or (task.isl if task else ASSUMED_PROMPT.get(texts["task"], ASSUMED_LENGTH))
     osl = amounts["osl"] or (task.osl if task else ASSUMED_LENGTH)
-    if scenario not in LIMITED or amounts["concurrency"] is not None:
-        return isl, osl, math.nan, math.nan
+    task = task if scenario in LIMITED else None
     of_token = amounts["tpot_limit_s"] or (task.tpot_limit_s(scenario) if task else None)
     of_first = amounts["ttft_limit_s"] or (task.ttft_limit_s(scenario) if task else None)
-    if of_token is None:
+    if scenario in LIMITED and of_token is None and amounts["concurrency"] is None:
         raise UserError(f"scenario {scenario} of {family} needs tpot_limit_s or concurrency (MLPerf: none)")
-    return isl, osl, of_token, of_first or math.nan
+    return isl, osl, of_token or math.nan, of_first or math.nan
 
 
 def _requests(scenario: str, said: int | None, isl: float, osl: float, source_set: str) -> float:

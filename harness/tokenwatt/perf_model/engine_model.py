@@ -6,6 +6,8 @@ One step of a rank on the GPU, and what the host spends beside it:
     host = fixed + per_sequence x running sequences
     step = (gpu^p + host^p)^(1/p)            p = 1: one after the other; large: the longer hides the shorter
 
+No step is shorter than its bytes take at the bandwidth of the data sheet.
+
 In a closed loop each of B sequences brings one prompt for each osl tokens: r = B x accepted / osl prompts a step. The
 share s = min(r x ranks that share experts, 1) of the steps holds prompts, of a run that ends no more than `taking_in`.
 Such a step computes `prefill` x the times of a prefill step by the curves beside its decoding, and is no recorded
@@ -141,6 +143,8 @@ class Loop:
     """By the curves, of both phases and all terms; (cases, 2, terms)."""
     launches: Floats
     """(cases, 2)."""
+    least_s: Floats
+    """What the bytes of a decode step take at the full bandwidth of the memory."""
     group: NDArray[np.int64]
     batch: Floats
     fits: Floats
@@ -178,9 +182,11 @@ def loop_of(plans: Sequence[Plan], base: BaseTimes, end: Case = "central") -> Lo
     def each(name: str) -> Floats:
         return np.array([getattr(plan, name) for plan in plans], dtype=np.float64)
 
+    bandwidth = np.array([load_system(plan.system).hbm_bytes_per_s.range.at(end) for plan in plans])
     return Loop(
         seconds=base.by_term(base.seconds),
         launches=base.by_phase(base.launches),
+        least_s=base.streamed()[:, DECODE] / bandwidth,
         group=np.array([group_place(plan) for plan in plans]),
         batch=each("batch"),
         fits=each("fits"),
@@ -236,7 +242,8 @@ def served(log_parameters: Floats, loop: Loop, log_factor: Floats | float = 0.0)
     computed = gpu[:, DECODE] + arriving / with_prompts * prefill * loop.share_of_chunk
     added = (_meet(computed, beside + eager, sharpness) - step) * with_prompts / arriving
     apart = _meet(prefill, host + eager, sharpness) * loop.share_of_chunk
-    decode, prompt = loop.stages * step * factor, np.where(loop.has_pools, apart, added) * factor
+    decode = loop.stages * np.maximum(step * factor, loop.least_s)
+    prompt = np.where(loop.has_pools, apart, added) * factor
     mixed = decode + np.where(loop.has_pools, 0.0, loop.batch * prompt / steps)
     tpot = np.where(loop.is_gap, decode, mixed) / loop.accepted
     after_first = mixed / loop.accepted * (loop.osl - 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tokenwatt.errors import UserError
-from tokenwatt.perf_model.assumptions import assumptions_of
+from tokenwatt.perf_model.assumptions import assumptions_of, limits_missed
 from tokenwatt.perf_model.attribution import Attribution, Floor, attribute
 from tokenwatt.perf_model.capacity import USABLE, WORKSPACE_BYTES
 from tokenwatt.perf_model.choices import chosen_plans
@@ -90,6 +90,7 @@ def explain(row: Mapping[Any, Any], answer: Mapping[Any, Any], index: int, fit: 
         measured = ["the numbers are those of rows that were fitted on; shares are the model's"]
     else:
         measured = []
+    times = float(answer["predicted_tpot_s"]), float(answer["predicted_ttft_s"])
     ((plan,), _, _) = chosen_plans(pd.DataFrame([row]), fit)
     return Explanation(
         case=case_name(row, index),
@@ -98,7 +99,7 @@ def explain(row: Mapping[Any, Any], answer: Mapping[Any, Any], index: int, fit: 
         method=str(answer["method"]),
         plan=plan,
         attribution=attribute(fit, plan),
-        assumptions=(*measured, *assumptions_of(row, plan, fit)),
+        assumptions=(*measured, *assumptions_of(row, plan, fit), *limits_missed(row, *times)),
     )
 
 

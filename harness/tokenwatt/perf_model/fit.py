@@ -38,7 +38,7 @@ from tokenwatt.perf_model.cell_effects import (
 )
 from tokenwatt.perf_model.engine_model import GROUPS, Loop, Served, group_place, loop_of, priors, served
 from tokenwatt.perf_model.operation_kinds import DECODE, PREFILL
-from tokenwatt.perf_model.plan import Plan, is_split_open, plan_case
+from tokenwatt.perf_model.plan import Plan, is_batch_open, is_split_open, plan_case
 from tokenwatt.perf_model.predictions import QUANTITIES
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ class Fit:
     exclude_gpus: tuple[str, ...] = ()
     """Systems whose operator tables it must not use."""
     known: pd.DataFrame | None = field(default=None, compare=False)
-    """The rows themselves, where they may answer for equal cases."""
+    """The rows themselves, which answer for equal cases."""
 
     def widened(self, quantity: str, setting: str) -> float:
         """What the spread of a quantity is multiplied by in cases of a setting (`Plan.setting`)."""
@@ -142,7 +142,7 @@ def fit_rows(rows: pd.DataFrame, exclude_gpus: Sequence[str] = ()) -> Fit:
         rows=len(kept),
         systems=tuple(sorted({plan.system for plan in cases.plans})),
         exclude_gpus=tuple(exclude_gpus),
-        known=known,
+        known=kept,
     )
     central = at_expected(fit, cases)
     table, limit = features(cases.plans, cases.base, cases.loop, central)
@@ -188,7 +188,7 @@ def plannable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Plan]]:
     """Rows that can be planned as they are, and their plans; those that leave a split or a batch open cannot."""
     plans, keep = [], []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
-        if is_split_open(row) or not math.isnan(row["tpot_limit_s"]):
+        if is_split_open(row) or is_batch_open(row):
             continue
         try:
             plans.append(plan_case(row))

@@ -112,6 +112,11 @@ def is_split_open(row: Mapping[Any, Any]) -> bool:
     return "tp" in row["assumed"].split()
 
 
+def is_batch_open(row: Mapping[Any, Any]) -> bool:
+    """Whether a limit is to decide how many sequences run."""
+    return math.isnan(row["concurrency"]) and not (math.isnan(row["tpot_limit_s"]) and math.isnan(row["ttft_limit_s"]))
+
+
 def plan_case(row: Mapping[Any, Any]) -> Plan:
     """The plan of a valid row of `check_cases`.
 

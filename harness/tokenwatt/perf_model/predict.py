@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tokenwatt.perf_model.assumptions import limits_missed, taken_as
 from tokenwatt.perf_model.base_times import base_times
 from tokenwatt.perf_model.cell_effects import expected
 from tokenwatt.perf_model.choices import chosen_plans
@@ -51,6 +52,7 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     if plans:
         answers.loc[index, answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
         answers.loc[index, "method"] = _methods(plans, fit)
+        answers.loc[index, "assumptions"] = _assumptions(cases.loc[index], answers.loc[index], plans, fit)
     for case, reason in refused.items():
         answers.loc[case, ["status", "reason"]] = [REFUSED, reason]
     measured = measured_answers(cases, fit)
@@ -106,6 +108,14 @@ def _numbers(plans: list[Plan], fit: Fit) -> Floats:
 
 def _methods(plans: Sequence[Plan], fit: Fit) -> list[str]:
     return [OperatorTimes(plan.system, plan.engine, fit.exclude_gpus).method for plan in plans]
+
+
+def _assumptions(cases: pd.DataFrame, answers: pd.DataFrame, plans: Sequence[Plan], fit: Fit) -> list[str]:
+    times = zip(answers["predicted_tpot_s"], answers["predicted_ttft_s"], strict=True)
+    return [
+        "; ".join([*taken_as(row, plan, fit), *limits_missed(row, *of_row)])
+        for row, plan, of_row in zip(cases.to_dict("records"), plans, times, strict=True)
+    ]
 
 
 def log_spreads(fit: Fit, cases: Planned) -> dict[str, Floats]:

@@ -22,7 +22,7 @@ Z80 = NormalDist().inv_cdf(0.9)
 ENDS = ("", "_low", "_high")
 PREDICTED = tuple(f"predicted_{quantity}{end}" for quantity in QUANTITIES for end in ENDS)
 """Central value and ends of the 80 % interval of each quantity."""
-ANSWERED = (*PREDICTED, "method", "status", "reason")
+ANSWERED = (*PREDICTED, "method", "status", "reason", "assumptions")
 
 Predictor = Callable[[pd.DataFrame], pd.DataFrame]
 """Valid cases (`check_cases`) in, a frame of the same index with the columns `ANSWERED` out."""
@@ -31,7 +31,7 @@ Predictor = Callable[[pd.DataFrame], pd.DataFrame]
 def empty_answers(index: pd.Index, status: str = OK, method: str = "") -> pd.DataFrame:
     """Rows of `ANSWERED` without numbers."""
     numbers = pd.DataFrame(np.nan, index=index, columns=list(PREDICTED), dtype="float64")
-    return numbers.assign(method=method, status=status, reason="")
+    return numbers.assign(method=method, status=status, reason="", assumptions="")
 
 
 def answer(cases: Cases, predict: Predictor) -> pd.DataFrame:

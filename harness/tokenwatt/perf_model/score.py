@@ -45,6 +45,14 @@ class Scores:
     sets: pd.DataFrame
     """A line for each source and quantity: means over cells."""
 
+    def by_set(self) -> pd.DataFrame:
+        """`sets` by source and quantity."""
+        return self.sets.set_index(SET)
+
+    def where_supported(self, baseline: Scores) -> Scores:
+        """The same on the rows that a baseline can answer."""
+        return _scores(self.rows[(baseline.rows["status"] != UNSUPPORTED).to_numpy()])
+
 
 def labels_of(cases: Cases) -> pd.DataFrame:
     """What a given case is counted under: source, model, family, system, group. A refused one by what it is called."""
@@ -84,7 +92,10 @@ def score(labels: pd.DataFrame, measured: pd.DataFrame, answers: pd.DataFrame, *
     labels: `labels_of` all cases; measured: their `MEASURED` columns; answers: what was predicted. One index.
     is_baseline: a quantity that it has no number for is not supported; a predictor's is 100 % wrong.
     """
-    rows = residuals(labels, measured, answers, is_baseline=is_baseline)
+    return _scores(residuals(labels, measured, answers, is_baseline=is_baseline))
+
+
+def _scores(rows: pd.DataFrame) -> Scores:
     cells = _cells(rows)
     return Scores(rows, cells, _sets(rows, cells))
 

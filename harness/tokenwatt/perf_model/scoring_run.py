@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from tokenwatt.perf_model.aiconfigurator import METHOD, aiconfigurator_baseline
 from tokenwatt.perf_model.baselines import constant_baselines, ratio_baselines, tdp_as_power
-from tokenwatt.perf_model.cases import MEASURED, Cases, check_cases, measured_columns, read_table
+from tokenwatt.perf_model.cases import MEASURED, Cases, check_cases, is_excluded, measured_columns, read_table
 from tokenwatt.perf_model.measured_rows import points
 from tokenwatt.perf_model.predictions import over_all
-from tokenwatt.perf_model.score import Scores, labels_of, score
+from tokenwatt.perf_model.score import Scores, labels_of, score, scores_as_json
 from tokenwatt.reference.facts import FactBook
 
 
@@ -31,8 +32,9 @@ class KnownRows:
 
     @classmethod
     def of(cls, cases: Cases, table: pd.DataFrame) -> KnownRows:
-        """The valid ones of a table."""
-        return cls(cases.valid, measured_columns(table).loc[cases.valid.index])
+        """The valid ones of a table, but for those that it excludes."""
+        fair = cases.only(~is_excluded(table))
+        return cls(fair.valid, measured_columns(table).loc[fair.valid.index])
 
     @classmethod
     def joined(cls, parts: Sequence[KnownRows]) -> KnownRows:
@@ -54,7 +56,8 @@ def read_known(paths: Sequence[Path], facts: FactBook | None = None) -> tuple[Kn
         table = read_table(path)
         cases = check_cases(table, facts)
         parts.append(KnownRows.of(cases, table))
-        refused[path] = cases.refused
+        why = table.loc[is_excluded(table), "exclude"] if is_excluded(table).any() else {}
+        refused[path] = cases.refused | {index: f"excluded: {reason}" for index, reason in why.items()}
     return KnownRows.joined(parts), refused
 
 
@@ -65,8 +68,23 @@ def fitted_and_scored(known: KnownRows, cases: Cases) -> int:
     return int(points(cases.valid).isin(points(known.cases)).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of a predictor on one table of rows, and what they stand beside."""
+
+    own: Scores
+    with_excluded: Scores | None
+    """With the rows that the table excludes; None where it excludes none."""
+    baselines: dict[str, Scores]
+    """By name, on the rows of `own`."""
+
+    def as_json(self, name: str) -> dict[str, Any]:
+        """Plain values of each, the predictor's under `name`."""
+        every = {name: self.own} | ({f"{name}, excluded rows too": self.with_excluded} if self.with_excluded else {})
+        return {each: scores_as_json(found) for each, found in (every | self.baselines).items()}
+
+
 def score_all(
-    name: str,
     cases: Cases,
     table: pd.DataFrame,
     answers: pd.DataFrame,
@@ -74,17 +92,21 @@ def score_all(
     python: Path | None = None,
     with_aiconfigurator: bool = False,
     facts: FactBook | None = None,
-) -> dict[str, Scores]:
-    """Scores of `answers` under `name`, then of each baseline.
+) -> Scored:
+    """Scores of `answers` and of each baseline.
 
     table: where the cases came from, with its measured columns; known: rows for the baselines beside the scored ones.
     """
-    labels, measured = labels_of(cases), measured_columns(table)
+    keep, measured = ~is_excluded(table), measured_columns(table)
     pool = KnownRows.joined([known, KnownRows.of(cases, table)]) if len(known.cases) else KnownRows.of(cases, table)
-    scores = {name: score(labels, measured, answers)}
-    for baseline, found in _baselines(cases.valid, pool, python, with_aiconfigurator, facts).items():
-        scores[baseline] = score(labels, measured, over_all(found, labels.index), is_baseline=True)
-    return scores
+    fair = cases.only(keep)
+    labels = labels_of(fair)
+    baselines = {
+        name: score(labels, measured[keep], over_all(found, labels.index), is_baseline=True)
+        for name, found in _baselines(fair.valid, pool, python, with_aiconfigurator, facts).items()
+    }
+    own = score(labels, measured[keep], answers[keep])
+    return Scored(own, None if keep.all() else score(labels_of(cases), measured, answers), baselines)
 
 
 def _baselines(

@@ -2,7 +2,8 @@
 
 ROWS of --fit give every parameter. Those of --tried, which that fit has not seen, give how far generations and cells
 differ, and what the intervals have to be widened by to hold COVERAGE of them; no parameter comes from them. `--check`
-says what such intervals hold of a model family that their calibration has not seen either.
+says what such intervals hold of a model family that their calibration has not seen either, by a fit that has seen it
+and by one that has not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,24 +59,30 @@ def calibrated(fitted: Fit, tried: pd.DataFrame) -> Fit:
     return replace(fit, carried=_carried(fit, kept, settings, weights))
 
 
-def held(fitted: Fit, tried: pd.DataFrame) -> pd.DataFrame:
+def held(fitted: Fit, tried: pd.DataFrame, without: Mapping[str, Fit]) -> pd.DataFrame:
     """What intervals hold of each family by a calibration without it.
 
+    without: of each family of `tried`, a fit that has not seen it.
+
     Returns:
-        A row for each source and quantity: `cells`, `coverage` (mean of the cells' shares of rows), and `width`, the
-        high end over the low one.
+        A row for each source, quantity and whether the family was fitted on (`is_fitted`): `cells`, `coverage` (mean of
+        the cells' shares of rows), and `width`, the high end over the low one.
     """
     parts = []
     for family, rows in tried.groupby("family"):
-        answers = predict_cases(rows, calibrated(fitted, tried[tried["family"] != family]))
-        for name in QUANTITIES:
-            measured = rows[name].astype("float64")
-            low, high = (answers[f"predicted_{name}{end}"].astype("float64") for end in ("_low", "_high"))
-            part = rows[["source_set", "family", "system"]].assign(quantity=name, width=np.log(high / low))
-            parts.append(part.assign(is_held=measured.between(low, high))[measured.notna()])
-    cells = pd.concat(parts).groupby(["source_set", "quantity", "family", "system"])
+        calibration = calibrated(fitted, tried[tried["family"] != family])
+        for is_fitted, fit in ((True, fitted), (False, without[str(family)])):
+            fit = replace(fit, spreads=calibration.spreads, widen=calibration.widen, carried=calibration.carried)
+            answers = predict_cases(rows, fit)
+            for name in QUANTITIES:
+                measured = rows[name].astype("float64")
+                low, high = (answers[f"predicted_{name}{end}"].astype("float64") for end in ("_low", "_high"))
+                part = rows[["source_set", "family", "system"]].assign(quantity=name, is_fitted=is_fitted)
+                part = part.assign(width=np.log(high / low), is_held=measured.between(low, high))
+                parts.append(part[measured.notna()])
+    cells = pd.concat(parts).groupby(["source_set", "quantity", "is_fitted", "family", "system"])
     cells = cells.agg(rows=("is_held", "size"), coverage=("is_held", "mean"), width=("width", "median"))
-    found = cells[cells["rows"] >= LEAST_CELL].groupby(["source_set", "quantity"])
+    found = cells[cells["rows"] >= LEAST_CELL].groupby(["source_set", "quantity", "is_fitted"])
     found = found.agg(cells=("rows", "size"), coverage=("coverage", "mean"), width=("width", "mean"))
     return found.assign(width=np.exp(found["width"]))
 
@@ -128,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="print what intervals hold of unseen families; no file")
     given = parser.parse_args(arguments)
     try:
-        fitted, tried = fit_rows(read_known(given.fit)[0].rows), read_known(given.tried)[0].rows
+        rows, tried = read_known(given.fit)[0].rows, read_known(given.tried)[0].rows
+        fitted = fit_rows(rows)
         if given.check:
-            print(held(fitted, tried).round(2).to_string())
+            without = {family: fit_rows(rows[rows["family"] != family]) for family in set(tried["family"])}
+            print(held(fitted, tried, without).round(2).to_string())
             return 0
         fit = calibrated(fitted, tried)
         text = json.dumps(fit_as_json(fit), indent=1) + "\n"

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from tokenwatt.perf_model.score import Scores
+from tokenwatt.perf_model.scoring_run import Scored
 from tokenwatt.terminal.cells import MAX_WIDTH, new_table
 
 _NAMES = {
@@ -21,24 +22,25 @@ PREDICTOR = "prediction"
 """Name of what is scored beside its baselines."""
 
 
-def print_scores(scores: Mapping[str, Scores], with_cells: bool = True) -> None:
-    """Tables of the predictor's scores, of its error beside that of every baseline, and of its cells.
-
-    scores: by name; `PREDICTOR` among them.
-    """
+def print_scores(scored: Scored) -> None:
+    """Tables of the predictor's scores, of its error beside that of every baseline, and of its cells."""
     console = Console(width=MAX_WIDTH)
-    own = scores[PREDICTOR]
+    own = scored.own
     console.print(_sets_table(own.sets))
+    if scored.with_excluded is not None:
+        console.print("\nwith the excluded rows", highlight=False)
+        console.print(_sets_table(scored.with_excluded.sets))
     lines = ["error: median of |predicted / measured - 1| in a cell, then the mean over cells; a refused row is 100 %"]
-    if len(scores) > 1:
+    if scored.baselines:
         console.print(
-            "\nerror beside the baselines, in brackets the rows that one of them does not support", markup=False
+            "\nerror beside the baselines, in brackets how many rows one cannot answer, and the prediction's error on "
+            "those that it can",
+            markup=False,
         )
-        console.print(_baselines_table(scores))
-    if with_cells:
-        console.print("\ncells, the worst first", highlight=False)
-        console.print(_cells_table(own.cells))
-        lines.append("a cell of fewer rows than five, marked *, is not counted")
+        console.print(_baselines_table(own, scored.baselines))
+    console.print("\ncells, the worst first", highlight=False)
+    console.print(_cells_table(own.cells))
+    lines.append("a cell of fewer rows than five, marked *, is not counted")
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -58,18 +60,21 @@ def _sets_table(sets: pd.DataFrame) -> object:
     return table
 
 
-def _baselines_table(scores: Mapping[str, Scores]) -> object:
-    table = new_table("rows of", "quantity", *scores)
-    of_name = {name: found.sets.set_index(["source_set", "quantity"]) for name, found in scores.items()}
-    for key in of_name[PREDICTOR].index:
-        cells = [_with_unsupported(sets.loc[key]) if key in sets.index else "–" for sets in of_name.values()]
-        table.add_row(key[0], _NAMES[key[1]], *cells)
+def _baselines_table(own: Scores, baselines: Mapping[str, Scores]) -> object:
+    table = new_table("rows of", "quantity", PREDICTOR, *baselines)
+    pairs = [(each.by_set(), own.where_supported(each).by_set()) for each in baselines.values()]
+    for line in own.sets.to_dict("records"):
+        key = line["source_set"], line["quantity"]
+        cells = [_beside(*(sets.loc[key] if key in sets.index else None for sets in pair)) for pair in pairs]
+        table.add_row(key[0], _NAMES[key[1]], _percent(line["error"]), *cells)
     return table
 
 
-def _with_unsupported(line: pd.Series) -> str:
+def _beside(line: pd.Series | None, own: pd.Series | None) -> str:
+    if line is None or own is None or not line["rows"]:
+        return "–"
     error = _percent(line["error"])
-    return f"{error} ({line['unsupported']:.0f})" if line["unsupported"] and line["rows"] else error
+    return f"{error} ({line['unsupported']:.0f}, {_percent(own['error'])})" if line["unsupported"] else error
 
 
 def _cells_table(cells: pd.DataFrame) -> object:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tokenwatt.perf_model.page.markdown import NONE, QUANTITY_NAMES, percent, plain, signed_percent, table
@@ -44,7 +43,10 @@ def score_files(trials: Trials) -> dict[str, str]:
 def scores_as_plain(trials: Trials) -> dict[str, Any]:
     """Figures of every trial and baseline, by name; no row."""
     every = {"with operator tables": trials.with_tables, "from specs only": trials.from_specs}
-    every |= {f"leave one {name} out": scores for name, scores in trials.left_out.items()} | trials.baselines
+    every |= {"with operator tables, excluded rows too": trials.with_excluded} if trials.with_excluded else {}
+    every |= {f"leave one {name} out": scores for name, scores in trials.left_out.items()}
+    every |= {"leave one model out of the fitted rows alone": trials.unseen} if trials.unseen else {}
+    every |= trials.baselines
     found = {name: scores_as_json(scores) for name, scores in every.items()}
     return {
         name: {part: [{key: _rounded(value) for key, value in line.items()} for line in lines[part]] for part in lines}
@@ -66,12 +68,14 @@ def score_page(trials: Trials) -> str:
         "## Scores\n",
         _reading_help(),
         _sets_table(trials.with_tables, trials.from_specs),
+        *_excluded_part(trials.with_excluded),
         "## Beside the baselines\n",
         _baseline_help(trials),
         _baselines_table(trials),
         "## With a GPU or a model left out\n",
         "Every row is predicted by a fit on all other rows, those that were fitted on above among them, that has not "
-        "seen its GPU (or no release of its model on any GPU).\n",
+        "seen its GPU (or no release of its model on any GPU). *Model unseen*: by a fit on the rows that were fitted "
+        "on above, but for those of its model: what to expect of a new model on a new GPU.\n",
         _left_out_table(trials),
         *(_left_out_groups(scores, name) for name, scores in trials.left_out.items()),
         "## Every row\n",
@@ -131,7 +135,7 @@ def _reading_help() -> str:
 def _sets_table(with_tables: Scores, from_specs: Scores) -> str:
     head = ["rows of", "quantity", "by", "rows", "cells", "refused", "error", "bar", "", "bias", "in 80 %", "high/low"]
     lines = []
-    specs = from_specs.sets.set_index(["source_set", "quantity"])
+    specs = from_specs.by_set()
     for line in with_tables.sets.to_dict("records"):
         key = (line["source_set"], line["quantity"])
         lines.append([key[0], QUANTITY_NAMES[key[1]], "with tables", *_line(line, BARS.get(key))])
@@ -160,9 +164,9 @@ def _spread(line: Mapping[Any, Any]) -> list[str]:
 def _baseline_help(trials: Trials) -> str:
     text = (
         "Ratios scale the matching H100 or H200 row by a figure of the data sheet; constants are the best one of other "
-        "models, on the matching row or on the roofline. In brackets the rows that a baseline cannot "
-        "answer, which are left "
-        "out of its error alone. **Bold** is the least error of the line.\n"
+        "models, on the matching row or on the roofline. Rows that a baseline cannot answer are left out of its "
+        "error; in brackets how many they are, and the error of *with tables* on the others. **Bold** is whichever of "
+        "those two is less, on the same rows.\n"
     )
     if "aiconfigurator-core" not in trials.baselines:
         return text + "\naiconfigurator-core was not installed when this page was made.\n"
@@ -170,40 +174,56 @@ def _baseline_help(trials: Trials) -> str:
 
 
 def _baselines_table(trials: Trials) -> str:
-    named = {"with tables": trials.with_tables, "specs only": trials.from_specs, **trials.baselines}
-    of_name = {name: scores.sets.set_index(["source_set", "quantity"]) for name, scores in named.items()}
+    own, specs = trials.with_tables.by_set(), trials.from_specs.by_set()
+    pairs = [(each.by_set(), trials.with_tables.where_supported(each).by_set()) for each in trials.baselines.values()]
     lines = []
-    for key in of_name["with tables"].index:
-        found = [sets.loc[key] if key in sets.index else None for sets in of_name.values()]
-        errors = [math.nan if line is None or not line["rows"] else float(line["error"]) for line in found]
-        least = np.nanmin(errors)
-        cells = [
-            _error(error, 0 if line is None else int(line["unsupported"]), error == least)
-            for error, line in zip(errors, found, strict=True)
-        ]
-        lines.append([key[0], QUANTITY_NAMES[key[1]], *cells])
-    return table(["rows of", "quantity", *named], lines, right_from=2)
+    for key in own.index:
+        cells = [_beside(*(sets.loc[key] if key in sets.index else None for sets in pair)) for pair in pairs]
+        lines.append(
+            [key[0], QUANTITY_NAMES[key[1]], *(percent(sets.loc[key, "error"]) for sets in (own, specs)), *cells]
+        )
+    return table(["rows of", "quantity", "with tables", "specs only", *trials.baselines], lines, right_from=2)
 
 
-def _error(error: float, unsupported: int, is_least: bool) -> str:
-    if not math.isfinite(error):
+def _beside(line: pd.Series | None, own: pd.Series | None) -> str:
+    """Error of a baseline, and the predictor's on the same rows."""
+    if line is None or own is None or not line["rows"]:
         return NONE
-    text = f"**{percent(error)}**" if is_least else percent(error)
-    return f"{text} ({unsupported})" if unsupported else text
+    errors = [percent(line["error"]), percent(own["error"])]
+    least = int(own["error"] <= line["error"])
+    errors[least] = f"**{errors[least]}**"
+    return f"{errors[0]} ({line['unsupported']:.0f}; {errors[1]})"
+
+
+def _excluded_part(scores: Scores | None) -> list[str]:
+    if scores is None:
+        return []
+    head = ["rows of", "quantity", "rows", "cells", "refused", "error", "bias", "in 80 %", "high/low"]
+    lines = []
+    for line in scores.sets.to_dict("records"):
+        counts = [f"{line[name]:.0f}" for name in ("rows", "cells", "refused")]
+        name = QUANTITY_NAMES[line["quantity"]]
+        lines.append([line["source_set"], name, *counts, percent(line["error"]), *_spread(line)])
+    return [
+        "The same with tables, with the rows that the source excludes from a fair score: they contradict themselves, "
+        "do not say how they ran, or repeat others. A refused row counts as 100 %.\n",
+        table(head, lines, right_from=2),
+    ]
 
 
 def _left_out_table(trials: Trials) -> str:
+    named = {f"{name} left out": scores for name, scores in trials.left_out.items()}
+    named |= {"model unseen": trials.unseen} if trials.unseen else {}
     lines = []
-    for line in trials.with_tables.sets.to_dict("records"):
-        key = (line["source_set"], line["quantity"])
+    for key in trials.with_tables.by_set().index:
         cells = []
-        for scores in trials.left_out.values():
-            found = scores.sets.set_index(["source_set", "quantity"]).loc[key]
+        for scores in named.values():
+            found = scores.by_set().loc[key]
             cells += [percent(found["error"]), *_spread(found.to_dict())]
         lines.append([key[0], QUANTITY_NAMES[key[1]], *cells])
     head = ["rows of", "quantity"]
-    for name in trials.left_out:
-        head += [f"{name} left out: error", "bias", "in 80 %", "high/low"]
+    for name in named:
+        head += [f"{name}: error", "bias", "in 80 %", "high/low"]
     return table(head, lines, right_from=2)
 
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenwatt.perf_model.cases import Cases, measured_columns
+from tokenwatt.perf_model.cases import Cases, is_excluded, measured_columns
 from tokenwatt.perf_model.fit import Fit, fit_rows, shipped_fit
 from tokenwatt.perf_model.leave_out import LeftOut, predict_left_out
 from tokenwatt.perf_model.predict import predict_cases, predict_from_specs
 from tokenwatt.perf_model.predictions import answer
 from tokenwatt.perf_model.score import Scores, labels_of, score
 from tokenwatt.perf_model.scoring_run import KnownRows, fitted_and_scored, score_all
-
-_OWN = "prediction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +22,17 @@ class Trials:
 
     fit: Fit
     cases: Cases
+    """Those that the table does not exclude."""
     with_tables: Scores
+    with_excluded: Scores | None
+    """The same with all rows; None where the table excludes none."""
     from_specs: Scores
     """By a fit that takes the generation of each case as never measured at its operators."""
     baselines: dict[str, Scores]
     left_out: dict[LeftOut, Scores]
     """Each row by a fit on all others but those of its GPU, or of its model family."""
+    unseen: Scores | None
+    """Each row by a fit on the known rows without its family; None where there are none but the rows themselves."""
     fitted_and_scored: int
     """Rows that were fitted on too: of those `with_tables` says nothing new."""
 
@@ -43,20 +46,24 @@ def run_trials(
         UserError: rows of one GPU or one model alone, so that nothing is left once it is left out.
     """
     fit = fit_rows(known.rows) if len(known.cases) else shipped_fit()
-    labels, measured = labels_of(cases), measured_columns(table)
     answers = answer(cases, lambda valid: predict_cases(valid, fit))
-    scores = score_all(_OWN, cases, table, answers, known, python, with_aiconfigurator)
+    scored = score_all(cases, table, answers, known, python, with_aiconfigurator)
+    fair, keep = cases.only(~is_excluded(table)), ~is_excluded(table)
+    labels, measured = labels_of(fair), measured_columns(table)[keep]
     own = KnownRows.of(cases, table)
     pool = KnownRows.joined([part for part in (known, own) if len(part.cases)]).rows
-    by: tuple[LeftOut, ...] = ("gpu", "model")
+
+    def without(by: LeftOut, rows: pd.DataFrame) -> Scores:
+        return score(labels, measured, predict_left_out(fair, rows, by, fit_rows, predict_cases))
+
     return Trials(
         fit=fit,
-        cases=cases,
-        with_tables=scores.pop(_OWN),
-        from_specs=score(labels, measured, answer(cases, lambda valid: predict_from_specs(valid, fit))),
-        baselines=scores,
-        left_out={
-            name: score(labels, measured, predict_left_out(cases, pool, name, fit_rows, predict_cases)) for name in by
-        },
-        fitted_and_scored=fitted_and_scored(known, cases),
+        cases=fair,
+        with_tables=scored.own,
+        with_excluded=scored.with_excluded,
+        from_specs=score(labels, measured, answer(fair, lambda valid: predict_from_specs(valid, fit))),
+        baselines=scored.baselines,
+        left_out={"gpu": without("gpu", pool), "model": without("model", pool)},
+        unseen=without("model", known.rows) if len(known.cases) else None,
+        fitted_and_scored=fitted_and_scored(known, fair),
     )
