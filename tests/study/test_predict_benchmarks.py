@@ -1,4 +1,4 @@
-"""pytest-benchmark cases of the predictor: 1,000 cases, and a refit on 1,000 rows.
+"""pytest-benchmark cases of the predictor: 1,000 cases, 1,000 racks whose split and batch are open, a refit.
 
 Run with --benchmark-enable; without it each case runs once, as a test.
 """
@@ -36,6 +36,20 @@ def test_a_thousand_cases(benchmark):
         return answer(check_cases(table), lambda valid: predict_cases(valid, shipped_fit()))
 
     found = benchmark.pedantic(run, rounds=3)
+    assert list(found["status"]) == ["ok"] * CASES
+
+
+def test_a_thousand_racks_under_limits(benchmark):
+    models = ("DeepSeek-R1", "Llama-3.1-405B", "gpt-oss-120b", "Llama-3.1-70B", "Qwen3-235B-A22B")
+    names = ("model", "gpu", "num_gpus", "tpot_limit_s", "isl")
+    rows = itertools.product(models, ("GB300", "VR NVL72"), (8, 72), (0.01, 0.03, 0.1), range(100, 1900, 100))
+    table = pd.DataFrame(list(rows)[:CASES], columns=list(names), dtype="object")
+    table = table.assign(scenario="interactive", ttft_limit_s=2, osl=512, engine="trtllm")
+
+    def run() -> pd.DataFrame:
+        return answer(check_cases(table), lambda valid: predict_cases(valid, shipped_fit()))
+
+    found = benchmark.pedantic(run, rounds=1)
     assert list(found["status"]) == ["ok"] * CASES
 
 

@@ -2,10 +2,9 @@
 
 Offline and under a limit whoever publishes a number has looked for the best way; so is it here. Ways: tensor parallel
 over t GPUs, and for mixtures attention data parallel with experts spread, t = 1, 2, 4 ... GPUs, as many instances as
-there are GPUs for. An instance leaves the domain of its links only where the model fits no smaller one. Batches: what
-fits, times powers of the root of two below it, and sixteenths of an octave above the one that does best. The way with
-the most tokens/s per GPU whose TPOT and TTFT are within the limits is taken; where none is, the one with the shortest
-TPOT.
+there are GPUs for. An instance leaves the domain of its links only where the model fits no smaller one. Under limits
+each way runs the most sequences that keep them, one at least. The way with the most tokens/s per GPU whose TPOT and
+TTFT are within the limits is taken; where none is, the one with the shortest TPOT.
 
 MLPerf's limits (`server`, `interactive`) hold for the 99th percentile of requests that arrive at random. In flight are
 then a Poisson number of them; TPOT is the mean over a request's own time in flight, which two thirds of the variance
@@ -32,11 +31,11 @@ from tokenwatt.perf_model.plan import Plan, is_batch_open, is_split_open, plan_c
 from tokenwatt.perf_model.shape_library import model_shape
 from tokenwatt.reference.systems import load_system
 
-BATCHES = 24
-"""Steps of the root of two from what fits down to a four thousandth of it."""
+Floats = NDArray[np.float64]
+
 LARGEST_INSTANCE = 8
-OCTAVE = 16
-"""Steps of an octave that a batch is looked for in."""
+HALVINGS = 9
+"""Of the octaves between one sequence and what fits: the batch is found to 2 %."""
 P99 = NormalDist().inv_cdf(0.99)
 ROUNDS = 4
 """Of a secant: two batches, and twice where their line says."""
@@ -44,52 +43,55 @@ ROUNDS = 4
 
 def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, dict[Any, str]]:
     """A plan for each valid case that has one, their index, and by index why each of the others has none."""
-    ways: list[list[Plan]] = []
+    plans: list[Plan] = []
     rows: list[dict[Any, Any]] = []
-    index: list[int] = []
+    owners: list[int] = []
     refused: dict[Any, str] = {}
     for place, row in enumerate(cases.to_dict("records")):
         try:
-            ways.append(candidates(row))
+            ways = candidates(row)
         except UserError as error:
             refused[cases.index[place]] = str(error)
             continue
-        rows.append(row)
-        index.append(place)
-    limits = [(row["tpot_limit_s"], row["ttft_limit_s"]) for row in rows]
-    plans = _best(ways, limits, fit)
-    plans = _best([_finer(*each) for each in zip(rows, plans, ways, strict=True)], limits, fit)
-    plans = [_arriving(*each) for each in zip(rows, plans, ways, strict=True)]
-    return settled(plans, fit), cases.index[index], refused
+        plans += ways
+        rows += [row] * len(ways)
+        owners += [place] * len(ways)
+    limits = np.array([(row["tpot_limit_s"], row["ttft_limit_s"]) for row in rows])
+    plans = _within(plans, rows, limits, fit)
+    if len(set(owners)) < len(owners):
+        now = at_expected(fit, planned(plans, fit.exclude_gpus))
+        plans = [plans[place] for place in best_of(limits, now, np.array(owners))]
+    return settled(plans, fit), cases.index[sorted(set(owners))], refused
 
 
-def _best(ways: Sequence[Sequence[Plan]], limits_s: Sequence[tuple[float, float]], fit: Fit) -> list[Plan]:
-    """One plan of each case."""
-    if all(len(each) == 1 for each in ways):
-        return [each[0] for each in ways]
-    plans = [plan for each in ways for plan in each]
-    owners = np.repeat(np.arange(len(ways)), [len(each) for each in ways])
-    now = at_expected(fit, planned(plans, fit.exclude_gpus))
-    return [plans[place] for place in best_of(plans, np.array(limits_s)[owners], now, owners)]
+def _within(plans: list[Plan], rows: Sequence[Mapping[Any, Any]], limits_s: Floats, fit: Fit) -> list[Plan]:
+    """Plans with as many sequences, of what fits, as keep the limits where those decide; one at least."""
+    plans = list(plans)
+    places = np.array([place for place, row in enumerate(rows) if is_batch_open(row)], dtype=np.int64)
+    places = places[_over([plans[place] for place in places], limits_s[places], fit)]
+    low, high = np.ones(len(places)), np.array([plans[place].batch for place in places])
+    for _ in range(HALVINGS if len(places) else 0):
+        middle = np.sqrt(low * high)
+        tried = [with_batch(plans[place], batch) for place, batch in zip(places, middle, strict=True)]
+        is_over = _over(tried, limits_s[places], fit)
+        low, high = np.where(is_over, low, middle), np.where(is_over, middle, high)
+    for place, batch in zip(places, low, strict=True):
+        found = with_batch(plans[place], batch)
+        plans[place] = at_mean(found) if rows[place]["scenario"] in LIMITED else found
+    return plans
 
 
-def _finer(row: Mapping[Any, Any], plan: Plan, ways: Sequence[Plan]) -> list[Plan]:
-    """Plans between the best of the ways and the next larger batch; the best itself where no limit decides."""
-    if not is_batch_open(row):
-        return [plan]
-    batches = [plan.batch * 2 ** (step / OCTAVE) for step in range(OCTAVE // 2)]
-    return [with_batch(plan, batch) for batch in batches if batch <= _most(plan, ways)]
+def _over(plans: Sequence[Plan], limits_s: Floats, fit: Fit) -> NDArray[np.bool_]:
+    """Whether TPOT or TTFT of each plan is over its limit."""
+    if not plans:
+        return np.zeros(0, dtype=np.bool_)
+    now = at_expected(fit, planned(list(plans), fit.exclude_gpus))
+    return is_over(now, limits_s)
 
 
-def _arriving(row: Mapping[Any, Any], plan: Plan, ways: Sequence[Plan]) -> Plan:
-    """The plan as it runs on average; where no limit kept the batch below what fits, requests queue for their turn."""
-    is_limited = is_batch_open(row) and row["scenario"] in LIMITED and plan.batch < _most(plan, ways)
-    return at_mean(plan) if is_limited else plan
-
-
-def _most(plan: Plan, ways: Sequence[Plan]) -> float:
-    """The largest batch of any plan that is split like this one."""
-    return max(each.batch for each in ways if each.parallelism == plan.parallelism)
+def is_over(now: Served, limits_s: Floats) -> NDArray[np.bool_]:
+    """limits_s: of TPOT and TTFT, NaN for none; (cases, 2)."""
+    return (now.tpot_s > limits_s[:, 0]) | (now.ttft_s > limits_s[:, 1])
 
 
 def at_mean(plan: Plan) -> Plan:
@@ -149,9 +151,7 @@ def candidates(row: Mapping[Any, Any]) -> list[Plan]:
             break
     if not plans and reason is not None:
         raise reason
-    if not is_batch_open(row):
-        return plans
-    return [with_batch(plan, plan.batch * 2 ** (-step / 2)) for plan in plans for step in range(BATCHES)]
+    return plans
 
 
 def with_batch(plan: Plan, batch: float) -> Plan:
@@ -161,14 +161,16 @@ def with_batch(plan: Plan, batch: float) -> Plan:
     return replace(plan, batch=batch, waits=batch, concurrency=batch * plan.parallelism.attention_dp, chunk=chunk)
 
 
-def best_of(plans: Sequence[Plan], limits_s: NDArray[np.float64], now: Served, owners: NDArray[np.int64]) -> list[int]:
-    """Place of the plan that each owner takes, owners in ascending order; limits_s: of TPOT and TTFT, NaN for none."""
+def best_of(limits_s: Floats, now: Served, owners: NDArray[np.int64]) -> list[int]:
+    """Place of the plan that each owner takes, owners in ascending order."""
+    within = ~is_over(now, limits_s)
     chosen = []
     for owner in np.unique(owners):
         places = np.flatnonzero(owners == owner)
-        over = (now.tpot_s[places] > limits_s[places, 0]) | (now.ttft_s[places] > limits_s[places, 1])
-        within = places[~over]
-        best = within[now.tokens_per_s_per_gpu[within].argmax()] if len(within) else places[now.tpot_s[places].argmin()]
+        allowed = places[within[places]]
+        best = (
+            allowed[now.tokens_per_s_per_gpu[allowed].argmax()] if len(allowed) else places[now.tpot_s[places].argmin()]
+        )
         chosen.append(int(best))
     return chosen
 

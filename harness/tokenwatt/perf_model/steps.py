@@ -16,7 +16,7 @@ and out. Every count is a float: batches and contexts are means.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tokenwatt.architecture import DenseMlp, GroupedAttention, LatentAttention
 from tokenwatt.perf_model.operations import (
@@ -56,7 +56,7 @@ def step_operations(shape: ModelShape, parallelism: Parallelism, precision: Prec
             counted[operation] = counted.get(operation, 0.0) + operation.count * layers / parallelism.pp
     for operation in stage.ends():
         counted[operation] = counted.get(operation, 0.0) + operation.count
-    return [replace(operation, count=count) for operation, count in counted.items()]
+    return [operation.times(count) for operation, count in counted.items()]
 
 
 @dataclass(frozen=True, slots=True)

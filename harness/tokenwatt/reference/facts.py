@@ -129,10 +129,10 @@ class FactBook:
     def _index(self) -> dict[tuple[str, str], Fact]:
         return {(fact.subject, fact.name): fact for fact in self.facts}
 
-    @property
-    def subjects(self) -> list[str]:
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
         """Systems that have a Fact, in the order of the files."""
-        return list(dict.fromkeys(fact.subject for fact in self.facts if fact.subject))
+        return tuple(dict.fromkeys(fact.subject for fact in self.facts if fact.subject))
 
     def has(self, subject: str, name: str) -> bool:
         """Whether there is a Fact `name` of `subject`."""

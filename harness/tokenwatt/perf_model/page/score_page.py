@@ -45,7 +45,7 @@ def scores_as_plain(trials: Trials) -> dict[str, Any]:
     every = {"with operator tables": trials.with_tables, "from specs only": trials.from_specs}
     every |= {"with operator tables, excluded rows too": trials.with_excluded} if trials.with_excluded else {}
     every |= {f"leave one {name} out": scores for name, scores in trials.left_out.items()}
-    every |= {"leave one model out of the fitted rows alone": trials.unseen} if trials.unseen else {}
+    every |= {"model unseen": trials.unseen} if trials.unseen else {}
     every |= trials.baselines
     found = {name: scores_as_json(scores) for name, scores in every.items()}
     return {
