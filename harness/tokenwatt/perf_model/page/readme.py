@@ -53,7 +53,8 @@ def _answer(found: Mapping[Any, Any]) -> list[str]:
 
 def headline_table(scores: Mapping[str, Any]) -> str:
     """Error by source and quantity, beside the bar and four baselines; what there is of each."""
-    names = [name for name in ("with operator tables", "from specs only", "model unseen", *_BASELINES) if name in scores]
+    asked = ("with operator tables", "from specs only", "model unseen", *_BASELINES)
+    names = [name for name in asked if name in scores]
     sets = {
         name: {(line["source_set"], line["quantity"]): line["error"] for line in scores[name]["sets"]} for name in names
     }
