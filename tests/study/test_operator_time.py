@@ -267,6 +267,23 @@ def test_unknown_names_are_refused() -> None:
         OperatorTimes("H200 SXM", "vllm").matmul_s(1, 64, 64, "nvfp4")
 
 
+def test_collectives_beyond_a_domain_cross_the_network() -> None:
+    times = OperatorTimes("H100 SXM", "vllm")
+    size = np.array([8e8])
+    within = times.all_reduce_s(size, 8)
+    # 800 MB on two nodes of 8: half of an eighth crosses at 50 GB/s, there and back, with a hop of 10 us each.
+    assert times.all_reduce_s(size, 16) == pytest.approx(within + 2 * (0.5 * 1e8 / 5e10 + 1e-5))
+    # Four nodes, two hops deep: three quarters of an eighth.
+    gathered = times.all_gather_s(size, 32) - times.all_gather_s(size, 8)
+    assert gathered == pytest.approx(0.75 * 1e8 / 5e10 + 2e-5)
+    # Each sends half of its bytes to the other node, far slower than the other half within its own.
+    assert times.all_to_all_s(size, 16) == pytest.approx(4e8 / 5e10 + 1e-5)
+    assert times.all_to_all_s(size, 8) < 4e8 / 5e10
+    # A rack of 72 is one domain: nothing crosses.
+    rack = OperatorTimes("GB200 NVL72", "trtllm")
+    assert rack.all_to_all_s(size, 72) < 0.2 * rack.all_to_all_s(size, 144)
+
+
 def test_collectives_among_other_numbers_of_gpus_lie_between_or_beyond() -> None:
     times = OperatorTimes("H200 SXM", "vllm")
     four, six, eight = (float(times.all_gather_s(1e5, gpus)) for gpus in (4, 6, 8))

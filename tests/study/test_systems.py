@@ -31,6 +31,7 @@ def test_every_system_has_what_a_prediction_needs(name: str) -> None:
     assert spec.has_peak("bfloat16")
     assert spec.has_peak("fp8") == (name != "A100 SXM")
     assert 5e10 < spec.nvlink_bytes_per_s.value < 5e12
+    assert 2e10 < spec.scale_out_bytes_per_s.value < spec.nvlink_bytes_per_s.value
     if name not in ("L40S", "RTX PRO 6000"):
         assert 2020 <= spec.ship_year.value <= 2027
 

@@ -58,6 +58,11 @@ class SystemSpec:
         return self._fact("nvlink_bytes_per_s", "byte/s")
 
     @property
+    def scale_out_bytes_per_s(self) -> Fact:
+        """Bandwidth of one GPU's share of the network between domains, in one direction, byte/s."""
+        return self._fact("scale_out_bytes_per_s", "byte/s")
+
+    @property
     def ship_year(self) -> Fact:
         """Year of the first shipments."""
         return self._fact("ship_year", "a")

@@ -25,6 +25,9 @@ from tokenwatt.reference.systems import load_system
 Method = Literal["silicon", "specs"]
 _SCALES = (2, 4, 8, 16, 32, 64)
 """Numbers of GPUs that collectives were measured among."""
+_EXCHANGES = ("all_to_all", "moe_dispatch", "moe_combine")
+SCALE_OUT_LATENCY_S = 1e-5
+"""Of one hop between domains; aiconfigurator-core 0.12.0, systems/*.yaml: p2p_latency, which it calls unofficial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +290,17 @@ class OperatorTimes:
         return _known_ceilings(self.system, dtype, self.case)
 
     def _collective_s(self, name: str, bytes_: ArrayLike, gpus: int) -> Floats:
-        """Time of a collective among any number of GPUs of one switched domain.
+        """Time of a collective among any number of GPUs.
 
         Between two measured numbers of GPUs log time is a line in log GPUs. Beyond the largest, latency grows with the
-        depth of a tree, log2(gpus), and the bytes that leave a GPU as the collective has it; GPUs outside of the
-        system's domain count as if they were inside.
+        depth of a tree, log2(gpus), and the bytes that leave a GPU as the collective has it. Beyond the domain of the
+        links it is `_scaled_out_s`.
         """
         moved = _array(bytes_)
         if gpus <= 1:
             return np.zeros_like(moved)
+        if gpus > load_system(self.system).gpus_per_domain.value:
+            return self._scaled_out_s(name, moved, gpus)
         scales = _known_scales(self.system, self.engine, name, self.exclude_gpus)
         below = max((each for each in scales if each <= gpus), default=scales[0])
         above = min((each for each in scales if each >= gpus), default=scales[-1])
@@ -305,6 +310,25 @@ class OperatorTimes:
         far = self._among_s(name, moved, above, above)
         weight = math.log(gpus / below) / math.log(above / below)
         return near * (far / near) ** weight
+
+    def _scaled_out_s(self, name: str, moved: Floats, gpus: int) -> Floats:
+        """Time among GPUs of n > 1 domains of d each, by the bytes that cross between them at the network's speed.
+
+        Reductions and gathers do their part within a domain, then each GPU with its n - 1 counterparts: of S bytes
+        (n - 1) / n x S / d cross, of an all-reduce twice. What each GPU sends to all others goes both ways at once: of
+        S bytes the share of the GPUs outside crosses. A hop costs SCALE_OUT_LATENCY_S, and a tree has log2(n).
+        """
+        spec = load_system(self.system)
+        domain = int(spec.gpus_per_domain.value)
+        domains = gpus / domain
+        network = spec.scale_out_bytes_per_s.range.at(self.case)
+        hops = SCALE_OUT_LATENCY_S * math.log2(max(domains, 2.0))
+        if name in _EXCHANGES:
+            inside = self._collective_s(name, moved / domains, domain)
+            return np.maximum(inside, moved * (1 - 1 / domains) / network + hops)
+        ways = 2 if name == "all_reduce" else 1
+        across = moved / domain * (1 - 1 / domains) / network + hops
+        return self._collective_s(name, moved, domain) + ways * across
 
     def _among_s(self, name: str, moved: Floats, measured: int, gpus: int) -> Floats:
         """Time among `gpus` GPUs by the curve of `measured` ones."""

@@ -30,6 +30,7 @@ _FACTS = (
     "hbm_bytes",
     "addressable_memory_bytes",
     "nvlink_bytes_per_s",
+    "scale_out_bytes_per_s",
     "gpus_per_domain",
     "host_time_ratio",
     "tdp_w",
