@@ -316,7 +316,8 @@ class OperatorTimes:
 
         Reductions and gathers do their part within a domain, then each GPU with its n - 1 counterparts: of S bytes
         (n - 1) / n x S / d cross, of an all-reduce twice. What each GPU sends to all others goes both ways at once: of
-        S bytes the share of the GPUs outside crosses. A hop costs SCALE_OUT_LATENCY_S, and a tree has log2(n).
+        S bytes the share of the GPUs outside crosses, no copy standing for a whole domain (so send the kernels that are
+        made for decoding). A hop costs SCALE_OUT_LATENCY_S, and a tree has log2(n).
         """
         spec = load_system(self.system)
         domain = int(spec.gpus_per_domain.value)
