@@ -199,6 +199,21 @@ def test_scores_beside_baselines(tmp_path: Path) -> None:
     assert "constant x roofline" in shown.stdout
 
 
+def test_excluded_rows_are_scored_apart_and_not_fitted_on(tmp_path: Path) -> None:
+    rows = table().assign(exclude=[None] * 29 + ["repeat of another row"])
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    done = run(tmp_path / "rows.csv", "--score", "--fit", tmp_path / "rows.csv")
+    assert done.exit_code == 0
+    assert "1 rows cannot be fitted on; 1 x excluded: repeat of another row" in done.stderr
+    assert "29 of the scored rows were fitted on" in done.stderr
+    before, _, after = done.stdout.partition("with the excluded rows")
+    # A cell of four rows is not counted.
+    assert ("  25 " in before, "  30 " in after) == (True, True)
+    rows.assign(exclude="all of them").to_csv(tmp_path / "none.csv", index=False)
+    found = run(tmp_path / "none.csv", "--score")
+    assert "no row that is not excluded has a measured value" in str(found.exception)
+
+
 @pytest.mark.parametrize(("by", "groups"), [("gpu", 2), ("model", 3)])
 def test_each_group_is_predicted_by_a_fit_without_it(
     tmp_path: Path, by: str, groups: int, monkeypatch: pytest.MonkeyPatch
