@@ -200,7 +200,7 @@ def test_scores_beside_baselines(tmp_path: Path) -> None:
 
 
 def test_excluded_rows_are_scored_apart_and_not_fitted_on(tmp_path: Path) -> None:
-    rows = table().assign(exclude=[None] * 29 + ["repeat of another row"])
+    rows = table().assign(exclude=pd.Series([None] * 29 + ["repeat of another row"], dtype="object"))
     rows.to_csv(tmp_path / "rows.csv", index=False)
     done = run(tmp_path / "rows.csv", "--score", "--fit", tmp_path / "rows.csv")
     assert done.exit_code == 0
