@@ -10,6 +10,7 @@ from tokenwatt.errors import UserError
 from tokenwatt.perf_model.assumptions import assumptions_of
 from tokenwatt.perf_model.attribution import HOST, LAUNCHES, STATIC, Attribution, Floor, Part, attribute
 from tokenwatt.perf_model.cases import check_cases
+from tokenwatt.perf_model.choices import chosen_plans
 from tokenwatt.perf_model.explanation import chosen, explain
 from tokenwatt.perf_model.fit import at_expected, central, planned, shipped_fit
 from tokenwatt.perf_model.plan import Plan, plan_case
@@ -140,7 +141,6 @@ def assumed(row: dict[str, str]) -> list[str]:
 def test_assumptions_are_said() -> None:
     found = assumed({"model": "Qwen3-8B", "gpu": "Rubin"})
     assert "isl is not said: 1024 is assumed" in found
-    assert "num_gpus is not said: 1 is assumed" in found
     assert "engine is not said: vllm stands in" in found
     assert "scenario is not said: offline is assumed" in found
     best = "how GPUs share the model is not said: the best way is taken, 1 for an instance, attention tp 1, dp 1"
@@ -150,6 +150,25 @@ def test_assumptions_are_said() -> None:
     # An H200 was measured itself.
     own = assumed(DENSE | {"gpu": "H200", "num_gpus": "1", "isl": "10", "osl": "10", "concurrency": "1"})
     assert not any("from" in line or "not said" in line for line in own)
+
+
+def test_what_is_chosen_is_said_and_not_what_it_replaces() -> None:
+    row = case({"model": "Llama-3.1-405B", "gpu": "H200"}).to_dict("records")[0]
+    ((plan,), _, _) = chosen_plans(pd.DataFrame([row]), shipped_fit())
+    found = assumptions_of(row, plan, shipped_fit())
+    assert not any(line.startswith("num_gpus") for line in found)
+    assert any("the best way is taken, 8 for an instance" in line for line in found)
+
+
+def test_an_instance_beyond_a_domain_says_what_its_network_is() -> None:
+    found = assumed({"model": "Kimi-K2.5", "gpu": "GB300", "num_gpus": "96", "tp": "1", "ep": "96", "dp": "96"})
+    assert any(line.startswith("96 GPUs are more than a domain of 72: collectives cross the network") for line in found)
+    assert any("network between domains: between 5e+10 and 1.3e+11" in line for line in found)
+
+
+def test_drafted_tokens_without_their_length_yield_one() -> None:
+    found = assumed(DENSE | {"gpu": "H200", "num_gpus": "1", "draft_tokens": "3"})
+    assert "accepted_length is not said: 1 is assumed" in found
 
 
 def test_the_case_that_is_asked_for() -> None:

@@ -126,6 +126,35 @@ def test_what_waits_for_the_prefill_pool_does_not_decode() -> None:
     assert plan.batch == pytest.approx(arriving * few["predicted_tpot_s"][0] * 1024, rel=0.06)
 
 
+def test_limits_hold_for_pools_as_they_settle() -> None:
+    pools = {"disaggregated": "true", "prefill_gpus_each": 4, "decode_gpus_each": 8, "weight_dtype": "fp4"}
+    case = {"model": "DeepSeek-R1", "gpu": "GB300", "isl": 8192, "osl": 1024, "scenario": "offline"}
+    before = 0.0
+    for limit in (2.0, 10.0, 60.0):
+        found = predicted(**case, **pools, ttft_limit_s=limit)
+        assert 0.6 * limit < found["predicted_ttft_s"][0] <= limit * (1 + 1e-9)
+        assert "limit" not in found["assumptions"][0]
+        assert found[SPEED][0] >= before * (1 - 1e-9)
+        before = found[SPEED][0]
+
+
+def test_what_fits_is_the_99th_percentile_too() -> None:
+    case = {"model": "Llama-3.1-405B", "gpu": "H200", "num_gpus": 8, "tp": 8, "isl": 8192, "osl": 1024}
+    speeds = [
+        predicted(**case, scenario="server", ttft_limit_s=1000.0, tpot_limit_s=limit)[SPEED][0]
+        for limit in (0.12, 0.129, 0.13, 0.14, 1.0)
+    ]
+    # No jump where the limit stops to decide, and memory does.
+    assert speeds == sorted(speeds)
+    assert speeds[2] < 1.03 * speeds[1]
+    assert speeds[4] == pytest.approx(speeds[3])
+
+
+def test_a_limit_on_ttft_alone_is_one() -> None:
+    found = predicted(model="Qwen3-8B", gpu="H200", num_gpus=1, tp=1, scenario="server", ttft_limit_s=0.5)
+    assert 0.3 < found["predicted_ttft_s"][0] <= 0.5
+
+
 def test_what_is_said_is_not_chosen() -> None:
     table = pd.DataFrame([{**LLAMA, "num_gpus": 8, "tp": 8, "scenario": "offline"}])
     (row,) = check_cases(table).valid.to_dict("records")
@@ -135,7 +164,7 @@ def test_what_is_said_is_not_chosen() -> None:
 
 def test_a_limit_that_nobody_set_is_asked_for() -> None:
     assert reason(model="Qwen3-8B", gpu="H100", scenario="server") == (
-        "scenario server of Qwen3-8B needs tpot_limit_s or concurrency (MLPerf: none)"
+        "scenario server of Qwen3-8B needs tpot_limit_s, ttft_limit_s or concurrency (MLPerf: none)"
     )
     assert "needs tpot_limit_s" in reason(model="mixtral-8x7b", gpu="H100", scenario="interactive")
     assert "unknown scenario 'serve' (did you mean 'server'?)" in reason(model="Qwen3-8B", gpu="H100", scenario="serve")

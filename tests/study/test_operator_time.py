@@ -284,6 +284,21 @@ def test_collectives_beyond_a_domain_cross_the_network() -> None:
     assert rack.all_to_all_s(size, 72) < 0.2 * rack.all_to_all_s(size, 144)
 
 
+@pytest.mark.parametrize("system", ["H100 SXM", "GB200 NVL72"])
+@pytest.mark.parametrize("collective", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+def test_more_gpus_than_a_domain_are_never_faster(system: str, collective: str) -> None:
+    times = OperatorTimes(system, "trtllm")
+    domain = int(load_system(system).gpus_per_domain.value)
+    for size in (1e4, 1e7, 1e9):
+        within = getattr(times, f"{collective}_s")(size, domain)
+        found = [getattr(times, f"{collective}_s")(size, gpus) for gpus in (domain + 1, 2 * domain, 3 * domain)]
+        assert min(found) >= within
+        assert found[1] <= found[2]
+    # Nine GPUs on two nodes of five and four: half of what each sends crosses.
+    if (system, collective) == ("H100 SXM", "all_to_all"):
+        assert times.all_to_all_s(8e8, 9) == pytest.approx(4e8 / 5e10 + 1e-5)
+
+
 def test_collectives_among_other_numbers_of_gpus_lie_between_or_beyond() -> None:
     times = OperatorTimes("H200 SXM", "vllm")
     four, six, eight = (float(times.all_gather_s(1e5, gpus)) for gpus in (4, 6, 8))

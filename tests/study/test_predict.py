@@ -207,6 +207,20 @@ def test_rows_of_the_fit_answer_equal_cases():
     assert beside["method"][0] == "measured"
 
 
+def test_notes_on_limits_are_of_the_numbers_that_are_given() -> None:
+    rows = known()
+    fit = fit_on(rows)
+    row = rows[(rows["model"] == "Qwen3-32B") & (rows["gpu"] == "H100") & (rows["concurrency"] == 4)].iloc[0]
+    asked = {"engine": "vllm", "concurrency": 4}
+    central = predicted(asked | {"concurrency": 5}, fit=fit)["tpot_s"][0]
+    limit = (row["tpot_s"] + central) / 2
+    cases = check_cases(table(asked | {"tpot_limit_s": limit})).valid
+    same = fit.known.assign(tpot_limit_s=limit) if fit.known is not None else None
+    found = predict_cases(cases, replace(fit, known=same)).iloc[0]
+    assert found["method"] == "measured"
+    assert ("TPOT is over" in found["assumptions"]) == (found["predicted_tpot_s"] > limit)
+
+
 def test_a_run_of_other_length_or_limits_is_another_case():
     offline = {"model": "Llama-3.1-8B", "num_gpus": 1, "tp": 1, "concurrency": None, "scenario": "offline"}
     rows = table(offline | {"num_requests": 100}).assign(**{SPEED: 1000.0, "tpot_s": 0.02, "gpu_power_w": 600.0})

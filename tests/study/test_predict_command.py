@@ -212,6 +212,21 @@ def test_excluded_rows_are_scored_apart_and_not_fitted_on(tmp_path: Path) -> Non
     rows.assign(exclude="all of them").to_csv(tmp_path / "none.csv", index=False)
     found = run(tmp_path / "none.csv", "--score")
     assert "no row that is not excluded has a measured value" in str(found.exception)
+    found = run(tmp_path / "rows.csv", "--json", "--fit", tmp_path / "none.csv")
+    assert "--fit: every row is refused or excluded" in str(found.exception)
+    # A flag that is false excludes nothing.
+    rows.assign(exclude="false").to_parquet(tmp_path / "flags.parquet")
+    assert "with the excluded rows" not in run(tmp_path / "flags.parquet", "--score").stdout
+
+
+def test_drafted_tokens_without_an_accepted_length_are_answered(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(
+        "model,gpu,num_gpus,tp,concurrency,draft_tokens\nQwen3-8B,H200,1,1,8,3\nQwen3-8B,H200,1,1,8,\n"
+    )
+    assert run(tmp_path / "cases.csv", "-o", tmp_path / "out.csv").exit_code == 0
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert "accepted_length is not said: 1 is assumed" in found["assumptions"][0]
+    assert "accepted_length" not in found["assumptions"][1]
 
 
 @pytest.mark.parametrize(("by", "groups"), [("gpu", 2), ("model", 3)])

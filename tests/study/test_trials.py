@@ -131,6 +131,12 @@ def test_a_baseline_stands_beside_the_same_rows(trials: Trials) -> None:
     assert of_set(beside)["error"] == pytest.approx(of_llama["error"].mean())
 
 
+def test_rows_of_one_family_leave_no_fit_for_unseen_models(tried: pd.DataFrame) -> None:
+    table = measured(("Llama-3.1-8B",), ("H100", "H200"), 1.0)
+    known = KnownRows.of(check_cases(table), table)
+    assert run_trials(check_cases(tried), tried, known, None, False).unseen is None
+
+
 def test_without_excluded_rows_there_is_one_score(known: KnownRows, tried: pd.DataFrame) -> None:
     table = tried[tried["exclude"].isna()].drop(columns="exclude")
     cases = check_cases(table)

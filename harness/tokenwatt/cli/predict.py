@@ -109,6 +109,8 @@ def predict(
     for path, reasons in unused.items():
         if reasons:
             _tell(f"{path}: {len(reasons)} rows cannot be fitted on", reasons.values())
+    if fit and known.cases.empty:
+        raise UserError("--fit: every row is refused or excluded; give others, or leave it out for the shipped fit")
     if page is not None:
         _write_page(page, checked, table, known, aiconfigurator)
     fitted = None

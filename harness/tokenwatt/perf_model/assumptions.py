@@ -10,7 +10,7 @@ from tokenwatt.perf_model.cell_effects import Place
 from tokenwatt.perf_model.engine_model import GROUPS, group_place
 from tokenwatt.perf_model.fit import Fit
 from tokenwatt.perf_model.operations import Operation
-from tokenwatt.perf_model.operator_time.times import OperatorTimes, ResolvedCurve
+from tokenwatt.perf_model.operator_time.times import SCALE_OUT_LATENCY_S, OperatorTimes, ResolvedCurve
 from tokenwatt.perf_model.plan import ENGINES, Plan
 from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.systems import SystemSpec, load_system
@@ -27,7 +27,7 @@ _ALWAYS_BF16 = ("recurrence.decode", "recurrence.prefill", "elementwise")
 
 def assumptions_of(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
     """One line for each; row: a valid one (`check_cases`)."""
-    return [*taken_as(row, plan, fit), *_facts(load_system(plan.system)), *stand_ins(plan, fit)]
+    return [*taken_as(row, plan, fit), *_facts(load_system(plan.system), plan), *stand_ins(plan, fit)]
 
 
 def taken_as(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
@@ -36,14 +36,15 @@ def taken_as(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
 
 
 def limits_missed(row: Mapping[Any, Any], tpot_s: float, ttft_s: float) -> list[str]:
-    """Limits of a row that the predicted times are over."""
+    """Limits of a row that the predicted times, which are means, are over."""
     found = (("TPOT", row["tpot_limit_s"], tpot_s), ("TTFT", row["ttft_limit_s"], ttft_s))
     return [f"{name} is over its limit of {limit:g} s" for name, limit, seconds in found if seconds > limit]
 
 
 def _not_said(row: Mapping[Any, Any], plan: Plan) -> list[str]:
     names = str(row["assumed"]).split()
-    lines = [f"{name} is not said: {_plain(row[name])} is assumed" for name in names if name != "tp"]
+    chosen = ("tp", "num_gpus") if "tp" in names else ()
+    lines = [f"{name} is not said: {_plain(row[name])} is assumed" for name in names if name not in chosen]
     split = plan.parallelism
     way = f"attention tp {split.attention_tp}, dp {split.attention_dp}"
     way += f", experts tp {split.moe_tp}, ep {split.moe_ep}" if plan.shape.has_experts else ""
@@ -68,13 +69,20 @@ def _engine(row: Mapping[Any, Any], plan: Plan, fit: Fit) -> list[str]:
     return lines
 
 
-def _facts(spec: SystemSpec) -> list[str]:
+def _facts(spec: SystemSpec, plan: Plan) -> list[str]:
     """Facts that times come from and that are ranges."""
     facts: dict[str, Fact] = {"memory bandwidth": spec.hbm_bytes_per_s, "links": spec.nvlink_bytes_per_s}
     peaks = {dtype: spec.flop_per_s(dtype) for dtype in ("bfloat16", "fp8", "fp4") if spec.has_peak(dtype)}
     facts |= {f"peak in {dtype}": fact for dtype, fact in peaks.items()}
     facts["host code, in times of x86"] = spec.host_time_ratio
-    return [
+    crossing = []
+    if plan.parallelism.gpus > spec.gpus_per_domain.value:
+        facts["network between domains"] = spec.scale_out_bytes_per_s
+        crossing = [
+            f"{plan.parallelism.gpus} GPUs are more than a domain of {spec.gpus_per_domain.value:g}: collectives cross "
+            f"the network at {spec.scale_out_bytes_per_s.value:.3g} byte/s, a hop {1e6 * SCALE_OUT_LATENCY_S:g} us"
+        ]
+    return crossing + [
         f"{spec.name}, {name}: between {fact.low:.3g} and {fact.high:.3g}{_unit(fact)}, {fact.value:.3g} is taken"
         for name, fact in facts.items()
         if fact.low < fact.high

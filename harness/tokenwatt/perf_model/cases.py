@@ -167,9 +167,10 @@ def measured_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_excluded(table: pd.DataFrame) -> pd.Series:
-    """Which rows say in a column `exclude` why no fair score counts them, nor any fit is made of them."""
+    """Which rows say in a column `exclude` why no fair score counts them, nor any fit is made of them. A flag that is
+    false is no reason."""
     reasons = table["exclude"] if "exclude" in table.columns else pd.Series(None, index=table.index, dtype="object")
-    return reasons.map(_text).notna()
+    return reasons.map(lambda cell: _FLAGS.get((_text(cell) or "no").casefold(), True)).astype("bool")
 
 
 def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
@@ -225,6 +226,7 @@ def _clean(row: Mapping[Any, Any], facts: FactBook | None) -> dict[str, Any]:
         "concurrency": math.nan if amounts["concurrency"] is None else amounts["concurrency"],
         "isl": isl,
         "osl": osl,
+        "accepted_length": math.nan if amounts["accepted_length"] is None else amounts["accepted_length"],
         "assumed": " ".join(absent),
     }
 
@@ -246,8 +248,9 @@ def _asked(
     task = task if scenario in LIMITED else None
     of_token = amounts["tpot_limit_s"] or (task.tpot_limit_s(scenario) if task else None)
     of_first = amounts["ttft_limit_s"] or (task.ttft_limit_s(scenario) if task else None)
-    if scenario in LIMITED and of_token is None and amounts["concurrency"] is None:
-        raise UserError(f"scenario {scenario} of {family} needs tpot_limit_s or concurrency (MLPerf: none)")
+    if scenario in LIMITED and of_token is None and of_first is None and amounts["concurrency"] is None:
+        needed = "tpot_limit_s, ttft_limit_s or concurrency"
+        raise UserError(f"scenario {scenario} of {family} needs {needed} (MLPerf: none)")
     return isl, osl, of_token or math.nan, of_first or math.nan
 
 

@@ -8,7 +8,8 @@ TTFT are within the limits is taken; where none is, the one with the shortest TP
 
 MLPerf's limits (`server`, `interactive`) hold for the 99th percentile of requests that arrive at random. In flight are
 then a Poisson number of them; TPOT is the mean over a request's own time in flight, which two thirds of the variance
-outlast. So the limits are kept with n + 2.33 (2/3 n)^(1/2) in flight in an instance, for a mean of n.
+outlast. So the limits are kept, and memory holds, n + 2.33 (2/3 n)^(1/2) in flight in an instance, for a mean of n; one
+at least.
 """
 
 from __future__ import annotations
@@ -57,36 +58,36 @@ def chosen_plans(cases: pd.DataFrame, fit: Fit) -> tuple[list[Plan], pd.Index, d
         rows += [row] * len(ways)
         owners += [place] * len(ways)
     limits = np.array([(row["tpot_limit_s"], row["ttft_limit_s"]) for row in rows])
-    plans = _within(plans, rows, limits, fit)
+    plans = settled(_within(plans, rows, limits, fit), fit)
     if len(set(owners)) < len(owners):
         now = at_expected(fit, planned(plans, fit.exclude_gpus))
         plans = [plans[place] for place in best_of(limits, now, np.array(owners))]
-    return settled(plans, fit), cases.index[sorted(set(owners))], refused
+    return plans, cases.index[sorted(set(owners))], refused
 
 
 def _within(plans: list[Plan], rows: Sequence[Mapping[Any, Any]], limits_s: Floats, fit: Fit) -> list[Plan]:
     """Plans with as many sequences, of what fits, as keep the limits where those decide; one at least."""
     plans = list(plans)
-    places = np.array([place for place, row in enumerate(rows) if is_batch_open(row)], dtype=np.int64)
+    is_free = [is_batch_open(row) for row in rows]
+    places = np.flatnonzero(is_free)
     places = places[_over([plans[place] for place in places], limits_s[places], fit)]
     low, high = np.ones(len(places)), np.array([plans[place].batch for place in places])
     for _ in range(HALVINGS if len(places) else 0):
         middle = np.sqrt(low * high)
         tried = [with_batch(plans[place], batch) for place, batch in zip(places, middle, strict=True)]
-        is_over = _over(tried, limits_s[places], fit)
-        low, high = np.where(is_over, low, middle), np.where(is_over, middle, high)
+        over = _over(tried, limits_s[places], fit)
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
     for place, batch in zip(places, low, strict=True):
-        found = with_batch(plans[place], batch)
-        plans[place] = at_mean(found) if rows[place]["scenario"] in LIMITED else found
-    return plans
+        plans[place] = with_batch(plans[place], batch)
+    arrive = [free and row["scenario"] in LIMITED for free, row in zip(is_free, rows, strict=True)]
+    return [at_mean(plan) if is_random else plan for plan, is_random in zip(plans, arrive, strict=True)]
 
 
 def _over(plans: Sequence[Plan], limits_s: Floats, fit: Fit) -> NDArray[np.bool_]:
     """Whether TPOT or TTFT of each plan is over its limit."""
     if not plans:
         return np.zeros(0, dtype=np.bool_)
-    now = at_expected(fit, planned(list(plans), fit.exclude_gpus))
-    return is_over(now, limits_s)
+    return is_over(at_expected(fit, planned(settled(list(plans), fit), fit.exclude_gpus)), limits_s)
 
 
 def is_over(now: Served, limits_s: Floats) -> NDArray[np.bool_]:

@@ -52,13 +52,15 @@ def predict_cases(cases: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     if plans:
         answers.loc[index, answers.columns[: 3 * len(QUANTITIES)]] = _numbers(plans, fit)
         answers.loc[index, "method"] = _methods(plans, fit)
-        answers.loc[index, "assumptions"] = _assumptions(cases.loc[index], answers.loc[index], plans, fit)
     for case, reason in refused.items():
         answers.loc[case, ["status", "reason"]] = [REFUSED, reason]
     measured = measured_answers(cases, fit)
     for name, column in measured.items():
         answers.loc[column.index, name] = column
-    return _with_joules(answers, measured)
+    answers = _with_joules(answers, measured)
+    if plans:
+        answers.loc[index, "assumptions"] = _assumptions(cases.loc[index], answers.loc[index], plans, fit)
+    return answers
 
 
 def _with_joules(answers: pd.DataFrame, measured: dict[str, pd.Series]) -> pd.DataFrame:

@@ -67,11 +67,18 @@ def held(fitted: Fit, tried: pd.DataFrame, without: Mapping[str, Fit]) -> pd.Dat
     Returns:
         A row for each source, quantity and whether the family was fitted on (`is_fitted`): `cells`, `coverage` (mean of
         the cells' shares of rows), and `width`, the high end over the low one.
+
+    Raises:
+        UserError: rows of one family alone.
     """
+    if tried["family"].nunique() < 2:
+        raise UserError("--check calibrates without each model family: --tried needs rows of two at least")
+    seen = {cell.place.family for cell in fitted.cells}
     parts = []
     for family, rows in tried.groupby("family"):
         calibration = calibrated(fitted, tried[tried["family"] != family])
-        for is_fitted, fit in ((True, fitted), (False, without[str(family)])):
+        fits = {True: fitted, False: without[str(family)]} if family in seen else {False: fitted}
+        for is_fitted, fit in fits.items():
             fit = replace(fit, spreads=calibration.spreads, widen=calibration.widen, carried=calibration.carried)
             answers = predict_cases(rows, fit)
             for name in QUANTITIES:

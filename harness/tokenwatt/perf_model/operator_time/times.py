@@ -312,7 +312,8 @@ class OperatorTimes:
         return near * (far / near) ** weight
 
     def _scaled_out_s(self, name: str, moved: Floats, gpus: int) -> Floats:
-        """Time among GPUs of n > 1 domains of d each, by the bytes that cross between them at the network's speed.
+        """Time among GPUs of n > 1 domains, d in each, by the bytes that cross between them at the network's speed: no
+        less than among those of one full domain.
 
         Reductions and gathers do their part within a domain, then each GPU with its n - 1 counterparts: of S bytes
         (n - 1) / n x S / d cross, of an all-reduce twice. What each GPU sends to all others goes both ways at once: of
@@ -320,16 +321,17 @@ class OperatorTimes:
         made for decoding). A hop costs SCALE_OUT_LATENCY_S, and a tree has log2(n).
         """
         spec = load_system(self.system)
-        domain = int(spec.gpus_per_domain.value)
-        domains = gpus / domain
+        full = int(spec.gpus_per_domain.value)
+        domains = math.ceil(gpus / full)
+        each = math.ceil(gpus / domains)
         network = spec.scale_out_bytes_per_s.range.at(self.case)
-        hops = SCALE_OUT_LATENCY_S * math.log2(max(domains, 2.0))
+        hops = SCALE_OUT_LATENCY_S * math.log2(domains)
+        least = self._collective_s(name, moved, full)
         if name in _EXCHANGES:
-            inside = self._collective_s(name, moved / domains, domain)
-            return np.maximum(inside, moved * (1 - 1 / domains) / network + hops)
+            return np.maximum(least, moved * (1 - 1 / domains) / network + hops)
         ways = 2 if name == "all_reduce" else 1
-        across = moved / domain * (1 - 1 / domains) / network + hops
-        return self._collective_s(name, moved, domain) + ways * across
+        across = moved / each * (1 - 1 / domains) / network + hops
+        return np.maximum(least, self._collective_s(name, moved, each)) + ways * across
 
     def _among_s(self, name: str, moved: Floats, measured: int, gpus: int) -> Floats:
         """Time among `gpus` GPUs by the curve of `measured` ones."""

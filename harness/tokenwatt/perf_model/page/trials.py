@@ -32,7 +32,7 @@ class Trials:
     left_out: dict[LeftOut, Scores]
     """Each row by a fit on all others but those of its GPU, or of its model family."""
     unseen: Scores | None
-    """Each row by a fit on the known rows without its family; None where there are none but the rows themselves."""
+    """Each row by a fit on the known rows without its family; None where those are of one family or there are none."""
     fitted_and_scored: int
     """Rows that were fitted on too: of those `with_tables` says nothing new."""
 
@@ -64,6 +64,6 @@ def run_trials(
         from_specs=score(labels, measured, answer(fair, lambda valid: predict_from_specs(valid, fit))),
         baselines=scored.baselines,
         left_out={"gpu": without("gpu", pool), "model": without("model", pool)},
-        unseen=without("model", known.rows) if len(known.cases) else None,
+        unseen=without("model", known.rows) if known.cases["family"].nunique() > 1 else None,
         fitted_and_scored=fitted_and_scored(known, fair),
     )
