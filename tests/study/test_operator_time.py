@@ -16,10 +16,11 @@ from tokenwatt.perf_model.operator_time.fit import fit_curve
 from tokenwatt.perf_model.operator_time.operators import OPERATORS, Ceilings, operator_of
 from tokenwatt.perf_model.operator_time.precision import precision
 from tokenwatt.perf_model.operator_time.refit import refit, rows_of, timed_the_host, write_rows
+from tokenwatt.perf_model.operator_time.resolution import curve
 from tokenwatt.perf_model.operator_time.routing import rank_load
 from tokenwatt.perf_model.operator_time.serving import serving_rows
 from tokenwatt.perf_model.operator_time.tables import data_folder, version_key
-from tokenwatt.perf_model.operator_time.times import OperatorTimes, curve
+from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS, Trend
 from tokenwatt.perf_model.operator_time.work import seen_pairs
 from tokenwatt.reference.operators import OperatorRow, load_operator_rows
@@ -290,8 +291,8 @@ def test_more_gpus_than_a_domain_are_never_faster(system: str, collective: str) 
     times = OperatorTimes(system, "trtllm")
     domain = int(load_system(system).gpus_per_domain.value)
     for size in (1e4, 1e7, 1e9):
-        within = getattr(times, f"{collective}_s")(size, domain)
-        found = [getattr(times, f"{collective}_s")(size, gpus) for gpus in (domain + 1, 2 * domain, 3 * domain)]
+        within = times.collectives.seconds(collective, size, domain)
+        found = [times.collectives.seconds(collective, size, gpus) for gpus in (domain + 1, 2 * domain, 3 * domain)]
         assert min(found) >= within
         assert found[1] <= found[2]
     # Nine GPUs on two nodes of five and four: half of what each sends crosses.

@@ -10,7 +10,9 @@ from tokenwatt.perf_model.cell_effects import Place
 from tokenwatt.perf_model.engine_model import GROUPS, group_place
 from tokenwatt.perf_model.fit import Fit
 from tokenwatt.perf_model.operations import Operation
-from tokenwatt.perf_model.operator_time.times import SCALE_OUT_LATENCY_S, OperatorTimes, ResolvedCurve
+from tokenwatt.perf_model.operator_time.collective_times import SCALE_OUT_LATENCY_S
+from tokenwatt.perf_model.operator_time.resolution import ResolvedCurve
+from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.plan import ENGINES, Plan
 from tokenwatt.reference.facts import Fact
 from tokenwatt.reference.systems import SystemSpec, load_system
@@ -109,6 +111,6 @@ def _resolved(times: OperatorTimes, operation: Operation) -> tuple[str, Resolved
     """What curve an operation asks for, and what answers."""
     name = _RENAMED.get(operation.kind, operation.kind)
     if operation.is_collective:
-        return f"{name} among {operation.ranks} GPUs", times.resolve_among(name, operation.ranks)
+        return f"{name} among {operation.ranks} GPUs", times.collectives.resolve(name, operation.ranks)
     dtype = "bf16" if operation.kind in _ALWAYS_BF16 else computed_dtype(operation.dtype, times.system)
     return f"{name} in {dtype}", times.resolve(name, dtype)

@@ -229,7 +229,7 @@ def _all_to_all(times: OperatorTimes, operations: list[Operation], dtype: str, r
 
 
 def _collective(times: OperatorTimes, name: str, ranks: int, seconds: Floats) -> Answer:
-    found = times.resolve_among(name, ranks)
+    found = times.collectives.resolve(name, ranks)
     return seconds, found.curve.log_sd, found.method == "specs"
 
 

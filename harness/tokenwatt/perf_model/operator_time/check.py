@@ -19,8 +19,8 @@ from tokenwatt.errors import UserError
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.fit import shape_of
 from tokenwatt.perf_model.operator_time.refit import measured_rows
+from tokenwatt.perf_model.operator_time.resolution import curve
 from tokenwatt.perf_model.operator_time.tables import ENGINES, SYSTEM_OF_FOLDER
-from tokenwatt.perf_model.operator_time.times import curve
 from tokenwatt.perf_model.operator_time.trend import GENERATIONS
 from tokenwatt.reference.systems import load_system
 

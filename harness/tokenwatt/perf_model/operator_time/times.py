@@ -2,82 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tokenwatt.errors import UserError, unknown_name
-from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
-from tokenwatt.perf_model.operator_time.curves import STAND_INS, Curve, load_curves
-from tokenwatt.perf_model.operator_time.operators import Ceilings, among, operator_of
-from tokenwatt.perf_model.operator_time.precision import PRECISIONS, precision
+from tokenwatt.perf_model.operator_time.collective_times import CollectiveTimes
+from tokenwatt.perf_model.operator_time.curves import load_curves
+from tokenwatt.perf_model.operator_time.operators import Ceilings
+from tokenwatt.perf_model.operator_time.resolution import Method, ResolvedCurve, curve, known_ceilings
 from tokenwatt.perf_model.operator_time.routing import rank_load
-from tokenwatt.perf_model.operator_time.trend import load_trend, measured_curve
 from tokenwatt.perf_model.operator_time.work import Floats, Shape
 from tokenwatt.reference.ranges import Case
-from tokenwatt.reference.systems import load_system
-
-Method = Literal["silicon", "specs"]
-_SCALES = (2, 4, 8, 16, 32, 64)
-"""Numbers of GPUs that collectives were measured among."""
-_EXCHANGES = ("all_to_all", "moe_dispatch", "moe_combine")
-SCALE_OUT_LATENCY_S = 1e-5
-"""Of one hop between domains; aiconfigurator-core 0.12.0, systems/*.yaml: p2p_latency, which it calls unofficial."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedCurve:
-    """The curve that answers for an operator on a system."""
-
-    curve: Curve
-    method: Method
-    note: str
-    """What stands in for what; empty where the very curve was measured."""
-
-
-def curve(gpu: str, engine: str, operator: str, dtype: str, exclude_gpus: Collection[str] = ()) -> ResolvedCurve:
-    """The curve of `operator` in `dtype` on `gpu` as `engine` runs it.
-
-    Measured there, or: the nearest precision, each with the nearest engine (`curves.candidates`); else the same from
-    the trend of the other systems (`trend`). A GPU in `exclude_gpus` counts as one without tables, for itself and
-    for the trend.
-
-    Raises:
-        UserError: an unknown engine, operator or dtype, or an operator that no system was measured at.
-    """
-    return _resolve(gpu, engine, operator, dtype, tuple(sorted(set(exclude_gpus))))
-
-
-@lru_cache(maxsize=8192)
-def _resolve(gpu: str, engine: str, operator: str, dtype: str, exclude: tuple[str, ...]) -> ResolvedCurve:
-    if engine not in STAND_INS:
-        raise unknown_name("engine", engine, STAND_INS)
-    precision(dtype)
-    operator_of(operator)
-    if gpu not in exclude:
-        own = measured_curve(gpu, engine, operator, dtype)
-        if own is not None:
-            return ResolvedCurve(own, "silicon", _stand_in(own, engine, dtype))
-    found = load_trend(exclude).curve(gpu, engine, operator, dtype)
-    if found is None:
-        raise UserError(f"no system was measured at {operator} in {dtype} or a precision near it")
-    start = f"from {', '.join(found.ancestors)}"
-    stand_in = _stand_in(found.curve, engine, dtype)
-    return ResolvedCurve(found.curve, "specs", f"{start}; {stand_in}" if stand_in else start)
-
-
-def _stand_in(found: Curve, engine: str, dtype: str) -> str:
-    parts = []
-    if found.key.engine != engine:
-        parts.append(f"{found.key.engine} for {engine}")
-    if found.key.dtype != dtype:
-        parts.append(f"{found.key.dtype} for {dtype}")
-    return ", ".join(parts)
 
 
 def _array(value: ArrayLike) -> Floats:
@@ -121,10 +57,10 @@ class OperatorTimes:
         """The curve that answers, and what stands in for what."""
         return curve(self.system, self.engine, operator, dtype, self.exclude_gpus)
 
-    def resolve_among(self, name: str, gpus: int) -> ResolvedCurve:
-        """The curve of a collective among `gpus` GPUs; of two between which they lie, that of the fewer."""
-        scales = _known_scales(self.system, self.engine, name, self.exclude_gpus)
-        return self.resolve(among(name, max((each for each in scales if each <= gpus), default=scales[0])), "bf16")
+    @property
+    def collectives(self) -> CollectiveTimes:
+        """The same of collectives."""
+        return CollectiveTimes(self.system, self.engine, self.exclude_gpus, self.case)
 
     def log_sd(self, operator: str, dtype: str) -> float:
         """Standard deviation of log(predicted / true) time of one problem of `operator`."""
@@ -260,113 +196,19 @@ class OperatorTimes:
 
     def all_reduce_s(self, bytes_: ArrayLike, gpus: int) -> Floats:
         """Sum of `bytes_` that each of `gpus` GPUs holds, left on all of them."""
-        return self._collective_s("all_reduce", bytes_, gpus)
+        return self.collectives.seconds("all_reduce", bytes_, gpus)
 
     def all_gather_s(self, bytes_: ArrayLike, gpus: int) -> Floats:
         """`bytes_` on every GPU in the end, a share of them from each."""
-        return self._collective_s("all_gather", bytes_, gpus)
-
-    def reduce_scatter_s(self, bytes_: ArrayLike, gpus: int) -> Floats:
-        """Sum of `bytes_` that each GPU holds, a share of it left on each."""
-        return self._collective_s("reduce_scatter", bytes_, gpus)
+        return self.collectives.seconds("all_gather", bytes_, gpus)
 
     def all_to_all_s(self, bytes_: ArrayLike, gpus: int) -> Floats:
         """`bytes_` on every GPU, a share of them for each other one."""
-        return self._collective_s("all_to_all", bytes_, gpus)
-
-    def moe_dispatch_s(self, tokens: ArrayLike, hidden: ArrayLike, top_k: ArrayLike, gpus: int) -> Floats:
-        """`tokens` of each rank on their way to experts on `gpus` ranks."""
-        return self._collective_s("moe_dispatch", _copied_bytes(tokens, hidden, top_k, gpus), gpus)
-
-    def moe_combine_s(self, tokens: ArrayLike, hidden: ArrayLike, top_k: ArrayLike, gpus: int) -> Floats:
-        """The experts' answers on their way back."""
-        return self._collective_s("moe_combine", _copied_bytes(tokens, hidden, top_k, gpus), gpus)
+        return self.collectives.seconds("all_to_all", bytes_, gpus)
 
     def _seconds(self, operator: str, dtype: str, shape: Shape) -> Floats:
         found = self.resolve(operator, dtype)
         return found.curve.seconds(shape, dtype, self._ceilings(dtype))
 
     def _ceilings(self, dtype: str) -> Ceilings:
-        return _known_ceilings(self.system, dtype, self.case)
-
-    def _collective_s(self, name: str, bytes_: ArrayLike, gpus: int) -> Floats:
-        """Time of a collective among any number of GPUs.
-
-        Between two measured numbers of GPUs log time is a line in log GPUs. Beyond the largest, latency grows with the
-        depth of a tree, log2(gpus), and the bytes that leave a GPU as the collective has it. Beyond the domain of the
-        links it is `_scaled_out_s`.
-        """
-        moved = _array(bytes_)
-        if gpus <= 1:
-            return np.zeros_like(moved)
-        if gpus > load_system(self.system).gpus_per_domain.value:
-            return self._scaled_out_s(name, moved, gpus)
-        scales = _known_scales(self.system, self.engine, name, self.exclude_gpus)
-        below = max((each for each in scales if each <= gpus), default=scales[0])
-        above = min((each for each in scales if each >= gpus), default=scales[-1])
-        near = self._among_s(name, moved, below, gpus if above <= below else below)
-        if below == above:
-            return near
-        far = self._among_s(name, moved, above, above)
-        weight = math.log(gpus / below) / math.log(above / below)
-        return near * (far / near) ** weight
-
-    def _scaled_out_s(self, name: str, moved: Floats, gpus: int) -> Floats:
-        """Time among GPUs of n > 1 domains, d in each, by the bytes that cross between them at the network's speed: no
-        less than among those of one full domain.
-
-        Reductions and gathers do their part within a domain, then each GPU with its n - 1 counterparts: of S bytes
-        (n - 1) / n x S / d cross, of an all-reduce twice. What each GPU sends to all others goes both ways at once: of
-        S bytes the share of the GPUs outside crosses, no copy standing for a whole domain (so send the kernels that are
-        made for decoding). A hop costs SCALE_OUT_LATENCY_S, and a tree has log2(n).
-        """
-        spec = load_system(self.system)
-        full = int(spec.gpus_per_domain.value)
-        domains = math.ceil(gpus / full)
-        each = math.ceil(gpus / domains)
-        network = spec.scale_out_bytes_per_s.range.at(self.case)
-        hops = SCALE_OUT_LATENCY_S * math.log2(domains)
-        least = self._collective_s(name, moved, full)
-        if name in _EXCHANGES:
-            return np.maximum(least, moved * (1 - 1 / domains) / network + hops)
-        ways = 2 if name == "all_reduce" else 1
-        across = moved / each * (1 - 1 / domains) / network + hops
-        return np.maximum(least, self._collective_s(name, moved, each)) + ways * across
-
-    def _among_s(self, name: str, moved: Floats, measured: int, gpus: int) -> Floats:
-        """Time among `gpus` GPUs by the curve of `measured` ones."""
-        found = self.resolve(among(name, measured), "bf16").curve
-        depth = math.log2(gpus) / math.log2(measured)
-        deeper = Curve(
-            found.key, {**found.parameters, "latency_s": found.parameters["latency_s"] * depth}, found.log_sd
-        )
-        return deeper.seconds(_shape(bytes=moved, gpus=gpus), "bf16", self._ceilings("bf16"))
-
-
-@lru_cache(maxsize=1024)
-def _known_ceilings(system: str, dtype: str, case: Case) -> Ceilings:
-    spec = load_system(system)
-    if not runs_at(spec, dtype):
-        having = [name for name in PRECISIONS if runs_at(spec, name)]
-        raise UserError(f"{system} has no {dtype}; it has {', '.join(having)}")
-    return ceilings_of(spec, dtype, case)
-
-
-@lru_cache(maxsize=1024)
-def _known_scales(system: str, engine: str, name: str, exclude: tuple[str, ...]) -> tuple[int, ...]:
-    known = []
-    domain = load_system(system).gpus_per_domain.value
-    for gpus in _SCALES:
-        if gpus > domain:
-            continue
-        own = None if system in exclude else measured_curve(system, engine, among(name, gpus), "bf16")
-        if own is not None or load_trend(exclude).curve(system, engine, among(name, gpus), "bf16") is not None:
-            known.append(gpus)
-    if not known:
-        raise UserError(f"no system was measured at {name}")
-    return tuple(known)
-
-
-def _copied_bytes(tokens: ArrayLike, hidden: ArrayLike, top_k: ArrayLike, gpus: int) -> Floats:
-    """bf16 bytes of a rank's tokens, one copy for each rank that has one of their experts, at most."""
-    return _array(tokens) * np.minimum(_array(top_k), gpus) * _array(hidden) * 2
+        return known_ceilings(self.system, dtype, self.case)

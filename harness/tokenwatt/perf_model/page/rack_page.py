@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tokenwatt.perf_model.operator_time.times import curve
+from tokenwatt.perf_model.operator_time.resolution import curve
 from tokenwatt.perf_model.page.markdown import percent, plain, table
 from tokenwatt.perf_model.page.named_cases import mean_lengths
 from tokenwatt.perf_model.page.rack_ratio import ENGINE, FORMAT, LAYOUTS, MODEL, WORKLOAD, RackRatio

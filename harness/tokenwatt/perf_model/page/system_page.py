@@ -13,7 +13,8 @@ from tokenwatt.errors import UserError
 from tokenwatt.perf_model.fit import Fit
 from tokenwatt.perf_model.operator_time.ceilings import ceilings_of, runs_at
 from tokenwatt.perf_model.operator_time.reference_problems import reference_problems
-from tokenwatt.perf_model.operator_time.times import OperatorTimes, ResolvedCurve, curve
+from tokenwatt.perf_model.operator_time.resolution import ResolvedCurve, curve
+from tokenwatt.perf_model.operator_time.times import OperatorTimes
 from tokenwatt.perf_model.page.markdown import NONE, percent, plain, ranged, short, table
 from tokenwatt.perf_model.page.named_cases import ENGINE, IN_FLIGHT_PER_GPU, WORKLOADS, mean_lengths, named_cases
 from tokenwatt.perf_model.predict import Z80, predict_cases
